@@ -1,0 +1,1 @@
+"""A reproducible benchmark harness for parameter-efficient fine-tuning, built around OSoRA."""
