@@ -1,0 +1,228 @@
+"""Types and cross-field checks of a composed configuration; every value lives in conf/.
+
+A field whose metadata says `identity=False` cannot change a cell's numbers and stays out of
+its run id (names shown in tables, places on disk, how the work is split up).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from osora_bench.errors import UserError, unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+LOSSES = ("text", "answer")
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def shown(default: Any = MISSING) -> Any:
+    """Declare a field that only names or places things: no part of a cell's identity."""
+    return field(default=default, metadata={"identity": False})
+
+
+@dataclass
+class ModelConfig:
+    """A base model: a hub id, a local folder, or `pkg://package/folder` inside a package."""
+
+    name: str = shown()
+    label: str = shown()
+    path: str = MISSING
+    revision: str | None = MISSING
+    dtype: str = MISSING
+    chat: bool = MISSING
+    target_modules: list[str] = MISSING
+    needs_gpu: bool = shown()
+
+
+@dataclass
+class MethodConfig:
+    """A fine-tuning method: any PEFT configuration class, or none (`peft: null`)."""
+
+    name: str = shown()
+    label: str = shown()
+    rank: int | None = MISSING
+    rank_bounded: bool = MISSING
+    peft: dict[str, Any] | None = MISSING
+
+
+@dataclass
+class SourceConfig:
+    """One file of training rows (JSON lines or CSV) and how a row becomes a dialogue.
+
+    `prompt` and `response` are `str.format` templates over the row's columns. Where `options`
+    names columns (the right answer first), they are shuffled by the seed into {A}, {B}, ... and
+    {answer} is the letter of the right one.
+    """
+
+    path: str = MISSING
+    rows: int = MISSING
+    prompt: str = MISSING
+    response: str = MISSING
+    options: list[str] | None = None
+
+
+@dataclass
+class TaskConfig:
+    """What a cell trains on: the sources together, `max_rows` of them drawn by the seed."""
+
+    name: str = shown()
+    label: str = shown()
+    sources: list[SourceConfig] = MISSING
+    loss_on: str = MISSING
+    max_length: int = MISSING
+    max_rows: int | None = MISSING
+
+
+@dataclass
+class DatasetConfig:
+    """One OpenCompass dataset: `config` is the name of a configuration that OpenCompass ships
+    (`gsm8k_gen_1d7fe4`), or a dotted path `module:variable` to a list of our own.
+
+    `questions` is the number that the full set has; `limit` asks for the first so many only.
+    `files` are what must lie in the data folder before anything runs.
+    """
+
+    name: str = MISSING
+    label: str = shown()
+    config: str = MISSING
+    questions: int = MISSING
+    files: list[str] = MISSING
+    max_out_len: int | None = None
+    limit: int | None = None
+
+
+@dataclass
+class EvalConfig:
+    """A suite of OpenCompass datasets. `batch_tokens` bounds a batch: sequences x length."""
+
+    name: str = shown()
+    label: str = shown()
+    datasets: list[DatasetConfig] = MISSING
+    max_out_len: int = MISSING
+    batch_tokens: int = shown()
+
+
+@dataclass
+class TrainerConfig:
+    """Optimisation. `batch_size` is the effective one; `micro_batch_size` rows fit in memory."""
+
+    learning_rate: float = MISSING
+    batch_size: int = MISSING
+    epochs: float = MISSING
+    max_steps: int | None = MISSING
+    warmup_ratio: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    optimizer: str = MISSING
+    max_grad_norm: float = MISSING
+    precision: str = MISSING
+    micro_batch_size: int = shown()
+    gradient_checkpointing: bool = shown()
+
+
+@dataclass
+class TrackerConfig:
+    """Where live curves go; a record never depends on it."""
+
+    report_to: str = MISSING
+    project: str | None = None
+    mode: str | None = None
+
+
+@dataclass
+class Config:
+    """One cell: model x method x rank x task x seed, and where its results go."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = MISSING
+    device: str = MISSING
+    ledger: str = MISSING
+    runs: str = MISSING
+
+
+GROUPS = ("model", "method", "task", "eval", "trainer", "tracker")
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def identity_fields(cls: type) -> set[str]:
+    """Names of the fields of `cls` that can change a cell's numbers."""
+    return {f.name for f in dataclasses.fields(cls) if f.metadata.get("identity", True)}
+
+
+def problems(cfg: dict[str, Any]) -> list[str]:
+    """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
+    method, task, suite, trainer = cfg["method"], cfg["task"], cfg["eval"], cfg["trainer"]
+    found = [
+        unknown(key, str(value), choices)
+        for key, value, choices in (
+            ("model.dtype", cfg["model"]["dtype"], DTYPES),
+            ("task.loss_on", task["loss_on"], LOSSES),
+            ("trainer.schedule", trainer["schedule"], SCHEDULES),
+            ("trainer.precision", trainer["precision"], DTYPES),
+            ("device", cfg["device"], DEVICES),
+        )
+        if value not in choices
+    ]
+    found += _rank_problems(method)
+    at_least_one = {
+        "trainer.batch_size": trainer["batch_size"],
+        "trainer.micro_batch_size": trainer["micro_batch_size"],
+        "task.max_length": task["max_length"],
+        "task.max_rows": task["max_rows"],
+        "trainer.max_steps": trainer["max_steps"],
+        "eval.max_out_len": suite["max_out_len"],
+        "eval.batch_tokens": suite["batch_tokens"],
+        **{f"eval.datasets.{d['name']}.limit": d["limit"] for d in suite["datasets"]},
+    }
+    found += [
+        f"{key}={value}: must be at least 1"
+        for key, value in at_least_one.items()
+        if value is not None and value < 1
+    ]
+    if trainer["batch_size"] % max(trainer["micro_batch_size"], 1):
+        found.append(
+            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
+            f"trainer.micro_batch_size={trainer['micro_batch_size']}"
+        )
+    if not trainer["learning_rate"] > 0:
+        found.append(f"trainer.learning_rate={trainer['learning_rate']}: must be above 0")
+    if trainer["max_steps"] is None and not trainer["epochs"] > 0:
+        found.append(f"trainer.epochs={trainer['epochs']}: must be above 0")
+    if not cfg["model"]["target_modules"]:
+        found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
+    if not 0 <= cfg["seed"] < 2**32:
+        found.append(f"seed={cfg['seed']}: must be between 0 and 2**32 - 1")
+    return found
+
+
+def _rank_problems(method: dict[str, Any]) -> list[str]:
+    rank = method["rank"]
+    if rank is None:
+        return []
+    if rank < 1:
+        return [f"method.rank={rank} for {method['name']}: a rank is at least 1"]
+    if method["peft"] is None:
+        return [f"method.rank={rank}: method {method['name']!r} has no adapter, so no rank"]
+    if rank not in method["peft"].values():
+        return [
+            f"method.rank={rank} has no effect: conf/method/{method['name']}.yaml does not use "
+            "${method.rank} in its peft section"
+        ]
+    return []
+
+
+def check(cfg: dict[str, Any], where: str) -> None:
+    """Raise UserError with every problem of the configuration `where` at once."""
+    found = problems(cfg)
+    if found:
+        raise UserError(f"{where}: " + "\n  ".join(["cannot run", *found]))

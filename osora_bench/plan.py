@@ -1,0 +1,209 @@
+"""experiment -> cells -> run ids -> state. Imports no torch, so that planning starts at once."""
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from osora_bench import NUMERICS_VERSION, config, paths
+from osora_bench.compose import check_overrides, compose, composer, resolve
+from osora_bench.errors import UserError
+from osora_bench.fingerprint import fingerprint
+
+
+@dataclass
+class Block:
+    """A product of choices; `set` overrides values for all its cells."""
+
+    model: list[str]
+    method: list[str]
+    rank: list[int] | None = None
+    seed: list[int] | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TableSpec:
+    """One table of an experiment; what the fields mean stands in tabulate.py."""
+
+    layout: str
+    title: str
+    params: bool = False
+    methods: list[str] | None = None
+    select: list[dict[str, Any]] | None = None
+
+
+@dataclass
+class Experiment:
+    """One file of experiments/: the grid of one artefact and how it is shown."""
+
+    title: str
+    seed: list[int]
+    include: list[str] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, TableSpec] = field(default_factory=dict)
+    hint: str | None = None  # printed where the experiment cannot run on this machine
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a plan: its identity, its resolved configuration, and how to compose it."""
+
+    run_id: str
+    config: dict[str, Any]
+    overrides: tuple[str, ...]
+
+    @property
+    def paths(self) -> paths.RunPaths:
+        return paths.RunPaths(Path(self.config["runs"]), self.run_id)
+
+    @property
+    def ledger(self) -> Path:
+        return Path(self.config["ledger"])
+
+    @property
+    def label(self) -> str:
+        """`toy lora r=8 seed=0`, for progress lines and messages."""
+        rank = self.config["method"]["rank"]
+        parts = [self.config["model"]["name"], self.config["method"]["name"]]
+        parts += [] if rank is None else [f"r={rank}"]
+        parts += [f"seed={self.config['seed']}"] if trains(self.config) else []
+        return " ".join(parts)
+
+    @property
+    def state(self) -> str:
+        if (self.ledger / f"{self.run_id}.json").exists():
+            return "done"
+        return "failed" if self.paths.failure.exists() else "missing"
+
+
+def trains(cfg: dict[str, Any]) -> bool:
+    """Whether the method changes the model at all (`none` evaluates it as it is)."""
+    return cfg["method"]["peft"] is not None
+
+
+def _kept(node: dict[str, Any], cls: type) -> dict[str, Any]:
+    return {key: node[key] for key in sorted(config.identity_fields(cls)) if key in node}
+
+
+def identity(cfg: dict[str, Any]) -> dict[str, Any]:
+    """All that can change the numbers of a cell, with the content that paths point to.
+
+    A model or data file on disk counts by its bytes, wherever it lies; a hub repository by its
+    pinned revision. Without training, task, trainer and seed cannot matter.
+    """
+    model = _kept(cfg["model"], config.ModelConfig)
+    place = paths.resolve(model["path"])
+    if place is not None:
+        model = {**model, "path": fingerprint(place), "revision": None}
+    suite = _kept(cfg["eval"], config.EvalConfig)
+    suite["datasets"] = [
+        {**_kept(d, config.DatasetConfig), "files": [_data_fingerprint(f) for f in d["files"]]}
+        for d in suite["datasets"]
+    ]
+    result = {"numerics_version": NUMERICS_VERSION, "model": model, "eval": suite}
+    if trains(cfg):
+        task = _kept(cfg["task"], config.TaskConfig)
+        task["sources"] = [{**s, "path": _data_fingerprint(s["path"])} for s in task["sources"]]
+        result |= {
+            "method": cfg["method"]["peft"],
+            "task": task,
+            "trainer": _kept(cfg["trainer"], config.TrainerConfig),
+            "seed": cfg["seed"],
+        }
+    return result
+
+
+def _data_fingerprint(path: str) -> str:
+    place = paths.data_file(path)
+    return fingerprint(place) if place.exists() else f"absent:{path}"
+
+
+def run_id(cfg: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits of the identity's sha256."""
+    canonical = json.dumps(identity(cfg), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def cell(cfg: dict[str, Any], overrides: Sequence[str] = ()) -> Cell:
+    """The cell of one resolved configuration."""
+    return Cell(run_id(cfg), cfg, tuple(overrides))
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read experiments/<name>.yaml with the blocks of those that it includes.
+
+    Raises:
+        UserError: no such file, or a key or value that the schema does not know.
+    """
+    place = paths.experiment_file(name)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(place))
+        loaded = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"experiments/{place.name}: {error}") from error
+    assert isinstance(loaded, Experiment)
+    for other in loaded.include:
+        included = load_experiment(other)
+        for block in included.blocks:
+            block.set = {**included.set, **block.set}
+            block.seed = block.seed or included.seed
+        loaded.blocks = included.blocks + loaded.blocks
+    return loaded
+
+
+def _as_overrides(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
+    """All cells of an experiment in its order, each once, `overrides` on top of its settings.
+
+    Hydra composes each distinct choice once; ranks and seeds are set on copies of it before
+    interpolations are resolved, which gives what composing every cell would.
+
+    Raises:
+        UserError: anything wrong with the experiment, its grid or the overrides.
+    """
+    experiment = load_experiment(name)
+    check_overrides(overrides)
+    cells: dict[str, Cell] = {}
+    with composer():
+        for block in experiment.blocks:
+            values = {**experiment.set, **block.set}
+            for made in _block_cells(name, experiment, block, [*_as_overrides(values), *overrides]):
+                cells.setdefault(made.run_id, made)
+    return list(cells.values())
+
+
+def _block_cells(
+    name: str, experiment: Experiment, block: Block, overrides: list[str]
+) -> list[Cell]:
+    cells = []
+    for model, method in itertools.product(block.model, block.method):
+        chosen = [f"model={model}", f"method={method}", *overrides]
+        where = f"experiments/{name}.yaml: {model} {method}"
+        check_overrides(chosen)
+        composed = compose(chosen, where)
+        for rank, seed in itertools.product(block.rank or [None], block.seed or experiment.seed):
+            varied, more = _vary(composed, rank, seed)
+            cells.append(cell(resolve(varied, where), [*chosen, *more]))
+    return cells
+
+
+def _vary(composed: DictConfig, rank: int | None, seed: int) -> tuple[DictConfig, list[str]]:
+    varied = copy.deepcopy(composed)
+    more = [f"seed={seed}"]
+    varied.seed = seed
+    if rank is not None:
+        varied.method.rank = rank
+        more.append(f"method.rank={rank}")
+    return varied, more
