@@ -1,0 +1,22 @@
+"""OSoRA (arXiv 2505.14350) as a method of Hugging Face PEFT.
+
+Importing this package registers the method; `peft.get_peft_model(model, OsoraConfig(...))` then
+works like any other method of PEFT.
+"""
+
+from peft.mapping import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PEFT_TYPE_TO_PREFIX_MAPPING,
+    PEFT_TYPE_TO_TUNER_MAPPING,
+)
+
+from .config import PEFT_TYPE, OsoraConfig
+from .layer import Linear, OsoraLayer
+from .model import OsoraModel
+
+__all__ = ["Linear", "OsoraConfig", "OsoraLayer", "OsoraModel"]
+
+# peft.utils.register_peft_method accepts only names of the closed enumeration PeftType.
+PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = OsoraConfig
+PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] = OsoraModel
+PEFT_TYPE_TO_PREFIX_MAPPING[PEFT_TYPE] = OsoraModel.prefix

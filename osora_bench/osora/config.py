@@ -1,0 +1,142 @@
+"""Configuration of OSoRA (arXiv 2505.14350) as a PEFT method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from peft.config import PeftConfig
+
+PEFT_TYPE = "OSORA"
+O_INITS = ("ones", "gaussian")
+O_SIDES = ("output", "input")
+BIASES = ("none", "all", "osora_only")
+
+
+@dataclass
+class OsoraConfig(PeftConfig):  # type: ignore[misc]
+    """Configuration of an `OsoraModel`.
+
+    An adapted layer computes ``W0' x + diag(O) U_r diag(S) V_r^T x`` (Eq. 4), where ``U_r, S_r, V_r``
+    are the top-r singular triplets of the frozen weight W0 and ``W0'`` is the rest (Eq. 5). The
+    vectors S and O are trained. The paper's variants are combinations of the options below:
+    OSoRA* ``train_s=False`` and OSoRA** ``train_o=False`` (Fig. 3), OSoRA_G ``o_init="gaussian"``
+    (Table 4), OSoRA_k ``o_side="input"`` (Table 5), OSoRA+DoRA ``use_dora=True`` (Table 6).
+
+    Args:
+        r: Rank, 1 <= r <= min(d_in, d_out) of every adapted layer.
+        target_modules: Names (suffixes), or one regular expression, of the linear layers to adapt;
+            "all-linear" for all but the output layer.
+        exclude_modules: Names, or one regular expression, of layers to leave out.
+        rank_pattern: Ranks that differ from `r`, by layer name or regular expression.
+        clip_rank: Lower the rank of a layer to min(d_in, d_out) where it is above; otherwise such
+            a layer is an error.
+        train_s: Whether the singular values S are trained.
+        train_o: Whether the scaling vector O is trained.
+        o_init: How O starts: "ones", or "gaussian" for N(0, o_init_std^2).
+        o_init_std: Standard deviation for "gaussian"; None is 1/r (the paper gives none).
+        o_side: Where O acts: "output" (length d_out, Eq. 4) or "input" (length d_in, Eq. 11).
+        use_dora: Learn a magnitude for each output row as well (DoRA).
+        dora_detach_norm: Treat the weight norm of DoRA as a constant in the backward pass.
+        save_projection: Store U_r, V_r and the initial S in the checkpoint, instead of recomputing
+            them from the base weight on loading.
+        fan_in_fan_out: True where the layer stores its weight as (d_in, d_out), as transformers'
+            Conv1D does; set by itself for Conv1D and Linear.
+        bias: Which biases are trained: "none", "all" or "osora_only".
+        modules_to_save: Other modules to train and to save whole.
+        layers_to_transform: Indices of the layers to adapt; all if None.
+        layers_pattern: Name of the model's list of layers, for `layers_to_transform`.
+        init_weights: Must be True: OSoRA without its decomposition has no meaning.
+
+    Raises:
+        ValueError: An unknown value, or a combination that has no meaning.
+    """
+
+    r: int = field(default=256, metadata={"help": "rank"})
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "names or regular expression of the adapted linear layers"}
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "names or regular expression of layers to leave out"}
+    )
+    rank_pattern: dict[str, int] = field(
+        default_factory=dict, metadata={"help": "ranks that differ from r, by layer name"}
+    )
+    clip_rank: bool = field(default=False, metadata={"help": "lower a rank that is too large"})
+    train_s: bool = field(default=True, metadata={"help": "train the singular values"})
+    train_o: bool = field(default=True, metadata={"help": "train the scaling vector"})
+    o_init: str = field(default="ones", metadata={"help": "'ones' or 'gaussian'"})
+    o_init_std: float | None = field(default=None, metadata={"help": "for 'gaussian'; None: 1/r"})
+    o_side: str = field(default="output", metadata={"help": "'output' or 'input'"})
+    use_dora: bool = field(default=False, metadata={"help": "train a magnitude a row (DoRA)"})
+    dora_detach_norm: bool = field(default=True, metadata={"help": "norm of DoRA as a constant"})
+    save_projection: bool = field(default=False, metadata={"help": "store U and V as well"})
+    fan_in_fan_out: bool = field(default=False, metadata={"help": "weight stored as (in, out)"})
+    bias: str = field(default="none", metadata={"help": "'none', 'all' or 'osora_only'"})
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "other modules to train and to save"}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "indices of the layers to adapt"}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "name of the list of layers"}
+    )
+    init_weights: bool = field(default=True, metadata={"help": "must be True"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # PeftType is a closed enumeration: the string serves as the key in PEFT's mappings.
+        self.peft_type = PEFT_TYPE
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                setattr(self, name, set(value))
+        self._check_values()
+        self._check_combinations()
+
+    def _check_values(self) -> None:
+        for name, rank in {"r": self.r, **_named(self.rank_pattern)}.items():
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {rank!r}")
+        for name, valid in {"o_init": O_INITS, "o_side": O_SIDES, "bias": BIASES}.items():
+            if getattr(self, name) not in valid:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)!r}"
+                )
+        std = self.o_init_std
+        if std is not None and not (isinstance(std, int | float) and 0 < std < float("inf")):
+            raise ValueError(f"o_init_std must be a positive number or None, not {std!r}")
+        for name in (
+            "clip_rank", "train_s", "train_o", "use_dora", "dora_detach_norm", "save_projection",
+            "fan_in_fan_out", "init_weights",
+        ):  # fmt: skip
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+
+    def _check_combinations(self) -> None:
+        if not (self.train_s or self.train_o):
+            raise ValueError("train_s and train_o are both false: nothing of OSoRA is trained")
+        if self.o_init == "ones" and self.o_init_std is not None:
+            raise ValueError("o_init_std has no effect with o_init='ones'; use o_init='gaussian'")
+        if self.o_side == "input" and self.o_init == "ones" and not self.train_o:
+            raise ValueError("o_side='input' has no effect while O stays at ones (train_o=False)")
+        if not self.dora_detach_norm and not self.use_dora:
+            raise ValueError("dora_detach_norm=False has no effect without use_dora=True")
+        if not self.init_weights:
+            raise ValueError("init_weights must be True: OSoRA starts from the SVD of the weight")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern needs layers_to_transform")
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise ValueError(
+                "layers_to_transform needs target_modules as a list of names, not as a string"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain values, sets sorted, so that equal ones give equal files."""
+        values = cast(dict[str, Any], super().to_dict())
+        return {k: sorted(v) if isinstance(v, set) else v for k, v in values.items()}
+
+
+def _named(rank_pattern: dict[str, int]) -> dict[str, int]:
+    return {f"rank_pattern[{key!r}]": rank for key, rank in rank_pattern.items()}
