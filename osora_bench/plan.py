@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench import NUMERICS_VERSION, config, paths
+from osora_bench import NUMERICS_VERSION, config, paths, record
 from osora_bench.compose import check_overrides, compose, composer, resolve
 from osora_bench.errors import UserError
 from osora_bench.fingerprint import fingerprint
@@ -70,6 +70,10 @@ class Cell:
         return Path(self.config["ledger"])
 
     @property
+    def record(self) -> Path:
+        return self.ledger / f"{self.run_id}.json"
+
+    @property
     def label(self) -> str:
         """`toy lora r=8 seed=0`, for progress lines and messages."""
         rank = self.config["method"]["rank"]
@@ -80,7 +84,12 @@ class Cell:
 
     @property
     def state(self) -> str:
-        if (self.ledger / f"{self.run_id}.json").exists():
+        """`done`, `damaged` (a record that cannot be read), `failed` or `missing`."""
+        if self.record.exists():
+            try:
+                record.read(self.record)
+            except record.DamagedRecord:
+                return "damaged"
             return "done"
         return "failed" if self.paths.failure.exists() else "missing"
 
@@ -175,6 +184,12 @@ def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
     """
     experiment = load_experiment(name)
     check_overrides(overrides)
+    for override in overrides:
+        if override.split("=")[0] in ("model", "method", "seed", "method.rank"):
+            raise UserError(
+                f"{override}: experiments/{name}.yaml says which models, methods, ranks and seeds "
+                "are run; `python -m osora_bench -m` runs a grid of your own"
+            )
     cells: dict[str, Cell] = {}
     with composer():
         for block in experiment.blocks:
@@ -193,7 +208,8 @@ def _block_cells(
         where = f"experiments/{name}.yaml: {model} {method}"
         check_overrides(chosen)
         composed = compose(chosen, where)
-        for rank, seed in itertools.product(block.rank or [None], block.seed or experiment.seed):
+        ranks: list[int | None] = [*block.rank] if block.rank is not None else [None]
+        for rank, seed in itertools.product(ranks, block.seed or experiment.seed):
             varied, more = _vary(composed, rank, seed)
             cells.append(cell(resolve(varied, where), [*chosen, *more]))
     return cells

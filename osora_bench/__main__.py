@@ -1,0 +1,58 @@
+"""Hydra entry: compose -> check -> run one cell, or a multirun of them in one process.
+
+python -m osora_bench model=toy method=lora method.rank=8 seed=0
+python -m osora_bench -m method=lora,osora seed=0,1
+"""
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig
+
+from osora_bench import paths, preflight
+from osora_bench.compose import check_overrides, resolve
+from osora_bench.errors import UserError
+from osora_bench.plan import cell
+from osora_bench.progress import say
+from osora_bench.run import FAILED, MISTAKE, OK, attempt, session
+
+_statuses: list[int] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name="config")
+def _run(cfg: DictConfig) -> None:
+    """One cell. It never raises: Hydra would stop a multirun there and print a traceback."""
+    try:
+        one = cell(resolve(cfg, "configuration"))
+        if one.state == "done":
+            say(f"{one.label}: has its record already, {one.record}")
+            return
+        preflight.check([one])
+        session().prepare([one])
+    except UserError as error:
+        print(f"osora-bench: {error}", file=sys.stderr)
+        _statuses.append(MISTAKE)
+        return
+    if attempt(one):
+        say(f"record: {one.record}")
+    else:
+        _statuses.append(FAILED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the cell or cells that the arguments describe; a mistake is exit status 2."""
+    _statuses.clear()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        check_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
+    except UserError as error:
+        print(f"osora-bench: {error}", file=sys.stderr)
+        return MISTAKE
+    sys.argv = [sys.argv[0], *arguments]
+    _run()
+    return max(_statuses, default=OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

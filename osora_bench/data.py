@@ -1,0 +1,156 @@
+"""Training rows: files -> checked rows -> dialogues -> tokens with labels."""
+
+import csv
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osora_bench import paths
+from osora_bench.errors import UserError, unknown
+
+IGNORED_LABEL = -100
+"""What torch's cross entropy leaves out of the loss."""
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One user turn and the assistant's answer to it."""
+
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True)
+class TokenisedTask:
+    """Rows of `input_ids` and `labels` (same length), and how many had to be cut to fit."""
+
+    rows: list[dict[str, list[int]]]
+    truncated: int
+
+
+def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
+    """Rows of a .jsonl or .csv file below the data folder.
+
+    Raises:
+        UserError: no such file, another number of rows than `expected`, or a broken line (named).
+    """
+    place = paths.data_file(path)
+    if not place.is_file():
+        raise UserError(
+            f"{place}: no such file. OSORA_DATA names the data folder (now {paths.data_root()})"
+        )
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
+    if place.suffix not in readers:
+        raise UserError(f"{place}: {unknown('kind of data file', place.suffix, readers)}")
+    rows = readers[place.suffix](place)
+    if len(rows) != expected:
+        raise UserError(f"{place}: {len(rows)} rows, but the configuration says {expected}")
+    return rows
+
+
+def _read_jsonl(place: Path) -> list[dict[str, Any]]:
+    rows = []
+    with place.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{place}, line {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{place}, line {number}: not a JSON object")
+            rows.append(row)
+    return rows
+
+
+def _read_csv(place: Path) -> list[dict[str, Any]]:
+    with place.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise UserError(f"{place}, row {number}: another number of columns than the header has")
+    return rows
+
+
+def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
+    """All rows of a task as dialogues, `max_rows` of them drawn by the seed.
+
+    Raises:
+        UserError: what `read_rows` refuses, or a template that names no column of a row.
+    """
+    generator = random.Random(seed)
+    result = []
+    for source in task["sources"]:
+        for number, row in enumerate(read_rows(source["path"], source["rows"]), start=1):
+            columns = _with_options(row, source["options"], generator) if source["options"] else row
+            try:
+                result.append(
+                    Dialogue(
+                        source["prompt"].format(**columns), source["response"].format(**columns)
+                    )
+                )
+            except (KeyError, IndexError, TypeError) as error:
+                raise UserError(
+                    f"{source['path']}, row {number}: the template asks for {error}; "
+                    f"the row has {', '.join(sorted(columns))}"
+                ) from error
+    if task["max_rows"] is not None and task["max_rows"] < len(result):
+        result = generator.sample(result, task["max_rows"])
+    return result
+
+
+def _with_options(
+    row: dict[str, Any], options: Sequence[str], generator: random.Random
+) -> dict[str, Any]:
+    order = list(range(len(options)))
+    generator.shuffle(order)
+    shuffled = {LETTERS[i]: row[options[j]] for i, j in enumerate(order)}
+    return {**row, **shuffled, "answer": LETTERS[order.index(0)]}
+
+
+def tokenise(
+    pairs: Sequence[Dialogue], tokenizer: Any, *, chat: bool, loss_on: str, max_length: int
+) -> TokenisedTask:
+    """Tokens and labels of dialogues, cut at `max_length` tokens.
+
+    With `chat` both turns go through the tokenizer's chat template, else they are joined and end
+    with the end-of-sequence token. `loss_on="text"` puts the loss on every token, as the authors'
+    code does; `"answer"` on those after the prompt only.
+    """
+    rows, truncated = [], 0
+    for pair in pairs:
+        prompt_ids, ids = _chat_ids(pair, tokenizer) if chat else _plain_ids(pair, tokenizer)
+        masked = len(prompt_ids) if loss_on == "answer" else 0
+        truncated += len(ids) > max_length
+        labels = [IGNORED_LABEL] * masked + ids[masked:]
+        if masked >= max_length:
+            continue  # nothing of the answer is left to learn from; counted as truncated
+        rows.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
+    if not rows:
+        raise UserError(f"task.max_length={max_length} leaves no row to train on")
+    return TokenisedTask(rows, truncated)
+
+
+def _chat_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
+    user = {"role": "user", "content": pair.prompt}
+    answer = {"role": "assistant", "content": pair.response}
+    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    if not text.startswith(prompt):
+        raise UserError(
+            "the chat template writes the answer's turn differently than the generation prompt"
+        )
+    encoded = [
+        list(tokenizer(part, add_special_tokens=False)["input_ids"])
+        for part in (prompt, text[len(prompt) :])
+    ]
+    return encoded[0], encoded[0] + encoded[1]
+
+
+def _plain_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
+    prompt = list(tokenizer(pair.prompt)["input_ids"])
+    answer = list(tokenizer(pair.response, add_special_tokens=False)["input_ids"])
+    return prompt, [*prompt, *answer, tokenizer.eos_token_id]

@@ -1,0 +1,171 @@
+"""Base models: what can be known without weights, and a workspace that loads each once."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from osora_bench import paths
+from osora_bench.errors import UserError
+
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+def location(model: dict[str, Any]) -> str:
+    """What `from_pretrained` is given: a folder on disk, or the hub id.
+
+    Raises:
+        UserError: a folder that is not there or holds no model.
+    """
+    place = paths.resolve(model["path"])
+    if place is None:
+        return str(model["path"])
+    if not place.is_dir():
+        raise UserError(f"model {model['name']}: no folder {place}")
+    if not (place / "config.json").is_file():
+        raise UserError(f"model {model['name']}: {place} holds no config.json")
+    return str(place)
+
+
+def _local_snapshot(model: dict[str, Any]) -> Path:
+    """The folder with the model's files, which must be on this machine already."""
+    place = paths.resolve(model["path"])
+    if place is not None:
+        return Path(location(model))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(model["path"], revision=model["revision"], local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"model {model['name']}: the weights of {model['path']} are not on this machine. "
+            f"`hf download {model['path']}` fetches them, or name a folder: model.path=/folder"
+        ) from error
+    return Path(found)
+
+
+def check_weights(model: dict[str, Any]) -> None:
+    """Raise UserError unless the model's weights lie on this machine."""
+    folder = _local_snapshot(model)
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
+        raise UserError(f"model {model['name']}: {folder} holds no weights ({WEIGHT_FILES})")
+
+
+def device_of(cfg: dict[str, Any]) -> torch.device:
+    """The device that `device: auto|cpu|cuda` names on this machine."""
+    wanted = cfg["device"]
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device here: device=cpu or auto")
+    return torch.device(wanted)
+
+
+@cache
+def skeleton(path: str, revision: str | None) -> nn.Module:
+    """The model's modules on the meta device: shapes and names, no weights."""
+    config = AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:
+    """Names of the modules that PEFT would adapt, with (d_out, d_in) of each.
+
+    Raises:
+        UserError: a name that matches no module, or a module that is no matrix.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for target in target_modules:
+        matched = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{target}")}
+        if not matched:
+            linear = {
+                n.rpartition(".")[2] for n, m in model.named_modules() if type(m) is nn.Linear
+            }
+            raise UserError(
+                f"model.target_modules: {target!r} matches no module. "
+                f"Linear layers here: {', '.join(sorted(linear))}"
+            )
+        for name, module in matched.items():
+            weight = getattr(module, "weight", None)
+            if weight is None or weight.dim() != 2:
+                raise UserError(
+                    f"model.target_modules: {name} ({type(module).__name__}) is no matrix"
+                )
+            shapes[name] = (weight.shape[0], weight.shape[1])
+    return shapes
+
+
+def checksums(model: nn.Module) -> dict[str, int]:
+    """A 64-bit checksum of every parameter and buffer, to tell whether a weight was touched."""
+    return {
+        name: int(torch.hash_tensor(tensor.detach()).item())
+        for name, tensor in model.state_dict().items()
+    }
+
+
+@dataclass
+class Base:
+    """A base model in memory, with its tokenizer and the checksums of its weights as loaded."""
+
+    model: Any
+    tokenizer: Any
+    checksums: dict[str, int]
+
+
+class Workspace:
+    """Keeps one base model loaded from cell to cell and vouches for its weights."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._base: Base | None = None
+        self.loads = 0
+
+    def base(self, cfg: dict[str, Any]) -> Base:
+        """The base model of a cell, its weights as loaded; kept until another one is asked for."""
+        model, device = cfg["model"], device_of(cfg)
+        key = (model["path"], model["revision"], model["dtype"], device)
+        if self._base is None or self._key != key:
+            self._base = None  # free the old one before the new one is loaded
+            self._base = _load(model, device)
+            self._key = key
+            self.loads += 1
+        return self._base
+
+    def release(self, adapted: Any) -> None:
+        """Take the adapter off after a cell. What cannot be shown to be as loaded is dropped, so
+        that the next cell reads it from disk (PiSSA, for one, writes into the base weights)."""
+        base: Base | None = self._base
+        if base is None:
+            return
+        if adapted is not base.model:
+            unload = getattr(adapted, "unload", None)  # prompt methods have none
+            if unload is None or unload() is not base.model:
+                self._base = None
+                return
+        base.model.zero_grad(set_to_none=True)
+        base.model.requires_grad_(True)
+        base.model.eval()
+        if checksums(base.model) != base.checksums:
+            self._base = None
+
+
+def _load(model: dict[str, Any], device: torch.device) -> Base:
+    path = location(model)
+    options = {"revision": model["revision"], "local_files_only": True}
+    loaded = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, model["dtype"]), **options
+    ).to(device)
+    loaded.eval()
+    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    if model["chat"] and tokenizer.chat_template is None:
+        raise UserError(f"model {model['name']}: chat=true, but its tokenizer has no chat template")
+    return Base(loaded, tokenizer, checksums(loaded))

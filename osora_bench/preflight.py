@@ -1,0 +1,118 @@
+"""Everything that can be refused is refused here, before a model is loaded."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from osora_bench import paths
+from osora_bench.data import read_rows
+from osora_bench.errors import UserError
+from osora_bench.plan import Cell, trains
+
+MINIMUM_FREE = 200 * 2**20
+"""Bytes a run may need for its adapter, predictions and logs before it can be refused."""
+
+
+def check(cells: Sequence[Cell], hint: str | None = None) -> None:
+    """Raise UserError with every reason why the cells cannot run on this machine now."""
+    problems: dict[str, None] = {}
+    checks: tuple[Callable[[Cell], object], ...] = (
+        _check_place,
+        _check_data,
+        _check_model,
+        _check_layers,
+    )
+    for one in checks:
+        for cell in cells:
+            try:
+                one(cell)
+            except UserError as error:
+                problems.setdefault(str(error))
+        if problems and one is _check_model:
+            break  # without a model's files nothing can be said of its layers
+    if problems:
+        raise UserError("\n".join(["nothing was started:", *problems, *([hint] if hint else [])]))
+
+
+def _check_place(cell: Cell) -> None:
+    for folder in (cell.paths.runs, cell.ledger):
+        with _writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe"):
+                pass
+        free = shutil.disk_usage(folder).free
+        if free < MINIMUM_FREE:
+            raise UserError(
+                f"{folder}: {free >> 20} MiB free on its disk, at least {MINIMUM_FREE >> 20} needed"
+            )
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror})") from error
+
+
+def _check_data(cell: Cell) -> None:
+    if trains(cell.config):
+        for source in cell.config["task"]["sources"]:
+            read_rows(source["path"], source["rows"])
+    for dataset in cell.config["eval"]["datasets"]:
+        for name in dataset["files"]:
+            place = paths.data_file(name)
+            if not place.is_file():
+                raise UserError(
+                    f"{dataset['name']}: {place}: no such file. "
+                    f"OSORA_DATA names the data folder (now {paths.data_root()})"
+                )
+
+
+def _check_model(cell: Cell) -> None:
+    from osora_bench import models
+
+    model = cell.config["model"]
+    models.check_weights(model)
+    device = models.device_of(cell.config)
+    if model["needs_gpu"] and device.type == "cpu" and cell.config["device"] != "cpu":
+        raise UserError(
+            f"model {model['name']}: needs a GPU and torch sees none; device=cpu runs it anyway"
+        )
+
+
+def _check_layers(cell: Cell) -> None:
+    """Modules that match nothing, and ranks that a layer cannot have."""
+    if not trains(cell.config):
+        return
+    from osora_bench import models
+
+    model, method = cell.config["model"], cell.config["method"]
+    skeleton = models.skeleton(models.location(model), model["revision"])
+    shapes = models.adapted_layers(skeleton, model["target_modules"])
+    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
+    if method["rank_bounded"] and method["rank"] > min(shape):
+        raise UserError(
+            f"{cell.label}: rank {method['rank']} is above min(d_out, d_in) of {name} "
+            f"({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is {min(shape)}"
+        )
+
+
+def instantiate(method: dict[str, Any]) -> Any:
+    """Build the method's PEFT configuration from its `peft` section.
+
+    Raises:
+        UserError: a class that cannot be imported, or arguments that it refuses.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate as build
+
+    try:
+        # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
+        return build(method["peft"], _convert_="all")
+    except HydraException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"method {method['name']}: {cause}") from error

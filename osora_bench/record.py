@@ -1,0 +1,119 @@
+"""One immutable JSON file a run: the only thing that tables and figures are made from."""
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+REQUIRED = (
+    "schema",
+    "run_id",
+    "config",
+    "provenance",
+    "parameters",
+    "training",
+    "scores",
+    "measured",
+    "sha256",
+)
+
+
+class DamagedRecord(Exception):
+    """A file in the ledger that is not a whole record."""
+
+
+def pack(verdicts: Sequence[bool]) -> str:
+    """Verdicts as a bit string, the first question in the highest bit, in base64."""
+    bits = "".join("1" if v else "0" for v in verdicts)
+    padded = bits + "0" * (-len(bits) % 8)
+    return base64.b64encode(int(padded or "0", 2).to_bytes(len(padded) // 8, "big")).decode()
+
+
+def unpack(packed: str, n: int) -> list[bool]:
+    """The `n` verdicts of `pack`."""
+    data = base64.b64decode(packed)
+    bits = "".join(f"{byte:08b}" for byte in data)
+    return [bit == "1" for bit in bits[:n]]
+
+
+def _digest(record: dict[str, Any]) -> str:
+    body = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def write(record: dict[str, Any], ledger: Path) -> Path:
+    """Write a record under its run id, whole or not at all, with its checksum.
+
+    Raises:
+        FileExistsError: this run has its record already; records are written once.
+    """
+    target = ledger / f"{record['run_id']}.json"
+    ledger.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        raise FileExistsError(f"{target}: a record is written once")
+    record = {**record, "schema": SCHEMA}
+    record["sha256"] = _digest(record)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=ledger, prefix=".", suffix=".tmp", delete=False, encoding="utf-8"
+    ) as stream:
+        temporary = Path(stream.name)
+        try:
+            json.dump(record, stream, indent=1, sort_keys=True, allow_nan=False)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return target
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One record, checked.
+
+    Raises:
+        DamagedRecord: not JSON, a missing part, another run's name, or a checksum that differs.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedRecord(f"{path}: cannot be read ({error})") from error
+    if not isinstance(record, dict):
+        raise DamagedRecord(f"{path}: not a JSON object")
+    missing = [key for key in REQUIRED if key not in record]
+    if missing:
+        raise DamagedRecord(f"{path}: lacks {', '.join(missing)}")
+    if record["schema"] != SCHEMA:
+        raise DamagedRecord(f"{path}: schema {record['schema']}, this program reads {SCHEMA}")
+    if record["run_id"] != path.stem:
+        raise DamagedRecord(f"{path}: holds run {record['run_id']}")
+    if record["sha256"] != _digest(record):
+        raise DamagedRecord(f"{path}: its checksum does not match its content")
+    return record
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The readable records of a folder by run id, and a line for each that is damaged."""
+
+    records: dict[str, dict[str, Any]]
+    damaged: list[str]
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """Every record of a ledger; damaged ones are named and left as they are."""
+    records, damaged = {}, []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records[path.stem] = read(path)
+        except DamagedRecord as error:
+            damaged.append(str(error))
+    return Ledger(records, damaged)

@@ -1,0 +1,146 @@
+"""configuration -> adapter: transformers' Trainer around a model that PEFT has wrapped."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from osora_bench import progress
+from osora_bench.data import IGNORED_LABEL, TokenisedTask
+
+CURVE_POINTS = 50
+"""Points of the loss curve that a record keeps."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a record says of a training run. `loss` holds [step, mean loss since the last one]."""
+
+    steps: int
+    rows: int
+    truncated_rows: int
+    tokens: int
+    loss: list[list[float]]
+
+
+class Collator:
+    """Pads rows on the right to the longest of the batch."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Stack rows into int64 tensors of shape (batch, longest row)."""
+        longest = max(len(row["input_ids"]) for row in rows)
+
+        def padded(key: str, value: int) -> torch.Tensor:
+            return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
+
+        mask = [[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows]
+        return {
+            "input_ids": padded("input_ids", self.pad_token_id),
+            "attention_mask": torch.tensor(mask),
+            "labels": padded("labels", IGNORED_LABEL),
+        }
+
+
+class ProgressBar(TrainerCallback):
+    """One line a cell: steps done, time left, the last loss."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = progress.bar(state.max_steps, f"train {self.label}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.bar is not None and logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()
+
+
+def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> TrainingArguments:
+    """The cell's trainer section in the Trainer's own terms."""
+    trainer, tracker = cfg["trainer"], cfg["tracker"]
+    if tracker["report_to"] == "wandb":
+        os.environ["WANDB_MODE"] = tracker["mode"]
+        os.environ["WANDB_PROJECT"] = tracker["project"]
+        os.environ["WANDB_DIR"] = str(folder)
+    return TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=trainer["learning_rate"],
+        per_device_train_batch_size=trainer["micro_batch_size"],
+        gradient_accumulation_steps=trainer["batch_size"] // trainer["micro_batch_size"],
+        num_train_epochs=trainer["epochs"],
+        max_steps=trainer["max_steps"] if trainer["max_steps"] is not None else -1,
+        warmup_steps=trainer["warmup_ratio"],
+        lr_scheduler_type=trainer["schedule"],
+        weight_decay=trainer["weight_decay"],
+        optim=trainer["optimizer"],
+        max_grad_norm=trainer["max_grad_norm"],
+        bf16=trainer["precision"] == "bfloat16",
+        fp16=trainer["precision"] == "float16",
+        activation_checkpointing=trainer["gradient_checkpointing"],
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        seed=cfg["seed"],
+        data_seed=cfg["seed"],
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        report_to=[] if tracker["report_to"] == "none" else [tracker["report_to"]],
+        logging_steps=1,
+        save_strategy="no",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        include_num_input_tokens_seen="non_padding",
+    )
+
+
+def train(
+    model: Any,
+    task: TokenisedTask,
+    cfg: dict[str, Any],
+    *,
+    pad_token_id: int,
+    folder: Path,
+    device: torch.device,
+    label: str,
+) -> Training:
+    """Train the adapter of `model` in place on the tokenised rows.
+
+    Args:
+        folder: where the Trainer may write.
+        label: names the cell in the progress bar.
+    """
+    trainer = Trainer(
+        model=model,
+        args=arguments(cfg, folder, device),
+        train_dataset=task.rows,
+        data_collator=Collator(pad_token_id),
+        callbacks=[ProgressBar(label)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    losses = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
+    return Training(
+        steps=trainer.state.global_step,
+        rows=len(task.rows),
+        truncated_rows=task.truncated,
+        tokens=int(trainer.state.num_input_tokens_seen),
+        loss=_brief(losses, CURVE_POINTS),
+    )
+
+
+def _brief(losses: list[tuple[int, float]], points: int) -> list[list[float]]:
+    """Means over at most `points` equal stretches of the curve, each at its last step."""
+    width = max(1, -(-len(losses) // points))
+    stretches = [losses[i : i + width] for i in range(0, len(losses), width)]
+    return [[s[-1][0], round(sum(loss for _, loss in s) / len(s), 6)] for s in stretches]
