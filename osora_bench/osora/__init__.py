@@ -11,10 +11,24 @@ from peft.mapping import (
 )
 
 from .config import PEFT_TYPE, OsoraConfig
+from .export import save_lora, save_merged, to_lora
 from .layer import Linear, OsoraLayer
 from .model import OsoraModel
+from .pissa import start_pissa
+from .store import SvdStore, use_store
 
-__all__ = ["Linear", "OsoraConfig", "OsoraLayer", "OsoraModel"]
+__all__ = [
+    "Linear",
+    "OsoraConfig",
+    "OsoraLayer",
+    "OsoraModel",
+    "SvdStore",
+    "save_lora",
+    "save_merged",
+    "start_pissa",
+    "to_lora",
+    "use_store",
+]
 
 # peft.utils.register_peft_method accepts only names of the closed enumeration PeftType.
 PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = OsoraConfig

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from peft.config import PeftConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 
 PEFT_TYPE = "OSORA"
 O_INITS = ("ones", "gaussian")
 O_SIDES = ("output", "input")
+FORMAT_VERSION = 1
 BIASES = ("none", "all", "osora_only")
 
 
 @dataclass
-class OsoraConfig(PeftConfig):  # type: ignore[misc]
+class OsoraConfig(PeftConfig):
     """Configuration of an `OsoraModel`.
 
-    An adapted layer computes ``W0' x + diag(O) U_r diag(S) V_r^T x`` (Eq. 4), where ``U_r, S_r, V_r``
-    are the top-r singular triplets of the frozen weight W0 and ``W0'`` is the rest (Eq. 5). The
+    An adapted layer computes ``W0' x + diag(O) U_r diag(S) V_r^T x`` (Eq. 4), where U_r, S_r and
+    V_r are the top-r singular triplets of the frozen weight W0 and ``W0'`` is the rest (Eq. 5). The
     vectors S and O are trained. The paper's variants are combinations of the options below:
     OSoRA* ``train_s=False`` and OSoRA** ``train_o=False`` (Fig. 3), OSoRA_G ``o_init="gaussian"``
     (Table 4), OSoRA_k ``o_side="input"`` (Table 5), OSoRA+DoRA ``use_dora=True`` (Table 6).
@@ -47,6 +51,7 @@ class OsoraConfig(PeftConfig):  # type: ignore[misc]
         layers_to_transform: Indices of the layers to adapt; all if None.
         layers_pattern: Name of the model's list of layers, for `layers_to_transform`.
         init_weights: Must be True: OSoRA without its decomposition has no meaning.
+        format_version: Raised when an option is added; a newer version's file is refused.
 
     Raises:
         ValueError: An unknown value, or a combination that has no meaning.
@@ -83,11 +88,19 @@ class OsoraConfig(PeftConfig):  # type: ignore[misc]
         default=None, metadata={"help": "name of the list of layers"}
     )
     init_weights: bool = field(default=True, metadata={"help": "must be True"})
+    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "of this configuration"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # PeftType is a closed enumeration: the string serves as the key in PEFT's mappings.
         self.peft_type = PEFT_TYPE
+        # Not an option: whether the file that this configuration came from holds an adapter.
+        self.from_checkpoint = False
+        if self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"this OsoraConfig is of format {self.format_version}, written by a newer version; "
+                f"this version reads up to {FORMAT_VERSION}"
+            )
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             if isinstance(value, list | tuple):
@@ -131,6 +144,35 @@ class OsoraConfig(PeftConfig):  # type: ignore[misc]
             raise ValueError(
                 "layers_to_transform needs target_modules as a list of names, not as a string"
             )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> OsoraConfig:
+        """Read the configuration of a saved adapter.
+
+        Raises:
+            ValueError: The adapter's weights beside it are damaged, or lack a module to save.
+        """
+        config: OsoraConfig = super().from_pretrained(
+            pretrained_model_name_or_path, subfolder=subfolder, **kwargs
+        )
+        weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
+        if weights.is_file():
+            # PEFT reads this file only after it has changed the model
+            config._check_file(weights)
+        config.from_checkpoint = True
+        return config
+
+    def _check_file(self, weights: Path) -> None:
+        try:
+            with safe_open(weights, framework="pt") as file:
+                names = list(file.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{weights} is damaged: {error}") from error
+        for module in self.modules_to_save or ():
+            if not any(f".{module}." in name for name in names):
+                raise ValueError(f"{weights} lacks the tensors of modules_to_save {module!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, sets sorted, so that equal ones give equal files."""

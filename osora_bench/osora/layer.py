@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import (
-    BaseTunerLayer,
-    _get_in_out_features,
-    check_adapters_to_merge,
-)
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .checkpoint import FINGERPRINT_SIZE, fingerprint
 from .config import OsoraConfig
-from .svd import top_triplets
+from .store import decompose
+from .svd import Triplets
 
-META = torch.device("meta")
 
-
-class OsoraLayer(BaseTunerLayer):  # type: ignore[misc]
+class OsoraLayer(BaseTunerLayer):
     """The state of OSoRA on one layer: S and O (and DoRA's magnitude) for each adapter.
 
     The update is kept in the residual-free form: since diag(O) U_r diag(S) V_r^T and the part that
@@ -35,48 +31,61 @@ class OsoraLayer(BaseTunerLayer):  # type: ignore[misc]
     exactly zero at the start: both differences are.
     """
 
+    base_layer: nn.Module
+    merged_adapters: list[str]
+    active_adapters: list[str]
+    get_base_layer: Callable[[], Any]
+    _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
     adapter_layer_names = ("osora_S", "osora_O", "osora_magnitude")
     other_param_names = (
-        "osora_U", "osora_V", "osora_S0", "osora_O0", "osora_norm0", "osora_config",
+        "osora_U", "osora_V", "osora_S0", "osora_O0", "osora_norm0", "osora_fingerprint",
+        "osora_config",
     )  # fmt: skip
+
+    # everything of an adapter that may be in a checkpoint
+    tensor_names = adapter_layer_names + other_param_names[:-1]
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = base_layer
-        self.osora_S = nn.ParameterDict({})
-        self.osora_O = nn.ParameterDict({})
-        self.osora_magnitude = nn.ParameterDict({})
+        self.osora_S = nn.ParameterDict({})  # (r,)
+        self.osora_O = nn.ParameterDict({})  # (d_out,) or, with O on the input, (d_in,)
+        self.osora_magnitude = nn.ParameterDict({})  # (d_out,), only with DoRA
         self.osora_U = BufferDict({})  # (d_out, r)
         self.osora_V = BufferDict({})  # (r, d_in)
         self.osora_S0 = BufferDict({})  # (r,)
-        self.osora_O0 = BufferDict({}, persistent=True)  # like O; only where its start is random
-        self.osora_norm0 = BufferDict({})  # (d_out,), row norms of W0; only for DoRA
+        self.osora_O0 = BufferDict({}, persistent=True)  # like O, only where its start is random
+        self.osora_norm0 = BufferDict({})  # (d_out,), row norms of W0, only with DoRA
+        self.osora_fingerprint = BufferDict({}, persistent=True)
         self.osora_config: dict[str, OsoraConfig] = {}
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._disable_adapters = False
-        self.merged_adapters: list[str] = []
+        self.merged_adapters = []
         self._unmerged_weight: Tensor | None = None
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
+        self.out_features, self.in_features = self.original_weight().shape
 
     def update_layer(
         self, adapter_name: str, r: int, config: OsoraConfig, inference_mode: bool = False
     ) -> None:
-        """Add an adapter of rank `r`: decompose the base weight and start S and O."""
+        """Add an adapter of rank `r`: decompose the base weight, start S, O and the magnitude.
+
+        The adapter's tensors are float32 (float64 on a float64 base). On the meta device they only
+        have shapes.
+        """
         weight = self.original_weight()
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        if weight.device == META:
-            u, s, vh = (
-                torch.empty(shape, dtype=dtype, device=META)
-                for shape in ((self.out_features, r), (r,), (r, self.in_features))
-            )
+        if weight.is_meta:
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            shapes = ((self.out_features, r), (r,), (r, self.in_features), (FINGERPRINT_SIZE,))
+            u, s, vh, mark = (torch.empty(n, dtype=dtype, device="meta") for n in shapes)
         else:
-            u, s, vh = (t.to(weight.device, dtype) for t in top_triplets(weight, r))
-        for buffers, value in ((self.osora_U, u), (self.osora_V, vh), (self.osora_S0, s)):
-            buffers.register_buffer(adapter_name, value, persistent=config.save_projection)
+            u, s, vh = decompose(weight, r)
+            mark = fingerprint(weight, u, vh)
+        self._set_frozen(adapter_name, Triplets(u, s, vh), config)
+        self.osora_fingerprint[adapter_name] = mark
         self.osora_S[adapter_name] = nn.Parameter(s.clone())
         self._start_o(adapter_name, r, config, s)
         if config.use_dora:
-            norm = weight.to(dtype).norm(dim=1)
+            norm = weight.to(s.dtype).norm(dim=1)
             self.osora_norm0[adapter_name] = norm
             self.osora_magnitude[adapter_name] = nn.Parameter(norm.clone())
         self.osora_config[adapter_name] = config
@@ -84,53 +93,74 @@ class OsoraLayer(BaseTunerLayer):  # type: ignore[misc]
         self.frozen_peft_weight_names[adapter_name] = tuple(k for k, v in frozen.items() if v)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
+    def _set_frozen(self, name: str, found: Triplets, config: OsoraConfig) -> None:
+        buffers = (self.osora_U, self.osora_S0, self.osora_V)
+        for buffer, value in zip(buffers, found, strict=True):
+            # a slice of a stored decomposition would keep all of it in memory
+            buffer.register_buffer(name, value.clone(), persistent=config.save_projection)
+
     def _start_o(self, name: str, r: int, config: OsoraConfig, like: Tensor) -> None:
         size = self.out_features if config.o_side == "output" else self.in_features
         o = torch.ones(size, dtype=like.dtype, device=like.device)
         if config.o_init == "gaussian":
-            std = 1 / r if config.o_init_std is None else config.o_init_std
-            o.normal_(std=std)
+            o.normal_(std=1 / r if config.o_init_std is None else config.o_init_std)
             self.osora_O0[name] = o.clone()
         self.osora_O[name] = nn.Parameter(o)
 
     def original_weight(self) -> Tensor:
         """W0 as (d_out, d_in), also while adapters are merged into the base layer."""
-        weight = self._unmerged_weight
-        weight = self.get_base_layer().weight.data if weight is None else weight
+        kept = self._unmerged_weight
+        weight: Tensor = self.get_base_layer().weight.data if kept is None else kept
         return weight.T if self.fan_in_fan_out else weight
 
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """(A, B) of shapes (r, d_in) and (d_out, r): the update of W0 is B A, before DoRA."""
         u, v = self.osora_U[adapter_name], self.osora_V[adapter_name]
-        s, s0 = self.osora_S[adapter_name], self.osora_S0[adapter_name]
-        o = self.osora_O[adapter_name]
-        o0 = self.osora_O0[adapter_name] if adapter_name in self.osora_O0 else 1.0
+        s, s0, o, d_o = self._vectors(adapter_name)
         # (n, r) as a product of (n, 2) and (2, r), where n is the length of O
-        change = torch.stack((o, o - o0), dim=1) @ torch.stack((s - s0, s0))
+        change = torch.stack((o, d_o), dim=1) @ torch.stack((s - s0, s0))
         if self.osora_config[adapter_name].o_side == "input":
             return v * change.T, u
         return v, u * change
 
-    def dora_scale(self, name: str, a: Tensor, b: Tensor) -> Tensor:
-        """m / ||W0 + B A|| for each row (d_out,), 1 at the start. A row of zeros keeps scale 1.
+    def _vectors(self, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """S, S_0, O and O - O_0."""
+        o = self.osora_O[name]
+        o0 = self.osora_O0[name] if name in self.osora_O0 else 1.0  # noqa: SIM401 (has no get)
+        return self.osora_S[name], self.osora_S0[name], o, o - o0
 
-        With O on the output the norm has a closed form in O(d_out r), because W0 V_r = U_r S_0:
-        ``||W0||^2 + 2 rowsum(U_r S_0 * B) + rowsum(B * B)``.
-        """
-        config = self.osora_config[name]
-        if config.dora_detach_norm:
+    def dora_scale(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        """m / ||W0 + B A|| of each row (d_out,), 1 at the start. A row of zeros stays zero."""
+        detach = self.osora_config[name].dora_detach_norm
+        if detach:
             a, b = a.detach(), b.detach()
         norm0 = self.osora_norm0[name]
-        if config.o_side == "output":
-            us0 = self.osora_U[name] * self.osora_S0[name]
-            square = norm0.square() + ((2 * us0 + b) * b).sum(dim=1)
+        if self.osora_config[name].o_side == "output":
+            change = self._norm_change_output(name, detach)
         else:
             w0 = self.original_weight().to(a.dtype)
-            square = norm0.square() + ((2 * w0 @ a.T + b @ (a @ a.T)) * b).sum(dim=1)
-        # sqrt(norm0^2) may differ from norm0 in the last bit: the start is divided out
-        relative = (square / norm0.square()).clamp_min(0).sqrt()
-        scale = self.osora_magnitude[name] / norm0 / relative
-        return torch.where(norm0 > 0, scale, 1.0)
+            change = ((2 * w0 @ a.T + b @ (a @ a.T)) * b).sum(dim=1)
+        norm = torch.where(norm0 > 0, norm0, 1.0)
+        # m / norm first: it is exactly 1 at the start, as is the root of 1 + 0
+        relative = (1 + change / norm.square()).clamp_min(0).sqrt()
+        scale: Tensor = self.osora_magnitude[name] / norm / relative
+        return scale
+
+    def _norm_change_output(self, name: str, detach: bool) -> Tensor:
+        """||W0 + B V_r^T||^2 - ||W0||^2 of each row (d_out,), in O(d_out r).
+
+        From W0 V_r = U_r diag(S_0) it is ``2 rowsum((U_r S_0) * B) + rowsum(B * B)``; with
+        B = U_r * (O dS^T + dO S_0^T) that is a sum over the columns of U_r * U_r with weights
+        S_0 * dS, S_0 * S_0 and dS * dS.
+        """
+        s, s0, o, d_o = self._vectors(name)
+        if detach:
+            s, o, d_o = s.detach(), o.detach(), d_o.detach()
+        ds = s - s0
+        weights = torch.stack((s0 * ds, s0 * s0, ds * ds), dim=1)
+        cross, start, square = (self.osora_U[name].square() @ weights).unbind(dim=1)
+        change: Tensor = 2 * o * (1 + d_o) * cross + d_o * (2 + d_o) * start + o * o * square
+        return change
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What `adapter` adds to the base weight, in the base layer's layout, in its own dtype."""
@@ -141,11 +171,28 @@ class OsoraLayer(BaseTunerLayer):  # type: ignore[misc]
             delta = (scale - 1) * self.original_weight().to(delta.dtype) + scale * delta
         return delta.T if self.fan_in_fan_out else delta
 
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        # PEFT would also cast to the base's dtype, and so round U, V and S of a bfloat16 base.
+        device = self.get_base_layer().weight.device if device is None else device
+        if device.type == "meta":
+            return
+        for tensors in (getattr(self, name) for name in self.tensor_names):
+            if adapter_name in tensors and not tensors[adapter_name].is_meta:
+                tensors[adapter_name] = tensors[adapter_name].to(device)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether the update of the weight has rank r: not with DoRA's scaling."""
+        return not self.osora_config[adapter_name].use_dora
+
 
 class Linear(nn.Module, OsoraLayer):
     """OSoRA on a `torch.nn.Linear` or a transformers `Conv1D`."""
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, r: int, config: OsoraConfig):
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, r: int, config: OsoraConfig
+    ) -> None:
         super().__init__()
         OsoraLayer.__init__(self, base_layer)
         self._active_adapter = adapter_name
@@ -169,7 +216,7 @@ class Linear(nn.Module, OsoraLayer):
             merged = (base.weight.data.to(delta.dtype) + delta).to(base.weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(
-                    f"NaN or inf in the merged weight: adapter {name} seems to be broken"
+                    f"NaN or inf in the merged weight: adapter {name!r} seems to be broken"
                 )
             if self._unmerged_weight is None:
                 self._unmerged_weight = base.weight.data
@@ -189,7 +236,7 @@ class Linear(nn.Module, OsoraLayer):
     def forward(
         self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
     ) -> Tensor:
-        """Base layer plus the active adapters, or one adapter a row of the batch."""
+        """Base layer plus the active adapters, or one adapter for each row of the batch."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         base: Tensor = self.base_layer(x, *args, **kwargs)
@@ -209,15 +256,17 @@ class Linear(nn.Module, OsoraLayer):
 
     def _adapt_one(self, x: Tensor, base: Tensor, name: str) -> Tensor:
         a, b = self.lora_factors(name)
-        x = self._cast_input_dtype(x, a.dtype)
-        result = base + F.linear(F.linear(x, a), b)
-        if self.osora_config[name].use_dora:
-            scale = self.dora_scale(name, a, b)
-            bias = self.get_base_layer().bias
-            result = scale * result
-            if bias is not None:
-                result = result + (1 - scale) * bias
-        return result
+        if not torch.is_autocast_enabled(x.device.type):
+            x = self._cast_input_dtype(x, a.dtype)
+        hidden = x.reshape(-1, x.shape[-1]) @ a.T
+        # one product that adds to the base's output: nothing of size tokens x d_out is kept
+        start = base.reshape(-1, base.shape[-1]).to(hidden.dtype)
+        result = torch.addmm(start, hidden, b.T).view(base.shape)
+        if not self.osora_config[name].use_dora:
+            return result
+        scale = self.dora_scale(name, a, b)
+        bias = self.get_base_layer().bias
+        return scale * result if bias is None else scale * result + (1 - scale) * bias
 
     def _mixed_batch(self, x: Tensor, base: Tensor, adapter_names: list[str]) -> Tensor:
         if len(x) != len(adapter_names):
@@ -232,10 +281,6 @@ class Linear(nn.Module, OsoraLayer):
             rows = [i for i, n in enumerate(adapter_names) if n == name]
             result[rows] = self._adapt(x[rows], base[rows], [name])
         return result
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether the update of the weight has rank r: not with DoRA's scaling."""
-        return not self.osora_config[adapter_name].use_dora
 
     def __repr__(self) -> str:
         return "osora." + super().__repr__()

@@ -2,26 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner
+import torch
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    _ExcludedModule,
+    _maybe_include_all_linear_layers,
+    delete_adapter,
+)
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.other import get_pattern_key
-from torch import nn
+from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules, get_pattern_key
+from peft.utils.quantization_utils import resolve_quantization_backend
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers.pytorch_utils import Conv1D
 
+from .checkpoint import check_tensors, difference, shortened
 from .config import OsoraConfig
 from .layer import Linear, OsoraLayer
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
+Flags = dict[nn.Parameter, bool]
 
-class OsoraModel(BaseTuner):  # type: ignore[misc]
+
+class OsoraModel(BaseTuner):
     """A model with OSoRA on its target layers (arXiv 2505.14350).
 
-    Made by `peft.get_peft_model(model, OsoraConfig(...))`.
+    Made by `peft.get_peft_model(model, OsoraConfig(...))`. The targets are checked before anything
+    is changed, and a failed injection or load leaves the model as it was.
     """
 
     prefix = "osora_"
     tuner_layer_cls = OsoraLayer
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    _progress: Any = None
+    # adapters made for a checkpoint that is not loaded yet, with the model's earlier flags
+    _unfinished_loads: Mapping[str, Flags] = MappingProxyType({})
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Add OSoRA layers to `model`, or none of them if something is wrong."""
+        flags = {p: p.requires_grad for p in model.parameters()}
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            self._withdraw(adapter_name, flags)
+            raise
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+            self._progress = None
+        if self.peft_config[adapter_name].from_checkpoint:
+            self._unfinished_loads = {**self._unfinished_loads, adapter_name: flags}
+
+    def _prepare_model(self, peft_config: OsoraConfig, model: nn.Module) -> None:
+        """Check every target before the first layer is replaced."""
+        _maybe_include_all_linear_layers(peft_config, model)
+        targets = dict(self._targets(peft_config, model))
+        problems = [p for key, t in targets.items() for p in _problems(peft_config, key, t)]
+        if problems:
+            raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
+        self._progress = tqdm(
+            total=len(targets), desc="OSoRA: SVD", unit="layer", delay=PROGRESS_DELAY, leave=False
+        )
+
+    def _targets(self, config: OsoraConfig, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        inside: tuple[str, ...] = ()
+        for key, module in model.named_modules():
+            if not key or key.startswith(inside or ("\0",)):
+                continue
+            if isinstance(module, OsoraLayer):
+                inside += (key + ".",)
+            found = self._check_target_module_exists(config, key)
+            if found and not isinstance(found, _ExcludedModule):
+                base = module.get_base_layer() if isinstance(module, OsoraLayer) else module
+                yield key, base
 
     def _create_and_replace(
         self,
@@ -30,29 +92,161 @@ class OsoraModel(BaseTuner):  # type: ignore[misc]
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
+        *,
         current_key: str,
         **_: Any,
     ) -> None:
-        r = _rank(peft_config, current_key)
-        base = target.get_base_layer() if isinstance(target, OsoraLayer) else target
-        limit = min(base.weight.shape)
-        if r > limit and peft_config.clip_rank:
-            r = limit
-        if r > limit:
-            raise ValueError(
-                f"rank {r} is too large for {current_key} of shape {tuple(base.weight.shape)}: "
-                f"the largest is {limit} (or set clip_rank=True)"
-            )
         if isinstance(target, OsoraLayer):
+            r = _rank(peft_config, current_key, target.get_base_layer())
             target.update_layer(adapter_name, r, peft_config)
+        else:
+            r = _rank(peft_config, current_key, target)
+            layer = Linear(target, adapter_name, r, peft_config)
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(False)
+            self._replace_module(parent, target_name, layer, target)
+        self._progress.update()
+
+    def _withdraw(self, adapter_name: str, flags: Flags) -> None:
+        """Take `adapter_name` out again, and put back what trained before."""
+        self.peft_config.pop(adapter_name, None)
+        if not self.peft_config:
+            self._unload_and_optionally_merge(merge=False)
+        else:
+            delete_adapter(self.model, adapter_name, self.prefix, OsoraLayer)
+            for key, module in list(self.model.named_modules()):
+                if isinstance(module, OsoraLayer) and not module.osora_S:
+                    parent, _, name = _get_submodules(self.model, key)
+                    setattr(parent, name, module.get_base_layer())
+        for parameter, flag in flags.items():
+            parameter.requires_grad = flag
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls,
+        model: nn.Module,
+        config: OsoraConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Name a checkpoint's tensors for the model, after checking that they fit it.
+
+        Raises:
+            ValueError: The tensors or the base weights do not fit. An adapter that was made for
+                this checkpoint is taken out again.
+        """
+        tuner = getattr(model, "base_model", None)
+        flags = None
+        if isinstance(tuner, OsoraModel):
+            loads = dict(tuner._unfinished_loads)
+            flags = loads.pop(adapter_name, None)
+            tuner._unfinished_loads = loads
+        try:
+            mapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
+                model, config, adapter_name, state_dict
+            )
+            _check_checkpoint(model, config, adapter_name, mapped)
+        except Exception:
+            if flags is not None and isinstance(tuner, OsoraModel):
+                tuner._withdraw(adapter_name, flags)
+            raise
+        return mapped
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, one a row of the batch, to the layers for one forward pass."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
             return
-        layer = Linear(target, adapter_name, r, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        if self.training:
+            raise ValueError("adapter_names can be used for inference only; call model.eval()")
+        unknown = sorted(set(names) - {"__base__"} - set(self.peft_config))
+        if unknown:
+            raise ValueError(
+                f"unknown adapter_names: {', '.join(unknown)}; there are __base__ and "
+                f"{', '.join(self.peft_config)}"
+            )
+        beams = kwargs.get("num_beams") or 1
+        encoder = _encoder(self.model)
+        in_encoder = set(encoder.modules()) if encoder is not None else set()
+        handles = []
+        for module in self.modules():
+            if isinstance(module, OsoraLayer | AuxiliaryTrainingWrapper):
+                # beam search repeats each input, but not before the encoder
+                repeat = 1 if module in in_encoder else beams
+                repeated = [name for name in names for _ in range(repeat)]
+                hook = partial(_with_names, names=repeated)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
-def _rank(config: OsoraConfig, key: str) -> int:
-    return config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), key), config.r)
+def _with_names(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "adapter_names": names}
 
 
+def _encoder(model: Any) -> nn.Module | None:
+    config = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return None
+    encoder: nn.Module = model.get_encoder()
+    return encoder
+
+
+def _rank(config: OsoraConfig, key: str, base: Any) -> int:
+    r: int = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), key), config.r)
+    return min(r, *base.weight.shape) if config.clip_rank else r
+
+
+def _problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
+    """Why OSoRA cannot adapt the layer `base`, which is called `key`."""
+    kind = f"{type(base).__module__}.{type(base).__name__}"
+    backend = resolve_quantization_backend(base, get_apply_tensor_subclass=lambda: None)
+    weight = getattr(base, "weight", None)
+    if backend is not None or kind.startswith("bitsandbytes."):
+        yield f"{key} is a quantised layer ({kind}); OSoRA needs a base in float32 or 16 bits"
+    elif not isinstance(base, nn.Linear | Conv1D) or not isinstance(weight, Tensor):
+        yield f"{key} is no linear layer but a {kind}; supported: torch.nn.Linear, Conv1D"
+    elif weight.dtype not in FLOATS:
+        yield f"{key} ({kind}) is of {weight.dtype}; supported: float32, float16, bfloat16"
+    else:
+        r, limit = _rank(config, key, base), min(weight.shape)
+        if r > limit:
+            yield (
+                f"rank {r} is too large for {key} of shape {tuple(weight.shape)}: at most {limit} "
+                "(or clip_rank=True)"
+            )
+        if not weight.is_meta and not torch.isfinite(weight).all():
+            yield f"the weight of {key} holds NaN or inf"
+
+
+def _check_checkpoint(
+    model: nn.Module, config: OsoraConfig, adapter_name: str, given: dict[str, Tensor]
+) -> None:
+    here = model.state_dict()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, OsoraLayer)}
+    expected = {
+        key: here[key]
+        for name, layer in layers.items()
+        for key in (f"{name}.{attr}.{adapter_name}" for attr in layer.tensor_names)
+        if key in here
+    }
+    check_tensors(expected, given, set(here))
+    if any(t.is_meta for k, t in expected.items() if ".osora_fingerprint." in k):
+        raise ValueError("a checkpoint cannot be checked against a base model on the meta device")
+    found = []
+    for name in layers:
+        key = f"{name}.osora_fingerprint.{adapter_name}"
+        if key in expected:
+            text = difference(given[key], expected[key], config.save_projection)
+            found += [] if text is None else [f"{name}: {text}"]
+    if found:
+        raise ValueError(
+            f"adapter {adapter_name!r} was trained on other base weights: " + shortened(found, 3)
+        )

@@ -1,0 +1,94 @@
+"""What a checkpoint must fit: its tensors, and the base weights that it was trained on.
+
+A checkpoint holds S and O but not U_r and V_r, so it means nothing on other base weights. A
+fingerprint of each layer's weight and of its subspace is stored beside them and checked on loading.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+WEIGHT_PROBES = 2
+SUBSPACE_PROBES = 4
+FINGERPRINT_SIZE = 1 + WEIGHT_PROBES + SUBSPACE_PROBES
+# Differences allowed, relative to the size that each entry has for unrelated weights. Round-off
+# between machines stays below 1e-5; another precision of the same weights does not.
+TOLERANCE = 1e-4
+# With U_r and V_r in the file only another model is refused, not another precision.
+LOOSE_TOLERANCE = 0.05
+
+
+def fingerprint(weight: Tensor, u: Tensor, vh: Tensor) -> Tensor:
+    """Sketch of a weight (d_out, d_in) and of its singular vectors u (d_out, r), vh (r, d_in).
+
+    Entries (float32): the Frobenius norm; ``p^T W q / ||W||`` for fixed probes p, q; and
+    ``sum_i c_i (p^T u_i)(v_i^T q) / sqrt(r)`` for fixed signs c, which the free sign of a pair
+    (u_i, v_i) leaves alone and a mixing of pairs does not.
+    """
+    w, u, vh = (t.to(torch.float64) for t in (weight, u, vh))
+    norm = w.norm()
+    entries = [norm]
+    for k in range(WEIGHT_PROBES + SUBSPACE_PROBES):
+        p, q = (_probe(n, k, w.device) for n in w.shape)
+        if k < WEIGHT_PROBES:
+            entries.append(p @ (w @ q) / norm.clamp_min(torch.finfo(torch.float32).tiny))
+        else:
+            signs = _probe(u.shape[1], k, w.device).sign()
+            entries.append((p @ u * signs) @ (vh @ q) / math.sqrt(u.shape[1]))
+    return torch.stack(entries).to(torch.float32)
+
+
+def _probe(size: int, k: int, device: torch.device) -> Tensor:
+    """A fixed vector that looks random: a chirp, the same on every machine to round-off."""
+    i = torch.arange(1, size + 1, dtype=torch.float64, device=device)
+    return torch.cos(math.pi * math.sqrt((2, 3, 5, 7, 11, 13)[k]) * i.square())
+
+
+def difference(stored: Tensor, here: Tensor, with_projection: bool) -> str | None:
+    """Say how two fingerprints of one layer differ; None if they agree."""
+    if stored.shape != here.shape:
+        return f"the fingerprint has {tuple(stored.shape)} entries, {tuple(here.shape)} expected"
+    stored, here = (t.detach().cpu().to(torch.float64) for t in (stored, here))
+    tolerance = LOOSE_TOLERANCE if with_projection else TOLERANCE
+    scale = torch.ones_like(here)
+    scale[0] = here[0].clamp_min(torch.finfo(torch.float32).tiny)
+    off = ~((stored - here).abs() <= tolerance * scale)
+    if off[0]:
+        return f"the weight's Frobenius norm is {stored[0]:.6g} there and {here[0]:.6g} here"
+    if off[: 1 + WEIGHT_PROBES].any():
+        return "the weight's norm agrees but its entries do not"
+    if off.any() and not with_projection:
+        return (
+            "the weight agrees but its singular subspace could not be reproduced (close singular "
+            "values at the rank's cut); save the adapter with save_projection=True"
+        )
+    return None
+
+
+def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor], known: set[str]) -> None:
+    """Refuse a checkpoint whose tensors are not the `expected` ones of the adapter.
+
+    `known` are all names in the model: other modules' tensors may be in the file as well.
+
+    Raises:
+        ValueError: Missing, extra, wrongly shaped or non-finite tensors, all of them named.
+    """
+    problems = [f"missing {name}" for name in expected if name not in given]
+    problems += [f"not part of this model: {name}" for name in given if name not in known]
+    for name, tensor in given.items():
+        if name in expected and tensor.shape != expected[name].shape:
+            here = tuple(expected[name].shape)
+            problems.append(f"{name} has shape {tuple(tensor.shape)}, the model needs {here}")
+        elif name in expected and not torch.isfinite(tensor).all():
+            problems.append(f"{name} holds NaN or inf")
+    if problems:
+        raise ValueError("the checkpoint does not fit the adapter: " + shortened(problems))
+
+
+def shortened(problems: list[str], limit: int = 5) -> str:
+    """The first few of a list of problems, and how many more there are."""
+    more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
+    return "; ".join(problems[:limit]) + more

@@ -1,0 +1,156 @@
+"""The commands `osora-bench export` and `osora-bench svd`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .store import DEFAULT_GB, SvdStore
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+
+
+def export_main(argv: Sequence[str] | None = None) -> int:
+    """Export an adapter folder as LoRA, or merged into its base model. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="osora-bench export",
+        description="Write an OSoRA adapter as a LoRA adapter that plain PEFT and LoRA servers "
+        "load, or merged into its base model.",
+    )
+    parser.add_argument("--adapter", required=True, type=Path, help="folder of the OSoRA adapter")
+    parser.add_argument("--model", required=True, type=Path, help="folder of its base model")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write, new or empty")
+    parser.add_argument(
+        "--format", choices=("lora", "merged"), default="lora", help="default: lora"
+    )
+    args = parser.parse_args(argv)
+    _need_folder(parser, args.adapter, "adapter_config.json")
+    _need_folder(parser, args.model, "config.json")
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        parser.error(f"--output {args.output} exists and is not an empty folder")
+    return _report(lambda: _export(args))
+
+
+def svd_main(argv: Sequence[str] | None = None) -> int:
+    """Build, list or clean the store of decompositions. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="osora-bench svd", description="The store of singular value decompositions."
+    )
+    parser.add_argument(
+        "--store", type=Path, default=os.environ.get("OSORA_SVD_STORE"),
+        help="folder of the store (default: the variable OSORA_SVD_STORE)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit-gb", type=float, default=os.environ.get("OSORA_SVD_STORE_GB", DEFAULT_GB),
+        help=f"size limit (default: OSORA_SVD_STORE_GB, or {DEFAULT_GB:g})",
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="decompose the adapted layers of a model")
+    build.add_argument("--model", required=True, type=Path, help="folder of the model")
+    build.add_argument("--modules", nargs="+", default=["q_proj", "v_proj"], help="layer names")
+    build.add_argument("--rank", type=int, default=512, help="largest rank wanted (default 512)")
+    commands.add_parser("list", help="show what is stored")
+    commands.add_parser("clean", help="remove the least recently used down to --limit-gb, or all")
+    commands.choices["clean"].add_argument("--all", action="store_true", help="remove everything")
+    args = parser.parse_args(argv)
+    if args.store is None:
+        parser.error("name a folder: --store, or the variable OSORA_SVD_STORE")
+    if not args.limit_gb > 0:
+        parser.error(f"--limit-gb must be above 0, not {args.limit_gb}")
+    if args.command == "build":
+        if args.rank < 1:
+            parser.error(f"--rank must be at least 1, not {args.rank}")
+        _need_folder(parser, args.model, "config.json")
+    store = SvdStore(args.store, args.limit_gb)
+    return _report(
+        lambda: {"build": _build, "list": _list, "clean": _clean}[args.command](store, args)
+    )
+
+
+def _need_folder(parser: argparse.ArgumentParser, folder: Path, name: str) -> None:
+    if not (folder / name).is_file():
+        parser.error(f"{folder} is no such folder: it holds no {name}")
+
+
+def _report(action: Any) -> int:
+    try:
+        action()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _load(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from peft import PeftModel
+
+    from .export import save_lora, save_merged
+
+    model = PeftModel.from_pretrained(_load(args.model), str(args.adapter))
+    if args.format == "lora":
+        save_lora(model, args.output)
+    else:
+        save_merged(model, args.output)
+        for path in (args.model / name for name in TOKENIZER_FILES):
+            if path.is_file():
+                (args.output / path.name).write_bytes(path.read_bytes())
+    print(f"wrote {args.output}")
+
+
+def _layers(model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    from transformers.pytorch_utils import Conv1D
+
+    for key, module in model.named_modules():
+        if key.rpartition(".")[2] in names and isinstance(module, nn.Linear | Conv1D):
+            weight = module.weight.data
+            yield key, weight.T if isinstance(module, Conv1D) else weight
+
+
+def _build(store: SvdStore, args: argparse.Namespace) -> None:
+    model = _load(args.model)
+    layers = dict(_layers(model, args.modules))
+    if not layers:
+        linear = {
+            k.rpartition(".")[2] for k, m in model.named_modules() if isinstance(m, nn.Linear)
+        }
+        raise ValueError(
+            f"no layer is called {' or '.join(args.modules)}; there are {', '.join(sorted(linear))}"
+        )
+    for weight in tqdm(layers.values(), desc="SVD", unit="layer"):
+        store.get(weight, min(args.rank, *weight.shape))
+    _list(store, args)
+
+
+def _list(store: SvdStore, _: argparse.Namespace) -> None:
+    entries = store.entries()
+    for entry in reversed(entries):
+        shape = f"{entry.shape[0]}x{entry.shape[1]}"
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        print(f"{entry.key[:12]}  {shape:>11}  rank {entry.rank:5d}  "
+              f"{entry.size / 1e6:9.1f} MB  used {used}")  # fmt: skip
+    total = sum(entry.size for entry in entries) / 1e9
+    print(
+        f"{len(entries)} decompositions, {total:.2f} GB of {store.limit / 1e9:g} GB in {store.root}"
+    )
+
+
+def _clean(store: SvdStore, args: argparse.Namespace) -> None:
+    removed = store.evict(-1 if args.all else store.limit)
+    print(f"removed {len(removed)} decompositions, {sum(e.size for e in removed) / 1e9:.2f} GB")

@@ -1,0 +1,108 @@
+"""Export of a trained OSoRA adapter: as a standard LoRA adapter, or merged into the base model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils.save_and_load import get_base_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import PEFT_TYPE, OsoraConfig
+from .layer import OsoraLayer
+
+
+@torch.no_grad()
+def to_lora(
+    model: PeftModel, adapter_name: str = "default"
+) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """The LoRA adapter that is equal to an OSoRA adapter, on the original base weights.
+
+    Exact: A = V_r^T and B = diag(O) U_r diag(S) - diag(O_0) U_r diag(S_0) (with O on the input, A
+    is scaled instead), alpha = r. OSoRA+DoRA becomes LoRA with use_dora.
+
+    Returns:
+        The configuration, and the tensors as PEFT stores them (float32).
+
+    Raises:
+        ValueError: No such OSoRA adapter, or a row of zeros under DoRA (LoRA divides by its norm).
+    """
+    config = model.peft_config.get(adapter_name)
+    if not isinstance(config, OsoraConfig):
+        names = [n for n, c in model.peft_config.items() if c.peft_type == PEFT_TYPE]
+        raise ValueError(f"no OSoRA adapter {adapter_name!r}; there are: {', '.join(names)}")
+    tensors = {
+        key: tensor.detach().cpu().contiguous()
+        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
+        if ".osora_" not in key
+    }
+    ranks = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, OsoraLayer) and adapter_name in layer.osora_S:
+            tensors.update(_layer_tensors(name, layer, adapter_name))
+            ranks[name.removeprefix("base_model.model.")] = len(layer.osora_S[adapter_name])
+    return _lora_config(config, ranks), tensors
+
+
+def _layer_tensors(name: str, layer: OsoraLayer, adapter_name: str) -> dict[str, Tensor]:
+    a, b = layer.lora_factors(adapter_name)
+    tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+    if adapter_name in layer.osora_magnitude:
+        if not (layer.osora_norm0[adapter_name] > 0).all():
+            raise ValueError(f"{name} has a row of zeros, which LoRA's use_dora cannot hold")
+        tensors[f"{name}.lora_magnitude_vector"] = layer.osora_magnitude[adapter_name]
+    # a copy each: layers and adapters may share memory, which safetensors refuses
+    return {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
+
+
+def _lora_config(config: OsoraConfig, ranks: dict[str, int]) -> LoraConfig:
+    other = {re.escape(name): r for name, r in ranks.items() if r != config.r}
+    same = {
+        name: getattr(config, name)
+        for name in (
+            "r", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+            "modules_to_save", "use_dora", "fan_in_fan_out", "task_type", "inference_mode",
+            "base_model_name_or_path", "revision",
+        )
+    }  # fmt: skip
+    bias = "lora_only" if config.bias == "osora_only" else config.bias
+    return LoraConfig(
+        **same, bias=bias, lora_alpha=config.r, lora_dropout=0.0, rank_pattern=other,
+        alpha_pattern=dict(other),
+    )  # fmt: skip
+
+
+def save_lora(model: PeftModel, folder: str | Path, adapter_name: str = "default") -> None:
+    """Write `to_lora` as a folder that plain PEFT loads without this package."""
+    config, tensors = to_lora(model, adapter_name)
+    config.inference_mode = True
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, Path(folder, SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+
+
+def save_merged(model: PeftModel, folder: str | Path, adapter_name: str = "default") -> None:
+    """Write the base model with the adapter merged in (Eq. 7), as a safetensors model folder.
+
+    The model in memory ends as it was, bit for bit.
+
+    Raises:
+        ValueError: Adapters are merged already, or the merged weights would not be finite.
+    """
+    layers = [m for m in model.modules() if isinstance(m, OsoraLayer)]
+    if any(layer.merged for layer in layers):
+        raise ValueError("adapters are merged already; unmerge them first")
+    base: Any = model.get_base_model()
+    try:
+        model.merge_adapter(adapter_names=[adapter_name], safe_merge=True)
+        tensors = get_base_model_state_dict(model)
+        base.save_pretrained(folder, state_dict=tensors)
+    finally:
+        for layer in layers:
+            if layer.merged:
+                layer.unmerge()

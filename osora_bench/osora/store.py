@@ -1,0 +1,242 @@
+"""A content-addressed store of singular value decompositions.
+
+One file a weight, named by the hash of the weight's bytes: every rank, seed, method and later run
+takes a slice of the same decomposition. The store is off until it is named: by `use_store`, or by
+the environment variables OSORA_SVD_STORE (a folder) and OSORA_SVD_STORE_GB (its size limit).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .svd import Triplets, top_triplets
+
+FORMAT = "osora-svd-1"
+DEFAULT_GB = 50.0
+# Decompositions of this size and below are kept whole; above, only the part that ranks in use need.
+WHOLE_SIZE = 1024
+NAMES = Triplets._fields
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored decomposition."""
+
+    key: str
+    path: Path
+    shape: tuple[int, int]
+    rank: int
+    size: int  # bytes
+    used: float  # seconds since the epoch
+
+
+class SvdStore:
+    """Decompositions in the folder `root`, at most `limit_gb` (1e9 bytes) of them.
+
+    Several processes may share a folder: a lock for each weight makes them compute it once. A
+    damaged or foreign file is named in a warning, computed again and replaced.
+    """
+
+    def __init__(self, root: str | Path, limit_gb: float = DEFAULT_GB) -> None:
+        if not limit_gb > 0:
+            raise ValueError(f"the store's size limit must be above 0 GB, not {limit_gb}")
+        self.root = Path(root).expanduser()
+        self.limit = int(limit_gb * 1e9)
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+
+    def get(self, weight: Tensor, r: int) -> Triplets:
+        """The r largest singular triplets of `weight` (d_out, d_in), on the CPU.
+
+        In float32 (float64 for a float64 weight), read from the store or computed and stored.
+        """
+        key = content_key(weight)
+        path = self._path(key)
+        found = self._read(path, weight, r)
+        if found is not None:
+            return found
+        with self._locked(key):
+            found = self._read(path, weight, r)
+            if found is None:
+                found = self._compute(weight, r, path)
+        return found
+
+    def entries(self) -> list[Entry]:
+        """What is stored, least recently used first. Unreadable files are named in a warning."""
+        found = []
+        for path in self.root.glob("*.safetensors"):
+            try:
+                meta, _ = _header(path)
+                shape = tuple(int(n) for n in meta["shape"].split("x"))
+                stat = path.stat()
+                entry = Entry(path.stem, path, (shape[0], shape[1]), int(meta["rank"]),
+                              stat.st_size, stat.st_mtime)  # fmt: skip
+            except FileNotFoundError:  # evicted by another process
+                continue
+            except (SafetensorError, OSError, KeyError, ValueError) as error:
+                warnings.warn(f"{path} is not readable as a decomposition: {error}", stacklevel=2)
+                continue
+            found.append(entry)
+        return sorted(found, key=lambda entry: entry.used)
+
+    def evict(self, limit: int, keep: Path | None = None) -> list[Entry]:
+        """Remove the least recently used decompositions until at most `limit` bytes are left."""
+        entries = self.entries()
+        total = sum(entry.size for entry in entries)
+        removed = []
+        for entry in entries:
+            if total <= limit:
+                break
+            if entry.path != keep:
+                entry.path.unlink(missing_ok=True)
+                total -= entry.size
+                removed.append(entry)
+        return removed
+
+    def _path(self, key: str) -> Path:
+        return self.root / f"{key}.safetensors"
+
+    @contextlib.contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        # The kernel drops the lock when its holder dies. The file stays: removing it would let a
+        # third process lock a new file of the same name while a second still waits on this one.
+        with (self.root / "locks" / key).open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _compute(self, weight: Tensor, r: int, path: Path) -> Triplets:
+        whole = min(weight.shape)
+        stored = whole if whole <= WHOLE_SIZE else max(r, whole // 4)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        found = top_triplets(weight, stored)
+        full = Triplets(*(t.to("cpu", dtype) for t in found))
+        try:
+            self._write(path, full, weight)
+            self.evict(self.limit, keep=path)
+        except OSError as error:
+            warnings.warn(f"cannot store a decomposition as {path}: {error}", stacklevel=2)
+        return _head(full, r)
+
+    def _write(self, path: Path, found: Triplets, weight: Tensor) -> None:
+        # u is stored transposed: the first r rows of each tensor then are one piece of the file
+        tensors = {"u": found.u.T.contiguous(), "s": found.s, "vh": found.vh}
+        metadata = {
+            "format": FORMAT,
+            "key": path.stem,
+            "shape": "x".join(str(n) for n in weight.shape),
+            "rank": str(len(found.s)),
+            "sha256": _digest(tensors),
+        }
+        handle, name = tempfile.mkstemp(dir=self.root, prefix=".new-")
+        os.close(handle)
+        try:
+            save_file(tensors, name, metadata=metadata)
+            with Path(name).open("rb") as file:
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _read(self, path: Path, weight: Tensor, r: int) -> Triplets | None:
+        """The stored triplets, None if there are none of this rank or the file is not sound."""
+        try:
+            meta, tensors = _header(path, load=True)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            warnings.warn(f"{path} is damaged ({error}); it is computed again", stacklevel=3)
+            return None
+        expected = (path.stem, "x".join(str(n) for n in weight.shape))
+        if (meta["key"], meta["shape"]) != expected or _digest(tensors) != meta["sha256"]:
+            warnings.warn(
+                f"{path} is not what its name or checksum says; it is computed again", stacklevel=3
+            )
+            return None
+        if int(meta["rank"]) < r:
+            return None
+        os.utime(path)
+        return _head(Triplets(tensors["u"].T, tensors["s"], tensors["vh"]), r)
+
+
+def _header(path: Path, load: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata of a stored file, and its (memory-mapped) tensors if asked for."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with safe_open(path, framework="pt") as file:
+        meta: dict[str, str] = file.metadata() or {}
+        if meta.get("format") != FORMAT:
+            raise ValueError(f"its format is {meta.get('format')!r}, not {FORMAT!r}")
+        missing = {"key", "shape", "rank", "sha256"} - set(meta) | set(NAMES) - set(file.keys())
+        if missing:
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        return meta, {name: file.get_tensor(name) for name in NAMES} if load else {}
+
+
+def _head(found: Triplets, r: int) -> Triplets:
+    return Triplets(found.u[:, :r], found.s[:r], found.vh[:r])
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in NAMES:
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The tensor's bytes as a buffer, also for types that NumPy lacks."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def content_key(weight: Tensor) -> str:
+    """Hash of dtype, shape and bytes of a weight (d_out, d_in)."""
+    digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)} ".encode())
+    digest.update(_bytes(weight))
+    return digest.hexdigest()
+
+
+_chosen: ContextVar[SvdStore | None] = ContextVar("osora_svd_store", default=None)
+
+
+@contextlib.contextmanager
+def use_store(store: SvdStore | None) -> Iterator[None]:
+    """Within the block, decompositions come from `store` (None: the environment's, if any)."""
+    token = _chosen.set(store)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def current_store() -> SvdStore | None:
+    """The store in use: that of `use_store`, else that of OSORA_SVD_STORE, else none."""
+    store = _chosen.get()
+    root = os.environ.get("OSORA_SVD_STORE")
+    if store is not None or not root:
+        return store
+    return SvdStore(root, float(os.environ.get("OSORA_SVD_STORE_GB", DEFAULT_GB)))
+
+
+def decompose(weight: Tensor, r: int) -> Triplets:
+    """The r largest singular triplets of `weight` on its device, from the store if one is in use.
+
+    In float32 (float64 for a float64 weight); accuracy and errors as `top_triplets`.
+    """
+    store = current_store()
+    found = top_triplets(weight, r) if store is None else store.get(weight, r)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return Triplets(*(t.to(weight.device, dtype) for t in found))
