@@ -112,7 +112,7 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
     model = _kept(cfg["model"], config.ModelConfig)
     place = paths.resolve(model["path"])
     if place is not None:
-        model = {**model, "path": fingerprint(place), "revision": None}
+        model = {**model, "path": _content(place, model["path"]), "revision": None}
     suite = _kept(cfg["eval"], config.EvalConfig)
     suite["datasets"] = [
         {**_kept(d, config.DatasetConfig), "files": [_data_fingerprint(f) for f in d["files"]]}
@@ -132,7 +132,12 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data_fingerprint(path: str) -> str:
-    place = paths.data_file(path)
+    return _content(paths.data_file(path), path)
+
+
+def _content(place: Path, path: str) -> str:
+    """A fingerprint, or a mark that lets a plan be made where the files are not; no cell can run
+    under it, since the files are required before anything starts."""
     return fingerprint(place) if place.exists() else f"absent:{path}"
 
 

@@ -3,11 +3,14 @@
 Layouts, after the paper's tables:
     methods  rows model x method, one column for each dataset, then Avg. (Tables 1 and 2)
     ranks    rows rank, columns method, the value is Avg. (Table 3)
+    rates    the same with rows learning rate
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,7 @@ from osora_bench.plan import Cell, Experiment, TableSpec, trains
 from osora_bench.record import read_ledger
 
 CENT = Decimal("0.01")
-NO_SUCH_RANK = "-"
-LAYOUTS = ("methods", "ranks")
+NOT_IN_GRID = "-"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def mean(values: Sequence[Decimal]) -> Decimal:
 
 @dataclass(frozen=True)
 class Row:
-    """The finished runs of one (model, method, rank): one accuracy by dataset and seed."""
+    """Cells that differ in their seed only, with the runs that have finished."""
 
     cell: Cell
     runs: list[dict[str, Any]]
@@ -79,10 +81,9 @@ class Row:
 
 def rows(cells: Sequence[Cell], records: dict[str, dict[str, Any]]) -> list[Row]:
     """Cells grouped over their seeds, in the order of the experiment."""
-    grouped: dict[tuple[str, str, int | None], Row] = {}
+    grouped: dict[str, Row] = {}
     for cell in cells:
-        config = cell.config
-        key = (config["model"]["name"], config["method"]["name"], config["method"]["rank"])
+        key = json.dumps({k: v for k, v in cell.config.items() if k != "seed"}, sort_keys=True)
         row = grouped.setdefault(key, Row(cell, []))
         if cell.run_id in records:
             row.runs.append(records[cell.run_id])
@@ -104,10 +105,14 @@ def build(experiment: Experiment, cells: Sequence[Cell]) -> tuple[list[Table], l
     return made, damaged
 
 
-def _layout(name: str) -> Any:
-    layouts = {"methods": by_method, "ranks": by_rank}
+def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
+    layouts: dict[str, Callable[[str, TableSpec, Sequence[Row]], Table]] = {
+        "methods": by_method,
+        "ranks": partial(by_value, "r", lambda config: config["method"]["rank"]),
+        "rates": partial(by_value, "Rate", lambda config: config["trainer"]["learning_rate"]),
+    }
     if name not in layouts:
-        raise UserError(unknown("table layout", name, LAYOUTS))
+        raise UserError(unknown("table layout", name, layouts))
     return layouts[name]
 
 
@@ -151,7 +156,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
         chosen.sort(key=lambda row: _position(row, spec.methods or []))
     models = [row.cell.config["model"]["label"] for row in chosen]
     frame: dict[str, list[str]] = {
-        "Model": [m if i == 0 or models[i - 1] != m else "" for i, m in enumerate(models)],
+        "Model": models,
         "Method": [row.cell.config["method"]["label"] for row in chosen],
     }
     if len({row.cell.config["method"]["rank"] for row in chosen}) > 1 and spec.select is not None:
@@ -176,27 +181,36 @@ def _position(row: Row, methods: Sequence[str]) -> tuple[str, int]:
 def _params(row: Row) -> str:
     if not trains(row.cell.config):
         return "0"
-    return f"{row.runs[0]['parameters']['trainable']:,}" if row.runs else ""
+    return str(row.runs[0]["parameters"]["trainable"]) if row.runs else ""
 
 
-def by_rank(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
-    """Table 3: a row a rank, a column a method; "-" where the grid has no such rank."""
-    chosen = [r for r in all_rows if _selected(r, spec) and r.cell.config["method"]["rank"]]
-    methods = spec.methods or list(dict.fromkeys(r.cell.config["method"]["name"] for r in chosen))
+def by_value(
+    heading: str,
+    value_of: Callable[[dict[str, Any]], Any],
+    name: str,
+    spec: TableSpec,
+    all_rows: Sequence[Row],
+) -> Table:
+    """Table 3: a row a rank, a column a method, Avg. inside; "-" where the grid has no such cell.
+
+    `value_of` takes what varies down the rows from a configuration, rank or another value; cells
+    that have none are left out.
+    """
+    chosen = [r for r in all_rows if _selected(r, spec) and value_of(r.cell.config) is not None]
     labels = {r.cell.config["method"]["name"]: r.cell.config["method"]["label"] for r in chosen}
-    ranks = sorted({r.cell.config["method"]["rank"] for r in chosen})
-    cells = {(r.cell.config["method"]["name"], r.cell.config["method"]["rank"]): r for r in chosen}
-    frame: dict[str, list[str]] = {"r": [str(rank) for rank in ranks]}
+    values = sorted({value_of(r.cell.config) for r in chosen})
+    cells = {(r.cell.config["method"]["name"], value_of(r.cell.config)): r for r in chosen}
+    frame: dict[str, list[str]] = {heading: [str(value) for value in values]}
     columns: dict[str, list[list[Decimal]]] = {}
-    for method in methods:
-        found = [cells.get((method, rank)) for rank in ranks]
+    for method in spec.methods or list(labels):
+        found = [cells.get((method, value)) for value in values]
         label = labels.get(method, method)
         columns[label] = [row.averages() if row else [] for row in found]
         frame[label] = [
-            _show(values) if row else NO_SUCH_RANK
-            for row, values in zip(found, columns[label], strict=True)
+            _show(averages) if row else NOT_IN_GRID
+            for row, averages in zip(found, columns[label], strict=True)
         ]
-    best = _best([""] * len(ranks), columns).reindex(columns=list(frame), fill_value=False)
+    best = _best([""] * len(values), columns).reindex(columns=list(frame), fill_value=False)
     return Table(name, spec.title, pd.DataFrame(frame), best, _notes(chosen))
 
 
@@ -223,9 +237,20 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     return notes
 
 
+def _for_reading(frame: pd.DataFrame) -> pd.DataFrame:
+    """A model named once for its rows, as in the paper, and parameters with thousands marked."""
+    shown = frame.copy()
+    if "Model" in shown:
+        shown["Model"] = shown["Model"].mask(shown["Model"].eq(shown["Model"].shift()), "")
+    if "Params" in shown:
+        shown["Params"] = [f"{int(text):,}" if text else "" for text in shown["Params"]]
+    return shown
+
+
 def markdown(table: Table) -> str:
     """GitHub's table syntax, aligned so that a terminal shows it as well."""
-    shown = table.frame.where(~table.best, "**" + table.frame + "**")
+    plain = _for_reading(table.frame)
+    shown = plain.where(~table.best, "**" + plain + "**")
     body = shown.to_markdown(
         index=False, disable_numparse=True, colalign=_alignment(table, "left", "right")
     )
@@ -235,7 +260,7 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     r"""A booktabs table that compiles as it stands with `\usepackage{booktabs}`."""
     escapes = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"})
-    plain = table.frame.map(lambda text: text.translate(escapes))
+    plain = _for_reading(table.frame).map(lambda text: text.translate(escapes))
     shown = plain.where(~table.best, r"\textbf{" + plain + "}")
     return str(
         shown.to_latex(

@@ -1,0 +1,45 @@
+"""Shared by all tests: no hub, a ledger and runs folder of one's own, one session a process."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+from osora_bench import plan
+from osora_bench.compose import compose, composer, resolve
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[str]:
+    """Overrides that keep a test's records and runs in its own folder."""
+    return [f"ledger={tmp_path}/ledger", f"runs={tmp_path}/runs"]
+
+
+QUICK = [
+    "trainer.max_steps=2",
+    "eval.datasets.0.limit=6",
+    "eval.datasets.1.limit=6",
+]
+"""Two steps and twelve questions: enough to see a cell through."""
+
+
+@pytest.fixture
+def make_cell(places):
+    """Compose one cell from overrides, in the test's own places."""
+
+    def make(*overrides: str) -> plan.Cell:
+        chosen = [*places, *overrides]
+        with composer():
+            return plan.cell(resolve(compose(chosen, "test"), "test"), chosen)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def session():
+    from osora_bench.run import session
+
+    return session()

@@ -1,0 +1,109 @@
+"""The commands as a person meets them: what they say, how they end, how fast they start."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from osora_bench import cli
+from osora_bench.__main__ import main as cell_main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of its own: relative places (runs/, data/) land there."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_plan_lists_every_cell_with_its_state(here, capsys):
+    assert cli.main(["plan", "experiment=demo"]) == 0
+    out = capsys.readouterr().out
+    assert "missing  toy osora r=64 seed=0" in out
+    assert out.splitlines()[-1] == "17 cells: 17 missing"
+
+
+def test_plan_as_json(here, capsys):
+    assert cli.main(["plan", "experiment=table3", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed) == 14
+    assert listed[0]["label"] == "qwen2-7b lora r=2 seed=42"
+
+
+def test_tables_without_records_render(here, capsys):
+    assert cli.main(["tables", "experiment=demo", "out=shown"]) == 0
+    assert "No run has finished yet." in capsys.readouterr().out
+    assert {p.suffix for p in (here / "shown").iterdir()} == {".md", ".csv", ".tex"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pln"], "unknown verb 'pln'. Did you mean 'plan'"),
+        (["plan"], "name one experiment: experiment=NAME. Valid: demo"),
+        (["plan", "experiment=tabel3"], "Did you mean 'table3'"),
+        (["run", "experiment=demo", "trainer.lr=1"], "unknown key 'trainer.lr'"),
+        (["tables", "experiment=demo", "seed=1"], "says which models, methods, ranks and seeds"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_a_message(here, capsys, argv, message):
+    assert cli.main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", str(here / "data"))
+    monkeypatch.setenv("HF_HOME", str(here / "hub"))
+    assert cli.main(["run", "experiment=table3", f"ledger={here}/ledger"]) == 2
+    error = capsys.readouterr().err
+    assert "nothing was started" in error
+    assert "the weights of Qwen/Qwen2-7B are not on this machine" in error
+    assert "gpqa_main.csv: no such file" in error
+    assert "make sweep-rank MODEL=toy" in error
+    assert not (here / "runs" / "cells").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.rank=65"], "the largest rank for osora here is 64"),
+        (["method=pissa", "method.rank=65"], "the largest rank for pissa here is 64"),
+        (["model.target_modules=[q_prj]"], "'q_prj' matches no module. Linear layers here:"),
+        (["model.target_modules=[embed]"], "'embed' matches no module"),
+        (["method=lora", "method.peft.lora_alpa=3"], "lora_alpa"),
+        (["method.peft._target_=peft.NoConfig"], "NoConfig"),
+        (["model.path=./nowhere"], "model toy: no folder"),
+        (["task.sources.0.rows=7"], "1500 rows, but the configuration says 7"),
+        (["task.sources.0.path=toy.jsonl"], "toy.jsonl: no such file"),
+        (["eval.datasets.0.questions=7"], "gsm8k-toy has 500 questions, expected 7"),
+        (["eval.datasets.0.config=gsm8k_gem_1d7fe4"], "Did you mean 'gsm8k_gen_1d7fe4'"),
+        (["eval.datasets.0.name=gsm"], "unknown dataset 'gsm'"),
+        (["runs=/proc/nowhere"], "/proc/nowhere: cannot write there"),
+        (["device=cuda"], "device=cuda, but torch sees no CUDA device"),
+    ],
+)
+def test_bad_input_is_refused_before_a_model_is_loaded(here, capsys, overrides, message, session):
+    loads = session.workspace.loads
+    assert cell_main(overrides) == 2
+    assert message in capsys.readouterr().err
+    assert session.workspace.loads == loads
+    assert not (here / "runs" / "cells").exists()
+
+
+def test_a_rank_above_the_layer_is_fine_where_the_method_allows_it(make_cell):
+    from osora_bench import preflight
+
+    preflight.check([make_cell("method=lora", "method.rank=200")])
+    preflight.check([make_cell("method=vera", "method.rank=200")])
+
+
+@pytest.mark.parametrize("verb", ["plan", "tables"])
+def test_planning_and_tables_import_no_torch(here, verb):
+    code = (
+        "import sys; from osora_bench.cli import main; "
+        f"status = main(['{verb}', 'experiment=demo']); "
+        "heavy = {'torch', 'transformers', 'peft', 'opencompass'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,86 @@
+"""Every YAML composes and validates; every mistake is told with the valid choices."""
+
+import pytest
+
+from osora_bench import config, paths
+from osora_bench.compose import check_overrides, compose, composer, group_choices, resolve
+from osora_bench.errors import UserError
+from osora_bench.plan import expand, load_experiment
+
+MEMBERS = [(group, name) for group in config.GROUPS for name in group_choices(group)]
+EXPERIMENTS = sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict:
+    with composer():
+        return resolve(compose(overrides, "test"), "test")
+
+
+@pytest.mark.parametrize(("group", "name"), MEMBERS)
+def test_every_file_composes_and_is_named_like_its_file(group, name):
+    chosen = [f"{group}={name}"]
+    if group == "task":  # by default suite and recipe are named like the task
+        chosen += ["eval=toy", "trainer=toy"]
+    cfg = composed(*chosen)
+    if "name" in cfg[group]:
+        assert cfg[group]["name"] == name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_expands(name):
+    cells = expand(name)
+    assert len(cells) == len({cell.run_id for cell in cells}) > 0
+    assert load_experiment(name).tables
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model=lama"], ["unknown model 'lama'", "qwen2-7b", "toy"]),
+        (["method=lora2"], ["unknown method 'lora2'", "Did you mean 'lora'", "vera"]),
+        (["task=mth"], ["unknown task 'mth'", "toy"]),
+        (["method=lora,dorra"], ["unknown method 'dorra'", "Did you mean 'dora'"]),
+        (["trainer.learning_rat=1"], ["unknown key", "Did you mean 'trainer.learning_rate'"]),
+        (["sed=1"], ["unknown key 'sed'", "seed"]),
+        (["+trainer.nesterov=true"], ["unknown key 'trainer.nesterov'"]),
+    ],
+)
+def test_unknown_names_are_refused_with_the_valid_ones(overrides, parts):
+    with pytest.raises(UserError) as caught:
+        check_overrides(overrides)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.rank=0", "method.rank=0 for osora: a rank is at least 1"),
+        ("method.rank=-4", "method.rank=-4 for osora: a rank is at least 1"),
+        ("trainer.batch_size=0", "trainer.batch_size=0: must be at least 1"),
+        ("trainer.learning_rate=0", "must be above 0"),
+        ("trainer.micro_batch_size=5", "no multiple of trainer.micro_batch_size=5"),
+        ("model.dtype=int8", "unknown model.dtype 'int8'"),
+        ("task.loss_on=prompt", "Valid: answer, text"),
+        ("model.target_modules=[]", "name at least one module"),
+        ("seed=-1", "seed=-1: must be between"),
+        ("eval.datasets.0.limit=0", "limit=0: must be at least 1"),
+        ("method.peft.r=3", "method.rank=64 has no effect"),
+        ("seed=abc", "seed"),
+    ],
+)
+def test_impossible_values_are_refused(override, message):
+    with pytest.raises(UserError, match=None) as caught:
+        composed(override)
+    assert message in str(caught.value)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(UserError) as caught:
+        composed("method.rank=0", "trainer.batch_size=-1")
+    assert "method.rank=0" in str(caught.value)
+    assert "trainer.batch_size=-1" in str(caught.value)
+
+
+def test_a_method_without_adapter_takes_no_rank():
+    with pytest.raises(UserError, match="'none' has no adapter, so no rank"):
+        composed("method=none", "method.rank=4")

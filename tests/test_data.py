@@ -1,0 +1,125 @@
+"""Training rows: what is refused, and which tokens carry the loss."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from osora_bench import data, paths
+from osora_bench.data import Dialogue
+from osora_bench.errors import UserError
+
+
+def jsonl(tmp_path, *lines):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def source(path, **more):
+    return {"path": path, "rows": 2, "prompt": "{q}", "response": "{a}", "options": None, **more}
+
+
+def test_a_missing_file_names_the_data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=rf"{tmp_path}/x.jsonl: no such file. OSORA_DATA names"):
+        data.read_rows("x.jsonl", 1)
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = jsonl(tmp_path, '{"q": 1}', '{"q": ')
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: not JSON"):
+        data.read_rows(path, 2)
+
+
+def test_a_line_that_is_no_object_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"line 1: not a JSON object"):
+        data.read_rows(jsonl(tmp_path, "[1]"), 1)
+
+
+def test_another_number_of_rows_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"1 rows, but the configuration says 2"):
+        data.read_rows(jsonl(tmp_path, "{}"), 2)
+
+
+def test_a_csv_with_a_short_row_is_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("q,a\n1,2\n3\n")
+    with pytest.raises(UserError, match=r"row 2: another number of columns"):
+        data.read_rows(str(path), 2)
+
+
+def test_an_unknown_kind_of_file_names_those_that_can_be_read(tmp_path):
+    (tmp_path / "rows.tsv").write_text("")
+    with pytest.raises(UserError, match=r"Valid: .csv, .jsonl"):
+        data.read_rows(str(tmp_path / "rows.tsv"), 0)
+
+
+def test_a_template_without_its_column_names_the_row_and_its_columns(tmp_path):
+    path = jsonl(tmp_path, '{"q": 1, "a": 2}', '{"q": 1, "b": 2}')
+    with pytest.raises(UserError, match=r"row 2: the template asks for 'a'; the row has b, q"):
+        data.dialogues({"sources": [source(path)], "max_rows": None}, 0)
+
+
+def test_options_are_shuffled_by_the_seed_and_the_letter_follows(tmp_path):
+    rows = [json.dumps({"good": f"right{i}", "x": f"x{i}", "y": f"y{i}"}) for i in range(60)]
+    task = {
+        "sources": [
+            source(
+                jsonl(tmp_path, *rows),
+                rows=60,
+                prompt="{A} {B} {C}",
+                response="{answer}",
+                options=["good", "x", "y"],
+            )
+        ],
+        "max_rows": None,
+    }
+    made = data.dialogues(task, 0)
+    for pair in made:
+        assert pair.prompt.split()["ABC".index(pair.response)].startswith("right")
+    assert {pair.response for pair in made} == {"A", "B", "C"}
+    assert data.dialogues(task, 0) == made
+    assert data.dialogues(task, 1) != made
+
+
+def test_rows_are_drawn_by_the_seed_without_repetition(tmp_path):
+    rows = [json.dumps({"q": i, "a": i}) for i in range(50)]
+    task = {"sources": [source(jsonl(tmp_path, *rows), rows=50)], "max_rows": 20}
+    drawn = [data.dialogues(task, seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len({pair.prompt for pair in drawn[0]}) == 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(paths.resolve("pkg://osora_bench.toy/model"))
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_loss_is_on_the_text_or_on_the_answer_alone(tokenizer, chat):
+    pairs = [Dialogue("Add 12 and 30.", "12+30=42")]
+    settings = {"chat": chat, "max_length": 99}
+    (text,) = data.tokenise(pairs, tokenizer, loss_on="text", **settings).rows
+    (answer,) = data.tokenise(pairs, tokenizer, loss_on="answer", **settings).rows
+    assert text["labels"] == text["input_ids"] == answer["input_ids"]
+    kept = [label for label in answer["labels"] if label != data.IGNORED_LABEL]
+    assert tokenizer.decode(kept) == "12+30=42" + tokenizer.eos_token
+    assert answer["labels"][: -len(kept)] == [data.IGNORED_LABEL] * (
+        len(text["labels"]) - len(kept)
+    )
+
+
+def test_rows_are_cut_at_max_length_and_counted(tokenizer):
+    pairs = [Dialogue("Add 12 and 30.", "12+30=42"), Dialogue("a", "b")]
+    cut = data.tokenise(pairs, tokenizer, chat=True, loss_on="text", max_length=8)
+    assert [len(row["input_ids"]) for row in cut.rows] == [8, 5]
+    assert cut.truncated == 1
+
+
+def test_a_row_with_no_answer_left_is_not_trained_on(tokenizer):
+    pairs = [Dialogue("Add 12 and 30.", "12+30=42"), Dialogue("a", "b")]
+    cut = data.tokenise(pairs, tokenizer, chat=True, loss_on="answer", max_length=6)
+    assert len(cut.rows) == cut.truncated == 1
+    with pytest.raises(UserError, match=r"max_length=2 leaves no row"):
+        data.tokenise(pairs, tokenizer, chat=True, loss_on="answer", max_length=2)

@@ -1,0 +1,171 @@
+"""Cells end to end: same seed same record, base weights as loaded, failures apart."""
+
+import json
+
+import peft
+import pytest
+import torch
+from conftest import QUICK
+from hydra.utils import instantiate
+
+from osora_bench import models, paths, record, run
+from osora_bench.compose import group_choices
+
+ADAPTERS = [m for m in group_choices("method") if m != "none"]
+
+
+def numbers(cell, made=None):
+    """A record without its block of measured costs (and the checksum that covers it)."""
+    body = made or record.read(cell.record)
+    return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_every_method_builds_its_adapter_with_the_rank_it_is_given(make_cell, method):
+    cell = make_cell(f"method={method}", "method.rank=4")
+    base = models.Workspace().base(cell.config)
+    layers = models.adapted_layers(base.model, cell.config["model"]["target_modules"])
+    adapted = peft.get_peft_model(
+        base.model, instantiate(cell.config["method"]["peft"], _convert_="all")
+    )
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    formula = {
+        "lora": lambda out, into: 4 * (out + into),
+        "dora": lambda out, into: 4 * (out + into) + out,
+        "pissa": lambda out, into: 4 * (out + into),
+        "vera": lambda out, into: 4 + out,
+        "osora": lambda out, into: 4 + out,
+    }
+    if method in formula:
+        assert trainable == sum(formula[method](*shape) for shape in layers.values())
+    else:
+        assert 0 < trainable < sum(4 + 2 * max(shape) for shape in layers.values())
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "dora", "pissa", "vera", "osora"])
+def test_a_cell_leaves_one_whole_record(make_cell, session, method):
+    cell = make_cell(f"method={method}", *QUICK)
+    assert run.attempt(cell)
+    made = record.read(cell.record)
+    assert made["config"]["method"]["name"] == method
+    assert set(made["scores"]) == {"gsm8k-toy", "commonsenseqa-toy"}
+    for score in made["scores"].values():
+        assert (score["n"], score["questions"]) == (6, 500)
+        assert sum(record.unpack(score["right"], score["n"])) == score["k"]
+    if method == "none":
+        assert made["training"] is None
+    else:
+        assert made["training"]["steps"] == 2
+        assert [step for step, _ in made["training"]["loss"]] == [1, 2]
+        assert made["parameters"]["trainable"] > 0
+        assert made["parameters"]["adapter_bytes"] > 0
+    assert str(paths.ROOT) not in cell.record.read_text()
+
+
+def test_one_seed_gives_one_record_and_another_seed_another(make_cell, tmp_path, session):
+    def made(where, seed, before=()):
+        chosen = [f"ledger={tmp_path}/{where}", f"runs={tmp_path}/{where}", f"seed={seed}", *QUICK]
+        for method in before:  # what ran before in the process must not matter
+            assert run.attempt(make_cell(*chosen, f"method={method}", "method.rank=4"))
+        cell = make_cell(*chosen, "method=lora", "trainer.max_steps=4")
+        assert run.attempt(cell)
+        adapter = peft.load_peft_weights(str(cell.paths.adapter))
+        return numbers(cell), adapter
+
+    first, weights = made("a", 0)
+    again, same_weights = made("b", 0, before=["pissa", "vera"])
+    other, _ = made("c", 1)
+    assert first == again
+    assert all(torch.equal(weights[name], same_weights[name]) for name in weights)
+    assert other["run_id"] != first["run_id"]
+    assert other["training"]["loss"] != first["training"]["loss"]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "pissa", "vera", "osora"])
+def test_the_next_cell_finds_the_base_weights_as_loaded(make_cell, session, method):
+    cell = make_cell(f"method={method}", "method.rank=8", *QUICK)
+    fresh = {
+        n: t.clone() for n, t in models.Workspace().base(cell.config).model.state_dict().items()
+    }
+    assert run.attempt(cell)
+    after = session.workspace.base(cell.config).model
+    assert after.state_dict().keys() == fresh.keys()
+    assert all(torch.equal(t, fresh[n]) for n, t in after.state_dict().items())
+    assert not hasattr(after, "peft_config")
+    assert all(p.grad is None for p in after.parameters())
+
+
+def test_the_base_model_is_loaded_once_for_cells_that_leave_it_alone(make_cell, session):
+    session.workspace.base(make_cell().config)
+    loads = session.workspace.loads
+    for method in ("lora", "vera", "osora"):
+        assert run.attempt(make_cell(f"method={method}", "method.rank=4", *QUICK))
+    assert session.workspace.loads == loads
+
+
+def test_training_lowers_the_loss(make_cell, session):
+    cell = make_cell("method=lora", *QUICK, "trainer.max_steps=40", "trainer.learning_rate=3e-3")
+    assert run.attempt(cell)
+    curve = record.read(cell.record)["training"]["loss"]
+    assert curve[-1][1] < 0.7 * curve[0][1]
+
+
+def test_a_failure_is_kept_beside_the_run_and_stops_no_other_cell(
+    make_cell, session, monkeypatch, capsys
+):
+    bad, good = make_cell("method=lora", *QUICK), make_cell("method=vera", *QUICK)
+    real = peft.get_peft_model
+
+    def get_peft_model(model, config):
+        if config.peft_type == peft.PeftType.LORA:
+            raise RuntimeError("no such luck")
+        return real(model, config)
+
+    monkeypatch.setattr(peft, "get_peft_model", get_peft_model)
+    assert run.run_missing([bad, good]) == run.FAILED
+    assert (bad.state, good.state) == ("failed", "done")
+    assert json.loads(bad.paths.failure.read_text())["error"] == "RuntimeError: no such luck"
+    assert "FAILED, RuntimeError: no such luck" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert run.run_missing([bad, good]) == run.OK
+    assert bad.state == "done"
+    assert not bad.paths.failure.exists()
+
+
+def test_what_is_done_is_not_run_again(make_cell, session, capsys, monkeypatch):
+    cell = make_cell("method=osora", *QUICK)
+    assert run.run_missing([cell]) == run.OK
+    before = cell.record.read_bytes()
+    monkeypatch.setattr(run, "session", lambda: pytest.fail("nothing is left to run"))
+    assert run.run_missing([cell]) == run.OK
+    assert cell.record.read_bytes() == before
+    assert "1 cells: 1 done, 0 to run" in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_left_alone_and_said(make_cell, session, capsys):
+    cell = make_cell("method=osora", *QUICK)
+    cell.ledger.mkdir(parents=True)
+    cell.record.write_text("{")
+    assert run.run_missing([cell]) == run.FAILED
+    assert cell.record.read_text() == "{"
+    assert "is damaged and left alone" in capsys.readouterr().out
+
+
+def test_a_multirun_is_one_process_and_one_record_a_cell(tmp_path, monkeypatch, session):
+    from osora_bench.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    loads = session.workspace.loads
+    argv = ["-m", "method=lora,osora", "seed=0,1", "method.rank=4", *QUICK]
+    assert main(argv) == run.OK
+    assert len(list((tmp_path / "runs" / "ledger").glob("*.json"))) == 4
+    assert session.workspace.loads <= loads + 1
+
+
+def test_a_cell_that_fails_in_a_multirun_stops_no_other(tmp_path, monkeypatch, session, capsys):
+    from osora_bench.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["-m", "method=pissa,osora", "method.rank=65,8", *QUICK]) == run.MISTAKE
+    assert len(list((tmp_path / "runs" / "ledger").glob("*.json"))) == 2
+    assert "the largest rank for pissa here is 64" in capsys.readouterr().err
