@@ -41,12 +41,13 @@ def to_lora(
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
         if ".osora_" not in key
     }
-    ranks = {}
+    ranks, turned = {}, False
     for name, layer in model.named_modules():
         if isinstance(layer, OsoraLayer) and adapter_name in layer.osora_S:
             tensors.update(_layer_tensors(name, layer, adapter_name))
             ranks[name.removeprefix("base_model.model.")] = len(layer.osora_S[adapter_name])
-    return _lora_config(config, ranks), tensors
+            turned = turned or layer.fan_in_fan_out
+    return _lora_config(config, ranks, turned), tensors
 
 
 def _layer_tensors(name: str, layer: OsoraLayer, adapter_name: str) -> dict[str, Tensor]:
@@ -60,21 +61,26 @@ def _layer_tensors(name: str, layer: OsoraLayer, adapter_name: str) -> dict[str,
     return {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
 
 
-def _lora_config(config: OsoraConfig, ranks: dict[str, int]) -> LoraConfig:
+def _lora_config(config: OsoraConfig, ranks: dict[str, int], fan_in_fan_out: bool) -> LoraConfig:
     other = {re.escape(name): r for name, r in ranks.items() if r != config.r}
     same = {
         name: getattr(config, name)
         for name in (
             "r", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-            "modules_to_save", "use_dora", "fan_in_fan_out", "task_type", "inference_mode",
+            "modules_to_save", "use_dora", "task_type", "inference_mode",
             "base_model_name_or_path", "revision",
         )
     }  # fmt: skip
     bias = "lora_only" if config.bias == "osora_only" else config.bias
     return LoraConfig(
-        **same, bias=bias, lora_alpha=config.r, lora_dropout=0.0, rank_pattern=other,
+        **same,
+        bias=bias,
+        fan_in_fan_out=fan_in_fan_out,
+        lora_alpha=config.r,
+        lora_dropout=0.0,
+        rank_pattern=other,
         alpha_pattern=dict(other),
-    )  # fmt: skip
+    )
 
 
 def save_lora(model: PeftModel, folder: str | Path, adapter_name: str = "default") -> None:

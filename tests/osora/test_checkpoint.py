@@ -1,0 +1,211 @@
+"""Checkpoints: what is in them, and what is refused on loading."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from osora_bench.osora import OsoraConfig
+
+from .conftest import VARIANTS, disturb, logits, make_base, make_inputs
+from .test_peft_features import config, same_weights
+
+FILE = "adapter_model.safetensors"
+Tensors = dict[str, torch.Tensor]
+
+
+def saved(folder: Path, family: str = "llama", **options: Any) -> torch.Tensor:
+    """Save a disturbed adapter; return its logits."""
+    model = peft.get_peft_model(make_base(family), config(family, **options)).eval()
+    disturb(model)
+    model.save_pretrained(folder)
+    return logits(model, make_inputs(family))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("projection", [False, True])
+def test_content(variant: str, projection: bool, tmp_path: Path) -> None:
+    options = {**VARIANTS[variant], "save_projection": projection}
+    saved(tmp_path, **options)
+    kinds = {name.rsplit(".", 1)[1] for name in load_file(tmp_path / FILE)}
+    expected = {"osora_S", "osora_O", "osora_fingerprint"}
+    expected |= {"osora_magnitude"} if options.get("use_dora") else set()
+    expected |= {"osora_O0"} if options.get("o_init") == "gaussian" else set()
+    expected |= {"osora_U", "osora_V", "osora_S0"} if projection else set()
+    assert kinds == expected
+
+
+def test_size_for_mistral_7b_is_below_one_megabyte(tmp_path: Path) -> None:
+    """The shapes of Mistral-7B, on the meta device; then written as zeros of the same sizes."""
+    with torch.device("meta"):
+        attention = {"q_proj": nn.Linear(4096, 4096), "v_proj": nn.Linear(4096, 1024)}
+        layers = [nn.ModuleDict({"self_attn": nn.ModuleDict(attention)}) for _ in range(32)]
+        layers = [copy.deepcopy(layer) for layer in layers]
+        base = nn.ModuleDict({"model": nn.ModuleDict({"layers": nn.ModuleList(layers)})})
+    model = peft.get_peft_model(base, OsoraConfig(r=512, target_modules=["q_proj", "v_proj"]))
+    assert model.get_nb_trainable_parameters()[0] == 196_608  # Table 5
+    state = peft.get_peft_model_state_dict(model)
+    save_file({k: torch.zeros(t.shape, dtype=t.dtype) for k, t in state.items()}, tmp_path / FILE)
+    assert (tmp_path / FILE).stat().st_size < 1_000_000
+
+
+def test_projection_is_taken_from_the_file_on_a_base_of_other_precision(tmp_path: Path) -> None:
+    after = saved(tmp_path / "a", save_projection=True)
+    saved(tmp_path / "b")
+    base = make_base("llama", torch.bfloat16)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "a").eval()
+    here = logits(loaded, make_inputs("llama")).float()
+    assert (here - after).abs().max() < 0.05 * after.abs().max()
+    stored = load_file(tmp_path / "a" / FILE)
+    for name, buffer in loaded.named_buffers():
+        if name.endswith(".osora_U.default"):
+            assert torch.equal(buffer, stored[name.removesuffix(".default")])
+    with pytest.raises(ValueError, match="trained on other base weights.*entries do not"):
+        PeftModel.from_pretrained(base, tmp_path / "b")
+
+
+def refuse(folder: Path, match: str, base: Any | None = None) -> None:
+    """Loading `folder` fails on a fresh base and on an adapted one, and changes neither."""
+    base = make_base("llama", seed=0) if base is None else base
+    state = copy.deepcopy(base.state_dict())
+    inputs = make_inputs("llama")
+    before = logits(base, inputs)
+    flags = [p.requires_grad for p in base.parameters()]
+    kinds = [type(m) for m in base.modules()]
+    with pytest.raises(ValueError, match=match):
+        PeftModel.from_pretrained(base, folder)
+    assert same_weights(base, state)
+    assert [type(m) for m in base.modules()] == kinds
+    assert [p.requires_grad for p in base.parameters()] == flags
+    assert torch.equal(logits(base, inputs), before)
+
+    model = peft.get_peft_model(base, config(r=3, target_modules=["q_proj", "k_proj"]), "first")
+    disturb(model, "first")
+    before = logits(model.eval(), inputs)
+    kinds = [type(m) for m in model.modules()]
+    flags = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(ValueError, match=match):
+        model.load_adapter(str(folder), "second")
+    assert list(model.peft_config) == ["first"]
+    assert model.active_adapters == ["first"]
+    assert [type(m) for m in model.modules()] == kinds
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert torch.equal(logits(model, inputs), before)
+
+
+def first(tensors: Tensors, kind: str) -> str:
+    return next(name for name in sorted(tensors) if name.endswith(kind))
+
+
+def drop(tensors: Tensors) -> None:
+    del tensors[first(tensors, "osora_S")]
+
+
+def add(tensors: Tensors) -> None:
+    tensors["base_model.model.model.layers.7.self_attn.q_proj.osora_S"] = torch.ones(6)
+
+
+def reshape(tensors: Tensors) -> None:
+    tensors[first(tensors, "osora_O")] = torch.ones(5)
+
+
+def spoil(tensors: Tensors) -> None:
+    tensors[first(tensors, "osora_O")][0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (drop, r"missing .*layers\.0.*q_proj\.osora_S"),
+        (add, r"not part of this model: .*layers\.7"),
+        (reshape, r"osora_O.* has shape \(5,\), the model needs \(32,\)"),
+        (spoil, "osora_O.* holds NaN or inf"),
+    ],
+)
+def test_wrong_tensors_are_refused(
+    change: Callable[[Tensors], None], match: str, tmp_path: Path
+) -> None:
+    saved(tmp_path)
+    tensors = load_file(tmp_path / FILE)
+    change(tensors)
+    save_file(tensors, tmp_path / FILE)
+    refuse(tmp_path, match)
+
+
+def test_other_base_weights_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    refuse(tmp_path, "other base weights: .*q_proj.*Frobenius", make_base("llama", seed=9))
+    permuted = make_base("llama")
+    weight = permuted.model.layers[1].self_attn.v_proj.weight
+    weight.data = weight.data.flip(0)
+    refuse(tmp_path, r"other base weights: .*layers\.1.*v_proj.*norm agrees", permuted)
+    small = make_base("llama")
+    small.model.layers[0].self_attn.q_proj.weight.data[3, 4] += 0.05
+    refuse(tmp_path, r"other base weights: .*layers\.0.*q_proj", small)
+
+
+def test_an_adapter_is_refused_that_cannot_be_reproduced(tmp_path: Path) -> None:
+    """Equal singular values leave the subspace open: any rotation of it is a valid answer."""
+    saved(tmp_path)
+    tensors = load_file(tmp_path / FILE)
+    tensors[first(tensors, "osora_fingerprint")][-1] += 0.5
+    save_file(tensors, tmp_path / FILE)
+    refuse(tmp_path, "could not be reproduced.*save_projection=True")
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    content = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(content[: len(content) // 2])
+    refuse(tmp_path, "is damaged")
+
+
+def test_a_missing_module_to_save_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    values = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**values, "modules_to_save": ["x"]}))
+    refuse(tmp_path, "lacks the tensors of modules_to_save 'x'")
+
+
+def test_a_newer_configuration_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    values = json.loads((tmp_path / "adapter_config.json").read_text())
+    newer = {**values, "format_version": 2, "later_option": 1}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(newer))
+    with pytest.warns(UserWarning, match="later_option"):
+        refuse(tmp_path, "format 2, written by a newer version")
+
+
+def test_a_bad_state_keeps_a_trained_adapter(tmp_path: Path) -> None:
+    """Only an adapter that was made for the file is taken out again."""
+    model = peft.get_peft_model(make_base("llama"), config()).eval()
+    disturb(model)
+    before = logits(model, make_inputs("llama"))
+    with pytest.raises(ValueError, match="missing"):
+        peft.set_peft_model_state_dict(model, {})
+    assert torch.equal(logits(model, make_inputs("llama")), before)
+    assert set(model.peft_config) == {"default"}
+
+
+def test_a_meta_base_cannot_be_checked(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="meta device"):
+        PeftModel.from_pretrained(make_base("llama").to("meta"), tmp_path)
+
+
+def test_configuration_round_trip(tmp_path: Path) -> None:
+    original = config(
+        use_dora=True, dora_detach_norm=False, o_side="input", rank_pattern={"q_proj": 3},
+        exclude_modules=["k_proj"],
+    )  # fmt: skip
+    original.save_pretrained(str(tmp_path))
+    assert PeftConfig.from_pretrained(str(tmp_path)) == original
+    assert OsoraConfig.from_pretrained(str(tmp_path)) == original

@@ -1,0 +1,189 @@
+"""Export as LoRA and as a merged model, and the commands."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+
+from osora_bench.osora import SvdStore, save_lora, save_merged, to_lora
+from osora_bench.osora.commands import export_main, svd_main
+
+from .conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
+from .test_peft_features import adapted, config, same_weights
+
+PLAIN_PEFT = """
+import sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+folder = sys.argv[1]
+inputs = torch.load(folder + "/inputs.pt")
+base = AutoModelForCausalLM.from_pretrained(folder + "/base")
+model = PeftModel.from_pretrained(base, folder + "/lora").eval()
+with torch.no_grad():
+    torch.save(model(**inputs).logits, folder + "/logits.pt")
+assert not any(name.startswith("osora") for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_gives_the_same_logits(family: str, variant: str, tmp_path: Path) -> None:
+    model = adapted(family, variant, rank_pattern={r".*0.*\.(q|q_proj|c_attn)": 3})
+    disturb(model)
+    inputs = make_inputs(family)
+    after = logits(model, inputs)
+    save_lora(model, tmp_path)
+    assert torch.equal(logits(model, inputs), after)
+    lora = PeftModel.from_pretrained(make_base(family), tmp_path).eval()
+    assert lora.peft_config["default"].peft_type == "LORA"
+    torch.testing.assert_close(logits(lora, inputs), after, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_peft_loads_the_export_without_this_package(tmp_path: Path) -> None:
+    base = make_base("llama")
+    base.save_pretrained(tmp_path / "base")
+    model = peft.get_peft_model(base, config())
+    disturb(model)
+    inputs = {"input_ids": make_inputs("llama")["input_ids"]}
+    torch.save(inputs, tmp_path / "inputs.pt")
+    save_lora(model, tmp_path / "lora")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-c", PLAIN_PEFT, str(tmp_path)], check=True, cwd=tmp_path, env=env
+    )
+    there = torch.load(tmp_path / "logits.pt")
+    torch.testing.assert_close(there, logits(model.eval(), inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_modules_to_save_go_along(tmp_path: Path) -> None:
+    model = peft.get_peft_model(make_base("llama"), config(modules_to_save=["lm_head"])).eval()
+    disturb(model)
+    with torch.no_grad():
+        model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(1.5)
+    save_lora(model, tmp_path)
+    lora = PeftModel.from_pretrained(make_base("llama"), tmp_path).eval()
+    inputs = make_inputs("llama")
+    torch.testing.assert_close(logits(lora, inputs), logits(model, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_peft_conversion_agrees() -> None:
+    """PEFT's own conversion takes another SVD of the update; the products are equal."""
+    model = adapted("llama")
+    disturb(model)
+    _, ours = to_lora(model)
+    _, theirs = peft.convert_to_lora(model, rank=6)
+    for name in (n for n in ours if "lora_A" in n):
+        other = name.replace("lora_A", "lora_B")
+        key = name if name in theirs else name.removeprefix("base_model.model.")
+        partner = key.replace("lora_A", "lora_B")
+        torch.testing.assert_close(
+            ours[other] @ ours[name], theirs[partner] @ theirs[key], rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("variant", ["osora", "osora_dora"])
+def test_merged_model(family: str, variant: str, tmp_path: Path) -> None:
+    model = adapted(family, variant)
+    disturb(model)
+    inputs = make_inputs(family)
+    after = logits(model, inputs)
+    state = copy.deepcopy(model.state_dict())
+    save_merged(model, tmp_path)
+    assert same_weights(model, state)
+    merged = type(make_base(family)).from_pretrained(tmp_path).eval()
+    assert not any("osora" in p.read_text(errors="ignore") for p in tmp_path.glob("*.json"))
+    torch.testing.assert_close(logits(merged, inputs), after, rtol=1e-4, atol=1e-4)
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="merged already"):
+        save_merged(model, tmp_path)
+
+
+def test_wrong_adapters_are_refused() -> None:
+    with pytest.raises(ValueError, match="no OSoRA adapter 'other'; there are: default"):
+        to_lora(adapted("llama"), "other")
+    base = make_base("llama")
+    base.model.layers[0].self_attn.q_proj.weight.data[3] = 0
+    model = peft.get_peft_model(base, config(use_dora=True))
+    with pytest.raises(ValueError, match="q_proj has a row of zeros"):
+        to_lora(model)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Any, torch.Tensor]:
+    make_base("llama").save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    model = peft.get_peft_model(base, config()).eval()
+    disturb(model)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path, model, logits(model, make_inputs("llama"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "merged"])
+def test_export_command(kind: str, folders: tuple[Path, Any, torch.Tensor]) -> None:
+    folder, _, after = folders
+    options = {"adapter": "adapter", "model": "base", "output": "out"}
+    argv = [f"--{k}={folder / v}" for k, v in options.items()] + [f"--format={kind}"]
+    assert export_main(argv) == 0
+    if kind == "lora":
+        model = PeftModel.from_pretrained(make_base("llama"), folder / "out").eval()
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder / "out").eval()
+        assert (folder / "out" / "tokenizer.json").read_text() == "{}"
+    torch.testing.assert_close(logits(model, make_inputs("llama")), after, rtol=1e-4, atol=1e-4)
+    with pytest.raises(SystemExit):
+        export_main(argv)
+
+
+def test_export_command_tells_mistakes(
+    folders: tuple[Path, Any, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, _ = folders
+    with pytest.raises(SystemExit):
+        export_main([f"--adapter={folder}", f"--model={folder / 'base'}", f"--output={folder}/o"])
+    assert "holds no adapter_config.json" in capsys.readouterr().err
+    make_base("llama", seed=5).save_pretrained(folder / "base")
+    argv = ["--adapter", "adapter", "--model", "base", "--output", "out"]
+    argv = [a if a.startswith("--") else str(folder / a) for a in argv]
+    assert export_main(argv) == 2
+    assert "trained on other base weights" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_svd_command(
+    folders: tuple[Path, Any, torch.Tensor],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, _, _ = folders
+    monkeypatch.delenv("OSORA_SVD_STORE", raising=False)
+    store = ["--store", str(folder / "store")]
+    assert svd_main([*store, "build", "--model", str(folder / "base"), "--rank", "4"]) == 0
+    out, err = capsys.readouterr()
+    assert "4 decompositions" in out
+    assert "4/4" in err  # the progress bar over layers
+    assert len(SvdStore(folder / "store").entries()) == 4
+    assert svd_main([*store, "list"]) == 0
+    assert "16x32  rank    16" in capsys.readouterr().out
+    assert svd_main([*store, "clean"]) == 0
+    assert "removed 0" in capsys.readouterr().out
+    assert svd_main([*store, "clean", "--all"]) == 0
+    assert "removed 4" in capsys.readouterr().out
+    assert svd_main([*store, "build", "--model", str(folder / "base"), "--modules", "no"]) == 2
+    assert "no layer is called no; there are down_proj, gate_proj" in capsys.readouterr().err
+    for wrong in (["list"], [*store, "build", "--model", str(folder)], [*store, "burn"]):
+        with pytest.raises(SystemExit):
+            svd_main(wrong)
+    with pytest.raises(SystemExit):
+        svd_main([*store, "build", "--model", str(folder / "base"), "--rank", "0"])
+    assert "--rank must be at least 1, not 0" in capsys.readouterr().err
