@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"osora-bench: {error}", file=sys.stderr)
         return MISTAKE
     sys.argv = [sys.argv[0], *arguments]
-    _run()
+    try:
+        _run()
+    except SystemExit:  # Hydra refused the configuration and has said why; no cell raises
+        return MISTAKE
     return max(_statuses, default=OK)
 
 

@@ -14,6 +14,8 @@ usage: osora-bench VERB [KEY=VALUE ...]
   run     experiment=NAME   run the cells that have no record yet, in this process
   tables  experiment=NAME   the experiment's tables from its records; out=FOLDER to write there
   cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
+  export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
+  svd     ...               the store of decompositions: build, list, clean (osora-bench svd --help)
 
 KEY=VALUE sets any configuration key for all cells, e.g. trainer.max_steps=1 ledger=/tmp/ledger.
 Experiments are the files of experiments/; models, methods, tasks and suites those of conf/.
@@ -88,11 +90,27 @@ def cell_verb(arguments: Sequence[str]) -> int:
     return hydra_main(arguments)
 
 
+def export_verb(arguments: Sequence[str]) -> int:
+    """OSoRA's own command, which needs nothing of the harness."""
+    from osora_bench.osora.commands import export_main
+
+    return export_main(arguments)
+
+
+def svd_verb(arguments: Sequence[str]) -> int:
+    """OSoRA's own command, which needs nothing of the harness."""
+    from osora_bench.osora.commands import svd_main
+
+    return svd_main(arguments)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan_verb,
     "run": run_verb,
     "tables": tables_verb,
     "cell": cell_verb,
+    "export": export_verb,
+    "svd": svd_verb,
 }
 
 

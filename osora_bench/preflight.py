@@ -93,6 +93,7 @@ def _check_layers(cell: Cell) -> None:
     model, method = cell.config["model"], cell.config["method"]
     skeleton = models.skeleton(models.location(model), model["revision"])
     shapes = models.adapted_layers(skeleton, model["target_modules"])
+    instantiate(method)
     name, shape = min(shapes.items(), key=lambda item: min(item[1]))
     if method["rank_bounded"] and method["rank"] > min(shape):
         raise UserError(

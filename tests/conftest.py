@@ -1,15 +1,20 @@
 """Shared by all tests: no hub, a ledger and runs folder of one's own, one session a process."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import absl.logging
 import pytest
 
 from osora_bench import plan
 from osora_bench.compose import compose, composer, resolve
+
+# absl (OpenCompass imports it) closes its stream when Hydra sets logging up anew: not pytest's
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_the_loss_is_on_the_text_or_on_the_answer_alone(tokenizer, chat):
 def test_rows_are_cut_at_max_length_and_counted(tokenizer):
     pairs = [Dialogue("Add 12 and 30.", "12+30=42"), Dialogue("a", "b")]
     cut = data.tokenise(pairs, tokenizer, chat=True, loss_on="text", max_length=8)
-    assert [len(row["input_ids"]) for row in cut.rows] == [8, 5]
+    assert [len(row["input_ids"]) for row in cut.rows] == [8, 6]
     assert cut.truncated == 1
 
 
