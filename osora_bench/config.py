@@ -16,6 +16,7 @@ from osora_bench.errors import UserError, unknown
 DTYPES = ("float32", "bfloat16", "float16")
 LOSSES = ("text", "answer")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
+TRACKERS = ("none", "wandb")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -169,6 +170,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
             ("task.loss_on", task["loss_on"], LOSSES),
             ("trainer.schedule", trainer["schedule"], SCHEDULES),
             ("trainer.precision", trainer["precision"], DTYPES),
+            ("tracker.report_to", cfg["tracker"]["report_to"], TRACKERS),
             ("device", cfg["device"], DEVICES),
         )
         if value not in choices

@@ -1,6 +1,7 @@
 """adapter -> scores: the only door to OpenCompass, in process, on the model in memory."""
 
 import contextlib
+import copy
 import importlib
 import json
 import logging
@@ -183,6 +184,9 @@ def _run(
     model: InMemoryModel, config: ConfigDict, max_out_len: int, folder: Path
 ) -> dict[str, Any]:
     """OpenCompass's own inference and evaluation tasks on one dataset; its result file."""
+    config = copy.deepcopy(config)
+    # its own place for predictions; the default is a folder in the current directory
+    config.infer_cfg.inferencer.output_json_filepath = str(folder / "predictions")
     every_question = 1 << 30  # one call gets them all, so that the model can batch by length
     task = Config(
         {

@@ -16,6 +16,7 @@ import transformers
 
 from osora_bench import data, evaluate, models, preflight, provenance, record, train
 from osora_bench.plan import Cell, trains
+from osora_bench.tracker import tracking
 
 
 class Session:
@@ -36,9 +37,15 @@ class Session:
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, evaluate and record one cell; return its record."""
+        cell.paths.folder.mkdir(parents=True, exist_ok=True)
+        with tracking(cell) as tracked:
+            made = self._run(cell)
+            tracked.update({name: score["accuracy"] for name, score in made["scores"].items()})
+        return made
+
+    def _run(self, cell: Cell) -> dict[str, Any]:
         started = time.time()
         cell.paths.failure.unlink(missing_ok=True)
-        cell.paths.folder.mkdir(parents=True, exist_ok=True)
         device = models.device_of(cell.config)
         base = self.workspace.base(cell.config)
         transformers.set_seed(cell.config["seed"])

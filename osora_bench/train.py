@@ -1,6 +1,5 @@
 """configuration -> adapter: transformers' Trainer around a model that PEFT has wrapped."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +69,7 @@ class ProgressBar(TrainerCallback):
 
 def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> TrainingArguments:
     """The cell's trainer section in the Trainer's own terms."""
-    trainer, tracker = cfg["trainer"], cfg["tracker"]
-    if tracker["report_to"] == "wandb":
-        os.environ["WANDB_MODE"] = tracker["mode"]
-        os.environ["WANDB_PROJECT"] = tracker["project"]
-        os.environ["WANDB_DIR"] = str(folder)
+    trainer, report_to = cfg["trainer"], cfg["tracker"]["report_to"]
     return TrainingArguments(
         output_dir=str(folder),
         learning_rate=trainer["learning_rate"],
@@ -95,7 +90,7 @@ def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> Traini
         data_seed=cfg["seed"],
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
-        report_to=[] if tracker["report_to"] == "none" else [tracker["report_to"]],
+        report_to=[] if report_to == "none" else [report_to],
         logging_steps=1,
         save_strategy="no",
         remove_unused_columns=False,

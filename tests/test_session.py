@@ -169,3 +169,21 @@ def test_a_cell_that_fails_in_a_multirun_stops_no_other(tmp_path, monkeypatch, s
     assert main(["-m", "method=pissa,osora", "method.rank=65,8", *QUICK]) == run.MISTAKE
     assert len(list((tmp_path / "runs" / "ledger").glob("*.json"))) == 2
     assert "the largest rank for pissa here is 64" in capsys.readouterr().err
+
+
+def test_a_tracked_cell_leaves_an_offline_run_and_the_same_record(make_cell, tmp_path, session):
+    plain = make_cell("method=lora", *QUICK)
+    assert run.attempt(plain)
+    tracked = make_cell("method=lora", *QUICK, "tracker=wandb", f"ledger={tmp_path}/other")
+    assert tracked.run_id == plain.run_id
+    assert run.attempt(tracked)
+    assert numbers(tracked) == numbers(plain)
+    assert len(list(tracked.paths.folder.glob("wandb/offline-run-*"))) == 1
+
+
+def test_nothing_is_left_in_the_current_folder(make_cell, tmp_path, session, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run.attempt(make_cell("method=lora", *QUICK))
+    assert list(elsewhere.iterdir()) == []

@@ -1,0 +1,37 @@
+"""Live curves, on request. A record never depends on them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from osora_bench.plan import Cell
+
+
+@contextmanager
+def tracking(cell: Cell) -> Iterator[dict[str, Any]]:
+    """One Weights & Biases run for the cell if its tracker says so; the Trainer logs into it.
+
+    Yields:
+        A dictionary whose content, at the end, becomes the run's summary.
+    """
+    tracker = cell.config["tracker"]
+    summary: dict[str, Any] = {}
+    if tracker["report_to"] != "wandb":
+        yield summary
+        return
+    import wandb
+
+    run = wandb.init(
+        project=tracker["project"],
+        mode=tracker["mode"],
+        name=cell.label,
+        dir=str(cell.paths.folder),
+        config={**cell.config, "run_id": cell.run_id},
+        settings=wandb.Settings(silent=True),
+        reinit="finish_previous",
+    )
+    try:
+        yield summary
+    finally:
+        run.summary.update(summary)
+        run.finish()
