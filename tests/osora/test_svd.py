@@ -1,5 +1,7 @@
 """The decomposition: the accuracy that its docstring states."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,14 +69,58 @@ def test_accuracy(shape: tuple[int, int], kind: str, share: float) -> None:
     check(shape, kind, max(1, round(share * min(shape))))
 
 
-@pytest.mark.parametrize("kind", ["slow", "medium", "geometric", "deficient"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_accuracy_with_the_subset_driver(
-    shape: tuple[int, int], kind: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def routes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The routes whose answer was taken, small matrices allowed on the first."""
+    taken: list[str] = []
+
+    def watch(name: str) -> None:
+        route = getattr(svd_module, name)
+
+        def watched(tall: Tensor, r: int) -> Any:
+            found = route(tall, r)
+            if found is not None:
+                taken.append(name)
+            return found
+
+        monkeypatch.setattr(svd_module, name, watched)
+
+    for name in ("_refined", "_gram", "_direct"):
+        watch(name)
+    monkeypatch.setattr(svd_module, "REFINE_SIZE", 1)
+    return taken
+
+
+@pytest.mark.parametrize("shape", [(320, 320), (300, 340), (340, 300)])
+@pytest.mark.parametrize(
+    ("kind", "r", "route"),
+    [
+        ("slow", 1, "_refined"),
+        ("slow", 40, "_refined"),
+        ("slow", 200, "_gram"),
+        ("medium", 5, "_refined"),
+        ("medium", 60, "_gram"),
+        ("geometric", 30, "_refined"),
+        ("geometric", 75, "_gram"),
+        ("geometric", 100, "_direct"),
+        ("deficient", 60, "_refined"),
+        ("deficient", 150, "_direct"),
+    ],
+)
+def test_every_route(
+    shape: tuple[int, int], kind: str, r: int, route: str, routes: list[str]
 ) -> None:
-    monkeypatch.setattr(svd_module, "PARTIAL_SIZE", 1)
-    for r in (1, 5, min(shape) // 4):
-        check(shape, kind, r)
+    check(shape, kind, r)
+    assert routes == [route]
+
+
+def test_a_correction_that_fails_is_noticed(
+    routes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the guess from the float32 spectrum the residual still finds the loss."""
+    monkeypatch.setattr(svd_module, "FLOAT32_GAP", 0.0)
+    check((320, 320), "medium", 60)
+    assert routes == ["_gram"]
 
 
 @pytest.mark.slow
