@@ -12,7 +12,8 @@ usage: osora-bench VERB [KEY=VALUE ...]
 
   plan    experiment=NAME   the cells of an experiment, their run ids and states (--json)
   run     experiment=NAME   run the cells that have no record yet, in this process
-  tables  experiment=NAME   the experiment's tables from its records; out=FOLDER to write there
+  tables  experiment=NAME   the experiment's tables from its records
+                            (out=FOLDER: write them there; params=true: with parameter counts)
   cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
   export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
   svd     ...               the store of decompositions: build, list, clean (osora-bench svd --help)
@@ -70,9 +71,13 @@ def tables_verb(arguments: Sequence[str]) -> int:
     from osora_bench.plan import expand, load_experiment
 
     name, rest = _experiment(arguments)
-    out = [a.removeprefix("out=") for a in rest if a.startswith("out=")]
-    cells = expand(name, [a for a in rest if not a.startswith("out=")])
-    tables, damaged = tabulate.build(load_experiment(name), cells)
+    own = [a for a in rest if a.startswith(("out=", "params="))]
+    cells = expand(name, [a for a in rest if a not in own])
+    out = [a.removeprefix("out=") for a in own if a.startswith("out=")]
+    experiment = load_experiment(name)
+    for spec in experiment.tables.values():
+        spec.params = spec.params or "params=true" in own
+    tables, damaged = tabulate.build(experiment, cells)
     folder = Path(out[-1]) if out else cells[0].paths.runs / "tables" / name
     written = tabulate.write(tables, folder)
     for table in tables:

@@ -96,7 +96,7 @@ class Cell:
 
 def trains(cfg: dict[str, Any]) -> bool:
     """Whether the method changes the model at all (`none` evaluates it as it is)."""
-    return cfg["method"]["peft"] is not None
+    return cfg["method"]["peft"] is not None or bool(cfg["method"]["full"])
 
 
 def _kept(node: dict[str, Any], cls: type) -> dict[str, Any]:
@@ -109,19 +109,19 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
     A model or data file on disk counts by its bytes, wherever it lies; a hub repository by its
     pinned revision. Without training, task, trainer and seed cannot matter.
     """
+    content = fingerprints(cfg)
     model = _kept(cfg["model"], config.ModelConfig)
-    place = paths.resolve(model["path"])
-    if place is not None:
-        model = {**model, "path": _content(place, model["path"]), "revision": None}
+    if model["path"] in content:
+        model = {**model, "path": content[model["path"]], "revision": None}
     suite = _kept(cfg["eval"], config.EvalConfig)
     suite["datasets"] = [
-        {**_kept(d, config.DatasetConfig), "files": [_data_fingerprint(f) for f in d["files"]]}
+        {**_kept(d, config.DatasetConfig), "files": [content[f] for f in d["files"]]}
         for d in suite["datasets"]
     ]
     result = {"numerics_version": NUMERICS_VERSION, "model": model, "eval": suite}
     if trains(cfg):
         task = _kept(cfg["task"], config.TaskConfig)
-        task["sources"] = [{**s, "path": _data_fingerprint(s["path"])} for s in task["sources"]]
+        task["sources"] = [{**s, "path": content[s["path"]]} for s in task["sources"]]
         result |= {
             "method": cfg["method"]["peft"],
             "task": task,
@@ -131,14 +131,22 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _data_fingerprint(path: str) -> str:
-    return _content(paths.data_file(path), path)
+def fingerprints(cfg: dict[str, Any]) -> dict[str, str]:
+    """The content of every file and folder on disk that a configuration names, by its path.
 
-
-def _content(place: Path, path: str) -> str:
-    """A fingerprint, or a mark that lets a plan be made where the files are not; no cell can run
-    under it, since the files are required before anything starts."""
-    return fingerprint(place) if place.exists() else f"absent:{path}"
+    What is not there gets a mark that lets a plan be made; no cell can run under it, since the
+    files are required before anything starts.
+    """
+    places = {f: paths.data_file(f) for d in cfg["eval"]["datasets"] for f in d["files"]}
+    if trains(cfg):
+        places |= {s["path"]: paths.data_file(s["path"]) for s in cfg["task"]["sources"]}
+    model = paths.resolve(cfg["model"]["path"])
+    if model is not None:
+        places[cfg["model"]["path"]] = model
+    return {
+        path: fingerprint(place) if place.exists() else f"absent:{path}"
+        for path, place in places.items()
+    }
 
 
 def run_id(cfg: dict[str, Any]) -> str:

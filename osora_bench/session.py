@@ -15,7 +15,7 @@ import peft
 import transformers
 
 from osora_bench import data, evaluate, models, preflight, provenance, record, train
-from osora_bench.plan import Cell, trains
+from osora_bench.plan import Cell, fingerprints, trains
 from osora_bench.tracker import tracking
 
 
@@ -66,7 +66,10 @@ class Session:
         made = {
             "run_id": cell.run_id,
             "config": _portable(cell.config),
-            "provenance": provenance.provenance(device),
+            "provenance": {
+                **provenance.provenance(device),
+                "fingerprints": _without_folders(fingerprints(cell.config)),
+            },
             "parameters": parameters,
             "training": None if training is None else asdict(training),
             "scores": {name: asdict(score) for name, score in scores.items()},
@@ -117,7 +120,7 @@ def _portable(cfg: dict[str, Any]) -> dict[str, Any]:
 def _without_folders(node: Any) -> Any:
     """Absolute paths as bare names: what lies there is in the run id by its bytes."""
     if isinstance(node, dict):
-        return {key: _without_folders(value) for key, value in node.items()}
+        return {_without_folders(key): _without_folders(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_without_folders(value) for value in node]
     if isinstance(node, str) and Path(node).is_absolute():

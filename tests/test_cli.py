@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from osora_bench import cli
+from osora_bench import cli, paths
 from osora_bench.__main__ import main as cell_main
 
 
@@ -35,6 +35,34 @@ def test_tables_without_records_render(here, capsys):
     assert cli.main(["tables", "experiment=demo", "out=shown"]) == 0
     assert "No run has finished yet." in capsys.readouterr().out
     assert {p.suffix for p in (here / "shown").iterdir()} == {".md", ".csv", ".tex"}
+
+
+def test_parameter_counts_are_a_column_on_request(here, capsys, monkeypatch):
+    monkeypatch.setattr(paths, "EXPERIMENTS", here)
+    (here / "mine.yaml").write_text(
+        "{title: x, seed: [0], blocks: [{model: [toy], method: [none, lora]}],"
+        " tables: {t: {layout: methods, title: x}}}"
+    )
+    heads = []
+    for more in ([], ["params=true"]):
+        assert cli.main(["tables", "experiment=mine", "out=shown", *more]) == 0
+        heads.append((here / "shown" / "t.csv").read_text().splitlines()[0])
+    assert heads == [
+        "Model,Method,GSM8K-toy,CSQA-toy,Avg.",
+        "Model,Method,Params,GSM8K-toy,CSQA-toy,Avg.",
+    ]
+
+
+def test_a_full_disk_is_refused(make_cell, monkeypatch):
+    import shutil
+
+    from osora_bench import preflight
+    from osora_bench.errors import UserError
+
+    usage = shutil.disk_usage("/")._replace(free=5 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(UserError, match="5 MiB free on its disk, at least 200 needed"):
+        preflight.check([make_cell()])
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,9 @@ def test_a_cell_leaves_one_whole_record(make_cell, session, method):
         assert made["parameters"]["trainable"] > 0
         assert made["parameters"]["adapter_bytes"] > 0
     assert str(paths.ROOT) not in cell.record.read_text()
+    prints = made["provenance"]["fingerprints"]
+    assert all(content.startswith("sha256:") for content in prints.values())
+    assert "pkg://osora_bench.toy/model" in prints
 
 
 def test_one_seed_gives_one_record_and_another_seed_another(make_cell, tmp_path, session):
