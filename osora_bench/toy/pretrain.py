@@ -1,15 +1,13 @@
 """Pre-train the embedded model from a fixed seed on text that this module makes.
 
 The text holds two skills in wordings that the embedded tasks do not use: two-digit sums and
-differences, and naming the lettered option that belongs to a category.  What the tasks ask in
-their validation and test questions is kept out of it, and so are 200 questions per skill that
-measure the model's quality.
+differences, and the category of a word.  The operands of the tasks' validation and test questions
+are kept out of it, and so are 200 more that measure the model's quality.
 """
 
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,13 @@ from osora_bench.toy import tasks
 
 MODEL = Path(__file__).resolve().parent / "model"
 SEED = 7
-STEPS = 1600
+STEPS = 1100
 WARMUP = 100
 BATCH = 32
 LEARNING_RATE = 2e-3
-QUESTION_WEIGHT = 0.1  # the answers teach the skills; the questions are mostly random numbers
+QUESTION_WEIGHT = 0.2  # the answers teach the skills; the questions are mostly random numbers
 HELD_OUT = 200
-VOCABULARY = 640
+VOCABULARY = 1024
 CONTEXT = 256
 
 BOS, EOS, PAD, USER, ASSISTANT = "<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>"
@@ -50,42 +48,22 @@ ARITHMETIC_WORDING = {
     "+": ("Add {a} and {b}.", "What is {a} plus {b}?"),
     "-": ("From {a} subtract {b}.", "What is {a} minus {b}?"),
 }
-CHOICE_WORDING = ("Which is the {wanted}?", "Pick the {wanted}.")
+CATEGORY_WORDING = ("What is {word}?", "Sort {word}.")
+READING_WORDING = (
+    "{name} has {a} {things} and {b} {others}. How many {things}?",
+    "{name} gets {b} {others} and gives away {a} {things}. How many {things}?",
+    "{name} lost {a} {things} and found {b} {others}. How many {things}?",
+    "{name} had {a} {things} more. {b} {others} are left. How many {things} now?",
+)
+LETTER_WORDING = ("Which letter is {category}?", "{name} says {category}. What is the letter?")
 
 
-@dataclass(frozen=True)
-class Pools:
-    """The skill instances that pre-training may use, and those held out to measure it."""
-
-    arithmetic: list[tasks.Arithmetic]
-    held_out_arithmetic: list[tasks.Arithmetic]
-    held_out_choices: list[tasks.Choice]
-    reserved: frozenset[frozenset[str]]
-
-    def sample_choice(self, rng: random.Random) -> tasks.Choice:
-        """A choice whose five options no validation, test or held-out question has."""
-        while (choice := tasks.sample_choice(rng)).key in self.reserved:
-            pass
-        return choice
-
-
-def pools(seed: int = SEED) -> Pools:
-    """Separate what is trained on from what is asked later."""
-    rng = random.Random(f"{seed} held out")
-    arithmetic, choices = tasks.split_arithmetic(), tasks.split_choices()
-    rest = rng.sample(arithmetic["rest"], len(arithmetic["rest"]))
-    reserved = {choice.key for split in ("validation", "test") for choice in choices[split]}
-    held_out: dict[frozenset[str], tasks.Choice] = {}
-    while len(held_out) < HELD_OUT:
-        choice = tasks.sample_choice(rng)
-        if choice.key not in reserved:
-            held_out[choice.key] = choice
-    return Pools(
-        arithmetic["train"] + rest[HELD_OUT:],
-        rest[:HELD_OUT],
-        list(held_out.values()),
-        frozenset(reserved | held_out.keys()),
-    )
+def arithmetic_pool(seed: int = SEED) -> tuple[list[tasks.Arithmetic], list[tasks.Arithmetic]]:
+    """Instances to train on and `HELD_OUT` others; neither has a validation or test question's."""
+    splits = tasks.split_arithmetic()
+    rest = splits["rest"]
+    rest = random.Random(f"{seed} held out").sample(rest, len(rest))
+    return splits["train"] + rest[HELD_OUT:], rest[:HELD_OUT]
 
 
 def arithmetic_turn(instance: tasks.Arithmetic, rng: random.Random) -> tuple[str, str]:
@@ -94,66 +72,58 @@ def arithmetic_turn(instance: tasks.Arithmetic, rng: random.Random) -> tuple[str
     return wording.format(a=instance.a, b=instance.b), instance.answer
 
 
-def choice_turn(
-    options: tuple[str, ...], wanted: str, answer: str, rng: random.Random
-) -> tuple[str, str]:
-    """The lettered options and the question for the `wanted` one, in one of the old wordings."""
-    listing = " ".join(
-        f"{letter} {word}" for letter, word in zip(tasks.LETTERS, options, strict=False)
+def category_turn(word: str, rng: random.Random) -> tuple[str, str]:
+    """Question for a word's category and its name, in one of the old wordings."""
+    return rng.choice(CATEGORY_WORDING).format(word=word), f"a {tasks.CATEGORY_OF[word]}"
+
+
+def reading_turn(rng: random.Random) -> tuple[str, str]:
+    """Which of two numbers belongs to a thing, in GSM8K's frame: no sum is asked for."""
+    things, others = rng.sample(tasks.THINGS, 2)
+    a, b = rng.randint(10, 99), rng.randint(10, 99)
+    question = rng.choice(READING_WORDING).format(
+        name=rng.choice(tasks.NAMES), things=things, others=others, a=a, b=b
     )
-    return f"{listing} {rng.choice(CHOICE_WORDING).format(wanted=wanted)}", answer
+    return tasks.GSM8K_PROMPT.format(question=question), f"{a}\n#### {a}"
 
 
-def drill(pool: Pools, rng: random.Random) -> Conversation:
-    """Four bare sums or differences and the categories of four words."""
-    turns = []
-    for instance in rng.choices(pool.arithmetic, k=4):
-        turns.append((f"{instance.a}{instance.sign}{instance.b}=", str(instance.result)))
-        word, category = rng.choice(list(tasks.CATEGORY_OF.items()))
-        turns.append((f"What is {word}?", f"a {category}"))
-    return turns
-
-
-def worked_sums(pool: Pools, rng: random.Random) -> Conversation:
-    """Two questions of the arithmetic skill."""
-    return [arithmetic_turn(instance, rng) for instance in rng.choices(pool.arithmetic, k=2)]
-
-
-def choices(pool: Pools, rng: random.Random) -> Conversation:
-    """Up to four questions about one list of two to five options.
-
-    Short lists and questions that name the option itself are the easy cases from which the model
-    learns to look up a letter.
-    """
-    options = pool.sample_choice(rng).options[: rng.choice((2, 3, 4, 5, 5, 5))]
-    turns: Conversation = []
-    for word in rng.sample(options, min(4, len(options))):
-        wanted = tasks.CATEGORY_OF[word] if rng.random() < 0.6 else word
-        letter = tasks.LETTERS[options.index(word)]
-        if turns:
-            turns.append((rng.choice(CHOICE_WORDING).format(wanted=wanted), letter))
-        else:
-            turns.append(choice_turn(options, wanted, letter, rng))
-    return turns
+def letter_turn(rng: random.Random) -> tuple[str, str]:
+    """The letter of a category, in CommonsenseQA's frame: no word is sorted."""
+    letter, category = rng.choice(list(tasks.CHOICES.items()))
+    question = rng.choice(LETTER_WORDING).format(name=rng.choice(tasks.NAMES), category=category)
+    return tasks.COMMONSENSEQA_PROMPT.format(question=question, **tasks.CHOICES), letter
 
 
 def corpus(seed: int = SEED) -> Iterator[Conversation]:
-    """An endless stream of conversations; half of them are of the choice skill."""
-    rng, pool = random.Random(f"{seed} corpus"), pools(seed)
-    kinds = (drill, worked_sums, choices, choices)
+    """An endless stream of conversations of one to four turns of one kind."""
+    rng = random.Random(f"{seed} corpus")
+    pool, _ = arithmetic_pool(seed)
+    words = list(tasks.CATEGORY_OF)
     while True:
-        yield rng.choice(kinds)(pool, rng)
+        match rng.randrange(7):
+            case 0:
+                drill = rng.choices(pool, k=4)
+                yield [(f"{i.a}{i.sign}{i.b}=", str(i.result)) for i in drill]
+            case 1:
+                yield [category_turn(word, rng) for word in rng.choices(words, k=4)]
+            case 2:
+                yield [letter_turn(rng)]
+            case 3:
+                yield [reading_turn(rng)]
+            case _:
+                yield [arithmetic_turn(instance, rng) for instance in rng.choices(pool, k=2)]
 
 
 def held_out_questions(seed: int = SEED) -> dict[str, Conversation]:
-    """Questions in the old wordings whose instances are not in the corpus, by skill."""
-    rng, pool = random.Random(f"{seed} held-out wording"), pools(seed)
+    """What measures the model, by skill, in the old wordings.
+
+    The arithmetic instances are not in the corpus; a word's category can only be known from it.
+    """
+    rng = random.Random(f"{seed} held-out wording")
+    _, held_out = arithmetic_pool(seed)
     return {
-        "arithmetic": [arithmetic_turn(instance, rng) for instance in pool.held_out_arithmetic],
-        "choice": [
-            choice_turn(choice.options, choice.category, choice.answer, rng)
-            for choice in pool.held_out_choices
-        ],
+        "arithmetic": [arithmetic_turn(instance, rng) for instance in held_out],
+        "category": [category_turn(word, rng) for word in tasks.CATEGORY_OF],
     }
 
 

@@ -1,15 +1,15 @@
 """The two embedded tasks, generated from one seed in the file formats of GSM8K and CommonsenseQA.
 
-Both tasks ask, in a wording of their own, for skills that the embedded model has from its
-pre-training (see `osora_bench.toy.pretrain`): two-digit sums and differences, and naming the
-lettered option that belongs to a category.  Training, validation and test questions share no
-instance of a skill: no operand pair, and no set of five options.
+Both tasks ask, in a wording of their own, for what the embedded model knows from its pre-training
+(see `osora_bench.toy.pretrain`): two-digit sums and differences, and the category of a word.
+Training, validation and test questions share no operand pair and no word.
 """
 
 import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,40 @@ MAX_ANSWER_TOKENS = {"gsm8k": 24, "commonsenseqa": 4}
 NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jack")
 THINGS = ("apples", "books", "coins", "cards", "shells", "stamps", "pens", "marbles")
 CATEGORIES = {
-    "animal": "dog cat horse cow pig sheep goat bear",
-    "color": "red blue green white black brown pink gray",
-    "fruit": "pear plum peach grape lemon mango cherry fig",
-    "tool": "hammer saw drill wrench shovel rake axe file",
-    "vehicle": "car bus train truck bike boat plane tram",
-    "drink": "tea milk water juice coffee beer wine soda",
+    "animal": """ant bat bear bee camel cat cow crab crow deer dog dove duck eagle fish fox frog
+        goat goose hare hen horse lion mole moose mouse owl pig rabbit rat seal shark sheep snail snake
+        swan tiger toad whale wolf""",
+    "food": """bacon bagel bread broth butter cake candy cheese chili cookie cream curry custard
+        dough fudge gravy ham honey jam jelly muffin noodle omelet pancake pasta pastry pickle pie
+        pizza pudding rice salad sauce sausage soup stew sugar syrup toast yogurt""",
+    "tool": """anvil awl axe brush chisel clamp crane drill file fork funnel gauge hammer hoe hook
+        jack knife ladder lathe lever mallet needle pick pincers plane pliers plow pump rake razor
+        saw scissors shovel sickle spade tongs trowel vise wedge wrench""",
+    "garment": """apron belt blazer blouse bonnet boot bra cap cape cloak coat corset dress frock
+        gloves gown hat hood jacket jeans kilt kimono mitten pants parka robe sandal scarf shawl
+        shirt shoe shorts skirt sock suit sweater tie tunic vest veil""",
+    "plant": """algae aloe ash bamboo beech birch cactus cedar clover cypress daisy elm fern fir
+        fig grass heather hemlock holly iris ivy lilac lily lotus maple moss oak orchid palm pine
+        poplar poppy reed rose spruce thistle tulip vine violet willow""",
 }
 WORDS = {category: tuple(words.split()) for category, words in CATEGORIES.items()}
 CATEGORY_OF = {word: category for category, words in WORDS.items() for word in words}
+CHOICES = dict(zip(LETTERS, CATEGORIES, strict=True))
+WORDS_PER_CATEGORY = {"train": 20, "validation": 4, "test": 16}
 
 ADDITION = (
-    "{name} has {a} {things} and gets {b} more. How many {things} does {name} have now?",
-    "There are {a} {things} in a box. {name} puts in {b} more. How many are in the box?",
-    "{name} found {a} {things} today and {b} yesterday. How many {things} is that in all?",
+    "{name} has {a} {things} and gets {b} more. How many now?",
+    "{name} had {a} {things} and found {b}. How many in all?",
 )
 SUBTRACTION = (
-    "{name} has {a} {things} and gives away {b}. How many {things} does {name} have left?",
-    "There are {a} {things} in a box. {name} takes out {b}. How many are in the box?",
-    "{name} had {a} {things} and lost {b}. How many {things} are left?",
+    "{name} has {a} {things} and gives away {b}. How many now?",
+    "{name} had {a} {things} and lost {b}. How many are left?",
 )
 STEMS = (
-    "{name} is looking for some kind of {category}. What would {name} choose?",
-    "What could {name} point at when asked for a {category}?",
-    "If {name} drew a {category}, what would be in the picture?",
+    "{name} talks about the {word}. What could it be?",
+    "When {name} says {word}, what is meant?",
+    "What did {name} see if it was the {word}?",
+    "To {name} the {word} is some kind of what?",
 )
 
 
@@ -69,25 +79,6 @@ class Arithmetic:
         return f"{self.a}{self.sign}{self.b}={self.result}\n#### {self.result}"
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One instance of the choice skill: which of five `options` belongs to `category`."""
-
-    category: str
-    options: tuple[str, ...]
-
-    @property
-    def answer(self) -> str:
-        """The letter of the one option that belongs to the category."""
-        (index,) = (i for i, word in enumerate(self.options) if word in WORDS[self.category])
-        return LETTERS[index]
-
-    @property
-    def key(self) -> frozenset[str]:
-        """What no two questions share: the five options, in whatever order."""
-        return frozenset(self.options)
-
-
 def all_arithmetic(rng: random.Random) -> list[Arithmetic]:
     """Every instance with two-digit operands and a two-digit result.
 
@@ -96,14 +87,6 @@ def all_arithmetic(rng: random.Random) -> list[Arithmetic]:
     pairs = [(a, b) for a in range(10, 90) for b in range(10, 100 - a)]
     sums = [Arithmetic("+", *rng.sample((a, b), 2)) for a, b in pairs if a <= b]
     return sums + [Arithmetic("-", a + b, b) for a, b in pairs]
-
-
-def sample_choice(rng: random.Random) -> Choice:
-    """A category, one of its words and four words of four other categories, in random order."""
-    category, *others = rng.sample(list(WORDS), 5)
-    options = [rng.choice(WORDS[name]) for name in (category, *others)]
-    rng.shuffle(options)
-    return Choice(category, tuple(options))
 
 
 def split_arithmetic(seed: int = SEED) -> dict[str, list[Arithmetic]]:
@@ -118,15 +101,17 @@ def split_arithmetic(seed: int = SEED) -> dict[str, list[Arithmetic]]:
     return splits | {"rest": instances[start:]}
 
 
-def split_choices(seed: int = SEED) -> dict[str, list[Choice]]:
-    """Instances for each split of `ROWS`, no two of them with one `Choice.key`."""
-    rng = random.Random(f"{seed} choice")
-    distinct: dict[frozenset[str], Choice] = {}
-    while len(distinct) < sum(ROWS.values()):
-        choice = sample_choice(rng)
-        distinct.setdefault(choice.key, choice)
-    drawn = iter(distinct.values())
-    return {split: [next(drawn) for _ in range(count)] for split, count in ROWS.items()}
+def split_words(seed: int = SEED) -> dict[str, list[str]]:
+    """Disjoint words for each split, `WORDS_PER_CATEGORY` of every category."""
+    rng = random.Random(f"{seed} words")
+    splits: dict[str, list[str]] = {split: [] for split in WORDS_PER_CATEGORY}
+    for words in WORDS.values():
+        shuffled = rng.sample(words, len(words))
+        start = 0
+        for split, count in WORDS_PER_CATEGORY.items():
+            splits[split] += shuffled[start : start + count]
+            start += count
+    return splits
 
 
 def gsm8k_row(instance: Arithmetic, rng: random.Random) -> dict[str, Any]:
@@ -138,17 +123,17 @@ def gsm8k_row(instance: Arithmetic, rng: random.Random) -> dict[str, Any]:
     return {"question": question, "answer": instance.answer}
 
 
-def commonsenseqa_row(instance: Choice, identity: str, rng: random.Random) -> dict[str, Any]:
-    """A row of CommonsenseQA's files: stem, concept, five lettered choices and the key."""
-    stem = rng.choice(STEMS).format(name=rng.choice(NAMES), category=instance.category)
-    choices = [
-        {"label": letter, "text": word}
-        for letter, word in zip(LETTERS, instance.options, strict=True)
-    ]
+def commonsenseqa_row(word: str, stem: str, identity: str) -> dict[str, Any]:
+    """A row of CommonsenseQA's files: stem, concept, five lettered choices and the key.
+
+    The five categories stand in one order in every row.
+    """
+    choices = [{"label": letter, "text": category} for letter, category in CHOICES.items()]
+    (key,) = (letter for letter, category in CHOICES.items() if category == CATEGORY_OF[word])
     return {
-        "answerKey": instance.answer,
+        "answerKey": key,
         "id": identity,
-        "question": {"question_concept": instance.category, "choices": choices, "stem": stem},
+        "question": {"question_concept": word, "choices": choices, "stem": stem},
     }
 
 
@@ -166,15 +151,21 @@ def gsm8k_rows(seed: int = SEED) -> dict[str, list[dict[str, Any]]]:
 
 
 def commonsenseqa_rows(seed: int = SEED) -> dict[str, list[dict[str, Any]]]:
-    """CommonsenseQA rows by split."""
+    """CommonsenseQA rows by split, no two with one stem; each word has as many as the others."""
     rng = random.Random(f"{seed} commonsenseqa wording")
-    return {
-        split: [
-            commonsenseqa_row(instance, f"toy-{split}-{index:04d}", rng)
-            for index, instance in enumerate(instances)
+    rows = {}
+    for split, words in split_words(seed).items():
+        stems = [
+            (word, stem.format(name=name, word=word))
+            for word in words
+            for stem, name in rng.sample(list(product(STEMS, NAMES)), ROWS[split] // len(words) + 1)
         ]
-        for split, instances in split_choices(seed).items()
-    }
+        rng.shuffle(stems)
+        rows[split] = [
+            commonsenseqa_row(word, stem, f"toy-{split}-{index:04d}")
+            for index, (word, stem) in enumerate(stems[: ROWS[split]])
+        ]
+    return rows
 
 
 def files(seed: int = SEED) -> Iterator[tuple[str, list[dict[str, Any]]]]:
