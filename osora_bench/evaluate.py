@@ -118,11 +118,8 @@ _built: dict[str, Any] = {}
 
 def _build(config: ConfigDict) -> Any:
     """OpenCompass's dataset object; its tasks ask for the same one for every cell, twice."""
-    key = json.dumps(
-        {k: v for k, v in config.items() if k not in ("infer_cfg", "eval_cfg")},
-        sort_keys=True,
-        default=str,
-    )
+    what = {k: v for k, v in config.items() if k not in ("infer_cfg", "eval_cfg")}
+    key = json.dumps([what, str(paths.data_root())], sort_keys=True, default=str)
     if key not in _built:
         _built[key] = build_dataset_from_cfg(config)
     return _built[key]
