@@ -27,10 +27,17 @@ def shown(default: Any = MISSING) -> Any:
 
 @dataclass
 class ModelConfig:
-    """A base model: a hub id, a local folder, or `pkg://package/folder` inside a package."""
+    """A base model: a hub id, a local folder, or `pkg://package/folder` inside a package.
+
+    `architecture` is the part of config.json that fixes every weight's shape: parameters are
+    counted from it without any file, and a folder that holds something else is refused.
+    """
 
     name: str = shown()
     label: str = shown()
+    licence: str | None = shown(None)
+    gated: bool = shown(False)  # the hub hands the weights to those only who accepted the licence
+    architecture: dict[str, Any] | None = field(default=None, metadata={"identity": False})
     path: str = MISSING
     revision: str | None = MISSING
     dtype: str = MISSING
@@ -41,22 +48,34 @@ class ModelConfig:
 
 @dataclass
 class MethodConfig:
-    """A fine-tuning method: any PEFT configuration class, or none (`peft: null`)."""
+    """A fine-tuning method: any PEFT configuration class; without one (`peft: null`) nothing is
+    trained, or with `full` every weight of the base model."""
 
     name: str = shown()
     label: str = shown()
     rank: int | None = MISSING
     rank_bounded: bool = MISSING
     peft: dict[str, Any] | None = MISSING
+    full: bool = False
+
+
+@dataclass
+class ExcludeConfig:
+    """Rows to leave out: those whose `column` has a value that the same column of `path` has."""
+
+    path: str = MISSING
+    rows: int = MISSING
+    column: str = MISSING
 
 
 @dataclass
 class SourceConfig:
-    """One file of training rows (JSON lines or CSV) and how a row becomes a dialogue.
+    """One file of training rows (JSON lines, JSON list or CSV) and how a row becomes a dialogue.
 
     `prompt` and `response` are `str.format` templates over the row's columns. Where `options`
     names columns (the right answer first), they are shuffled by the seed into {A}, {B}, ... and
-    {answer} is the letter of the right one.
+    {answer} is the letter of the right one. `rows` is what the file holds; `first` takes only
+    its first so many.
     """
 
     path: str = MISSING
@@ -64,11 +83,16 @@ class SourceConfig:
     prompt: str = MISSING
     response: str = MISSING
     options: list[str] | None = None
+    first: int | None = None
+    exclude: ExcludeConfig | None = None
 
 
 @dataclass
 class TaskConfig:
-    """What a cell trains on: the sources together, `max_rows` of them drawn by the seed."""
+    """What a cell trains on: the sources together, `max_rows` of them drawn by the seed.
+
+    `warning` is said wherever the task is run or its results are shown.
+    """
 
     name: str = shown()
     label: str = shown()
@@ -76,6 +100,7 @@ class TaskConfig:
     loss_on: str = MISSING
     max_length: int = MISSING
     max_rows: int | None = MISSING
+    warning: str | None = shown(None)
 
 
 @dataclass
@@ -84,7 +109,8 @@ class DatasetConfig:
     (`gsm8k_gen_1d7fe4`), or a dotted path `module:variable` to a list of our own.
 
     `questions` is the number that the full set has; `limit` asks for the first so many only.
-    `files` are what must lie in the data folder before anything runs.
+    `files` are what must lie in the data folder before anything runs. `split` and `shots` (worked
+    examples in the prompt) say what `config` does; a test holds `shots` against it.
     """
 
     name: str = MISSING
@@ -92,6 +118,8 @@ class DatasetConfig:
     config: str = MISSING
     questions: int = MISSING
     files: list[str] = MISSING
+    split: str | None = shown(None)
+    shots: int | None = shown(None)
     max_out_len: int | None = None
     limit: int | None = None
 
@@ -175,7 +203,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         )
         if value not in choices
     ]
-    found += _rank_problems(method)
+    found += _method_problems(method)
     at_least_one = {
         "trainer.batch_size": trainer["batch_size"],
         "trainer.micro_batch_size": trainer["micro_batch_size"],
@@ -207,8 +235,10 @@ def problems(cfg: dict[str, Any]) -> list[str]:
     return found
 
 
-def _rank_problems(method: dict[str, Any]) -> list[str]:
+def _method_problems(method: dict[str, Any]) -> list[str]:
     rank = method["rank"]
+    if method["full"] and method["peft"] is not None:
+        return [f"method {method['name']}: full=true trains every weight; it takes no peft section"]
     if rank is None:
         return []
     if rank < 1:

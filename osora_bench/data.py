@@ -33,7 +33,7 @@ class TokenisedTask:
 
 
 def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
-    """Rows of a .jsonl or .csv file below the data folder.
+    """Rows of a .jsonl, .json (a list of objects) or .csv file below the data folder.
 
     Raises:
         UserError: no such file, another number of rows than `expected`, or a broken line (named).
@@ -43,7 +43,7 @@ def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
         raise UserError(
             f"{place}: no such file. OSORA_DATA names the data folder (now {paths.data_root()})"
         )
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
     if place.suffix not in readers:
         raise UserError(f"{place}: {unknown('kind of data file', place.suffix, readers)}")
     rows = readers[place.suffix](place)
@@ -66,6 +66,47 @@ def _read_jsonl(place: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _read_json(place: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:  # says line and column
+        raise UserError(f"{place}: not JSON ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{place}: not a list of JSON objects")
+    return rows
+
+
+def source_rows(source: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The rows that a source trains on, each with its number in the file.
+
+    Raises:
+        UserError: what `read_rows` refuses, fewer rows than `first`, or a row to be left out that
+            the file does not have: the two files then do not belong together.
+    """
+    rows = list(enumerate(read_rows(source["path"], source["rows"]), start=1))
+    if source["first"] is not None:
+        if source["first"] > len(rows):
+            raise UserError(f"{source['path']}: first={source['first']}, but it has {len(rows)}")
+        rows = rows[: source["first"]]
+    if source["exclude"] is None:
+        return rows
+    column, other = source["exclude"]["column"], source["exclude"]["path"]
+    unwanted = {_column(row, column, other) for row in read_rows(other, source["exclude"]["rows"])}
+    missing = unwanted - {_column(row, column, source["path"]) for _, row in rows}
+    if missing:
+        raise UserError(
+            f"{source['path']}: {len(missing)} rows of {other} are not in it by {column!r}, so "
+            "they cannot be left out"
+        )
+    return [(number, row) for number, row in rows if row[column] not in unwanted]
+
+
+def _column(row: dict[str, Any], column: str, path: str) -> Any:
+    if column not in row:
+        raise UserError(f"{path}: {unknown('column', column, row)}")
+    return row[column]
+
+
 def _read_csv(place: Path) -> list[dict[str, Any]]:
     with place.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -84,7 +125,7 @@ def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
     generator = random.Random(seed)
     result = []
     for source in task["sources"]:
-        for number, row in enumerate(read_rows(source["path"], source["rows"]), start=1):
+        for number, row in source_rows(source):
             columns = _with_options(row, source["options"], generator) if source["options"] else row
             try:
                 result.append(

@@ -42,18 +42,50 @@ def _local_snapshot(model: dict[str, Any]) -> Path:
     try:
         found = snapshot_download(model["path"], revision=model["revision"], local_files_only=True)
     except LocalEntryNotFoundError as error:
+        gate = f" (accept its licence there first: {model['licence']})" if model["gated"] else ""
+        pinned = f" --revision {model['revision']}" if model["revision"] else ""
         raise UserError(
             f"model {model['name']}: the weights of {model['path']} are not on this machine. "
-            f"`hf download {model['path']}` fetches them, or name a folder: model.path=/folder"
+            f"`hf download {model['path']}{pinned}` fetches them{gate}, "
+            "or name a folder: model.path=/folder"
         ) from error
     return Path(found)
 
 
 def check_weights(model: dict[str, Any]) -> None:
-    """Raise UserError unless the model's weights lie on this machine."""
+    """Raise UserError unless weights of the model's architecture lie on this machine."""
     folder = _local_snapshot(model)
     if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
         raise UserError(f"model {model['name']}: {folder} holds no weights ({WEIGHT_FILES})")
+    if model["architecture"] is None:
+        return
+    found = AutoConfig.from_pretrained(folder)
+    differing = [
+        f"{key} {getattr(found, key, None)} in place of {expected}"
+        for key, expected in model["architecture"].items()
+        if getattr(found, key, None) != expected
+    ]
+    if differing:
+        raise UserError(
+            f"model {model['name']}: {folder} is another model than conf/model/"
+            f"{model['name']}.yaml says: {', '.join(differing)}. "
+            "A model of your own takes a file of its own there"
+        )
+
+
+def blank(model: dict[str, Any]) -> nn.Module:
+    """A model of the configured architecture on the meta device, a new one at each call: from the
+    model's file alone, or, where that says nothing of it, from the config.json that `path` holds.
+    """
+    if model["architecture"] is None:
+        return _blank(AutoConfig.from_pretrained(location(model), local_files_only=True))
+    return _blank(AutoConfig.for_model(**model["architecture"]))
+
+
+def _blank(config: Any) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 def device_of(cfg: dict[str, Any]) -> torch.device:
@@ -69,10 +101,7 @@ def device_of(cfg: dict[str, Any]) -> torch.device:
 @cache
 def skeleton(path: str, revision: str | None) -> nn.Module:
     """The model's modules on the meta device: shapes and names, no weights."""
-    config = AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
-    with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config)
-    return model
+    return _blank(AutoConfig.from_pretrained(path, revision=revision, local_files_only=True))
 
 
 def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osora_bench import NUMERICS_VERSION, config, paths, record
 from osora_bench.compose import check_overrides, compose, composer, resolve
-from osora_bench.errors import UserError
+from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
 
 
@@ -30,6 +30,15 @@ class Block:
 
 
 @dataclass
+class Include:
+    """The blocks of another experiment, or those cells of them that the lists name."""
+
+    experiment: str
+    model: list[str] | None = None
+    method: list[str] | None = None
+
+
+@dataclass
 class TableSpec:
     """One table of an experiment; what the fields mean stands in tabulate.py."""
 
@@ -38,18 +47,36 @@ class TableSpec:
     params: bool = False
     methods: list[str] | None = None
     select: list[dict[str, Any]] | None = None
+    columns: list[str] | None = None
+    headings: dict[str, str] = field(default_factory=dict)
+    reference: str | None = None
+
+
+@dataclass
+class FigureSpec:
+    """One figure of an experiment; what the kinds are stands in report.py."""
+
+    kind: str
+    title: str
+    methods: list[str] | None = None
+    reference: str | None = None
 
 
 @dataclass
 class Experiment:
-    """One file of experiments/: the grid of one artefact and how it is shown."""
+    """One file of experiments/: the grid of one artefact and how it is shown.
+
+    With `trains: false` the grid is only counted or listed: there is nothing to run.
+    """
 
     title: str
     seed: list[int]
-    include: list[str] = field(default_factory=list)
+    include: list[Include] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, TableSpec] = field(default_factory=dict)
+    figures: dict[str, FigureSpec] = field(default_factory=dict)
+    trains: bool = True
     hint: str | None = None  # printed where the experiment cannot run on this machine
 
 
@@ -121,14 +148,30 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
     result = {"numerics_version": NUMERICS_VERSION, "model": model, "eval": suite}
     if trains(cfg):
         task = _kept(cfg["task"], config.TaskConfig)
-        task["sources"] = [{**s, "path": content[s["path"]]} for s in task["sources"]]
+        task["sources"] = [_source(s, content) for s in task["sources"]]
         result |= {
-            "method": cfg["method"]["peft"],
+            "method": cfg["method"]["peft"] or "full",
             "task": task,
             "trainer": _kept(cfg["trainer"], config.TrainerConfig),
             "seed": cfg["seed"],
         }
     return result
+
+
+def _source(source: dict[str, Any], content: dict[str, str]) -> dict[str, Any]:
+    """A source with its files' content in place of their paths; what is not set stays out."""
+    told = {key: value for key, value in source.items() if value is not None}
+    told["path"] = content[source["path"]]
+    if source["exclude"] is not None:
+        told["exclude"] = {**source["exclude"], "path": content[source["exclude"]["path"]]}
+    return told
+
+
+def revision(cfg: dict[str, Any]) -> str:
+    """The pinned revision of a hub repository, `local` for files on disk, or `UNPINNED`."""
+    if paths.resolve(cfg["model"]["path"]) is not None:
+        return "local"
+    return cfg["model"]["revision"] or "UNPINNED"
 
 
 def fingerprints(cfg: dict[str, Any]) -> dict[str, str]:
@@ -139,7 +182,9 @@ def fingerprints(cfg: dict[str, Any]) -> dict[str, str]:
     """
     places = {f: paths.data_file(f) for d in cfg["eval"]["datasets"] for f in d["files"]}
     if trains(cfg):
-        places |= {s["path"]: paths.data_file(s["path"]) for s in cfg["task"]["sources"]}
+        sources = cfg["task"]["sources"]
+        sources = sources + [s["exclude"] for s in sources if s["exclude"] is not None]
+        places |= {s["path"]: paths.data_file(s["path"]) for s in sources}
     model = paths.resolve(cfg["model"]["path"])
     if model is not None:
         places[cfg["model"]["path"]] = model
@@ -173,13 +218,26 @@ def load_experiment(name: str) -> Experiment:
     except OmegaConfBaseException as error:
         raise UserError(f"experiments/{place.name}: {error}") from error
     assert isinstance(loaded, Experiment)
-    for other in loaded.include:
-        included = load_experiment(other)
-        for block in included.blocks:
-            block.set = {**included.set, **block.set}
-            block.seed = block.seed or included.seed
-        loaded.blocks = included.blocks + loaded.blocks
+    included = [block for part in loaded.include for block in _included(part, place.name)]
+    loaded.blocks = included + loaded.blocks
     return loaded
+
+
+def _included(part: Include, where: str) -> list[Block]:
+    """The blocks that an include brings, with all that their own experiment sets."""
+    other = load_experiment(part.experiment)
+    for kind, wanted in (("model", part.model), ("method", part.method)):
+        there = {name for block in other.blocks for name in getattr(block, kind)}
+        for name in set(wanted or ()) - there:
+            raise UserError(f"experiments/{where}: {unknown(f'included {kind}', name, there)}")
+    blocks = []
+    for block in other.blocks:
+        block.model = [m for m in block.model if part.model is None or m in part.model]
+        block.method = [m for m in block.method if part.method is None or m in part.method]
+        block.set = {**other.set, **block.set}
+        block.seed = block.seed or other.seed
+        blocks += [block] if block.model and block.method else []
+    return blocks
 
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:

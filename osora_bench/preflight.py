@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench import paths
-from osora_bench.data import read_rows
+from osora_bench.data import source_rows
 from osora_bench.errors import UserError
 from osora_bench.plan import Cell, trains
 
@@ -61,7 +61,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
 def _check_data(cell: Cell) -> None:
     if trains(cell.config):
         for source in cell.config["task"]["sources"]:
-            read_rows(source["path"], source["rows"])
+            source_rows(source)
     for dataset in cell.config["eval"]["datasets"]:
         for name in dataset["files"]:
             place = paths.data_file(name)
@@ -86,11 +86,11 @@ def _check_model(cell: Cell) -> None:
 
 def _check_layers(cell: Cell) -> None:
     """Modules that match nothing, and ranks that a layer cannot have."""
-    if not trains(cell.config):
+    model, method = cell.config["model"], cell.config["method"]
+    if method["peft"] is None:
         return
     from osora_bench import models
 
-    model, method = cell.config["model"], cell.config["method"]
     skeleton = models.skeleton(models.location(model), model["revision"])
     shapes = models.adapted_layers(skeleton, model["target_modules"])
     instantiate(method)

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from osora_bench import preflight
-from osora_bench.plan import Cell
+from osora_bench.plan import Cell, revision, trains
 from osora_bench.progress import say
 
 if TYPE_CHECKING:
@@ -46,8 +46,23 @@ def run_missing(cells: Sequence[Cell], hint: str | None = None) -> int:
     return FAILED if failed or damaged else OK
 
 
+def warnings(cells: Sequence[Cell]) -> list[str]:
+    """What a reader must know of cells before their numbers, each once."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        model, task = cell.config["model"], cell.config["task"]
+        if revision(cell.config) == "UNPINNED":
+            line = f"model {model['name']} is UNPINNED: {model['path']} may change under its name"
+            found[line] = None
+        if trains(cell.config) and task["warning"] is not None:
+            found[f"task {task['name']}: {task['warning']}"] = None
+    return list(found)
+
+
 def _run_all(cells: Sequence[Cell], hint: str | None) -> list[Cell]:
     preflight.check(cells, hint)
+    for line in warnings(cells):
+        say(f"WARNING: {line}")
     session().prepare(cells)
     return [
         cell

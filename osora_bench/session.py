@@ -15,7 +15,7 @@ import peft
 import transformers
 
 from osora_bench import data, evaluate, models, preflight, provenance, record, train
-from osora_bench.plan import Cell, fingerprints, trains
+from osora_bench.plan import Cell, fingerprints, revision, trains
 from osora_bench.tracker import tracking
 
 
@@ -68,6 +68,7 @@ class Session:
             "config": _portable(cell.config),
             "provenance": {
                 **provenance.provenance(device),
+                "revision": revision(cell.config),
                 "fingerprints": _without_folders(fingerprints(cell.config)),
             },
             "parameters": parameters,
@@ -79,7 +80,10 @@ class Session:
         return made
 
     def _train(self, cell: Cell, base: Any, device: Any) -> tuple[Any, Any, dict[str, int]]:
-        model = peft.get_peft_model(base.model, preflight.instantiate(cell.config["method"]))
+        method = cell.config["method"]
+        model = base.model
+        if not method["full"]:
+            model = peft.get_peft_model(base.model, preflight.instantiate(method))
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         training = train.train(
             model,

@@ -17,7 +17,8 @@ def jsonl(tmp_path, *lines):
 
 
 def source(path, **more):
-    return {"path": path, "rows": 2, "prompt": "{q}", "response": "{a}", "options": None, **more}
+    unset = {"options": None, "first": None, "exclude": None}
+    return {"path": path, "rows": 2, "prompt": "{q}", "response": "{a}", **unset, **more}
 
 
 def test_a_missing_file_names_the_data_folder(monkeypatch, tmp_path):
@@ -51,7 +52,7 @@ def test_a_csv_with_a_short_row_is_refused(tmp_path):
 
 def test_an_unknown_kind_of_file_names_those_that_can_be_read(tmp_path):
     (tmp_path / "rows.tsv").write_text("")
-    with pytest.raises(UserError, match=r"Valid: .csv, .jsonl"):
+    with pytest.raises(UserError, match=r"Valid: .csv, .json, .jsonl"):
         data.read_rows(str(tmp_path / "rows.tsv"), 0)
 
 
@@ -123,3 +124,25 @@ def test_a_row_with_no_answer_left_is_not_trained_on(tokenizer):
     assert len(cut.rows) == cut.truncated == 1
     with pytest.raises(UserError, match=r"max_length=2 leaves no row"):
         data.tokenise(pairs, tokenizer, chat=True, loss_on="answer", max_length=2)
+
+
+def test_the_first_rows_only_and_none_of_another_file(tmp_path):
+    path = jsonl(tmp_path, *(json.dumps({"q": i, "a": i}) for i in range(5)))
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps([{"q": 1}, {"q": 2}]))
+    exclude = {"path": str(other), "rows": 2, "column": "q"}
+    kept = data.source_rows(source(path, rows=5, first=4, exclude=exclude))
+    assert [(number, row["q"]) for number, row in kept] == [(1, 0), (4, 3)]
+    with pytest.raises(UserError, match="first=6, but it has 5"):
+        data.source_rows(source(path, rows=5, first=6))
+    with pytest.raises(UserError, match="1 rows of .* are not in it by 'q'"):
+        data.source_rows(source(path, rows=5, first=2, exclude=exclude))
+    with pytest.raises(UserError, match="unknown column 'id'. Valid: q"):
+        data.source_rows(source(path, rows=5, exclude={**exclude, "column": "id"}))
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]"])
+def test_a_json_file_that_is_no_list_of_objects_is_refused(tmp_path, text):
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(UserError, match=r"rows.json: not"):
+        data.read_rows(str(tmp_path / "rows.json"), 1)
