@@ -213,7 +213,8 @@ def weighted_loss(
     weights = weights * encoded["attention_mask"][:, 1:]
     logits = model(input_ids=ids[:, :-1]).logits
     losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return (losses * weights).sum() / weights.sum()
+    loss: torch.Tensor = (losses * weights).sum() / weights.sum()
+    return loss
 
 
 def pretrain(output: Path = MODEL, seed: int = SEED, steps: int = STEPS) -> None:

@@ -25,8 +25,8 @@ NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Ja
 THINGS = ("apples", "books", "coins", "cards", "shells", "stamps", "pens", "marbles")
 CATEGORIES = {
     "animal": """ant bat bear bee camel cat cow crab crow deer dog dove duck eagle fish fox frog
-        goat goose hare hen horse lion mole moose mouse owl pig rabbit rat seal shark sheep snail snake
-        swan tiger toad whale wolf""",
+        goat goose hare hen horse lion mole moose mouse owl pig rabbit rat seal shark sheep snail
+        snake swan tiger toad whale wolf""",
     "food": """bacon bagel bread broth butter cake candy cheese chili cookie cream curry custard
         dough fudge gravy ham honey jam jelly muffin noodle omelet pancake pasta pastry pickle pie
         pizza pudding rice salad sauce sausage soup stew sugar syrup toast yogurt""",
