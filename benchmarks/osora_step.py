@@ -114,21 +114,26 @@ def frozen(trained: Trained) -> int:
     return sum(seen.values())
 
 
-def products(name: str, t: int, rank: int, shapes: list[tuple[int, int]]) -> float:
-    """Floating-point operations that an adapter's matrix products need for t tokens and a step."""
-    if name.startswith("LoRA"):
-        return sum(3 * 2 * t * 16 * (out + inner) for out, inner in shapes)
-    if name == "VeRA":
-        return sum(2 * 2 * t * rank * (out + inner) for out, inner in shapes)
-    third = {"OSoRA_k": 1}.get(name, 0)  # the gradient of B, or of A with O on the input
-    return sum(2 * t * rank * (2 * (out + inner) + (out, inner)[third]) for out, inner in shapes)
+def products(name: str, args: argparse.Namespace, rank: int, shapes: list[Any]) -> float:
+    """Floating-point operations that an adapter's matrix products need for one pass and its step.
+
+    Forward twice under gradient checkpointing; backward to the input, and for LoRA to A and B, for
+    OSoRA to B (to A with O on the input); VeRA's vectors need no product of their own.
+    """
+    r = 16 if name.startswith("LoRA") else rank
+    forward = sum(2 * args.tokens * r * (out + inner) for out, inner in shapes)
+    extra = {"VeRA": 0.0, "LoRA 16": float(forward), "LoRA 16+DoRA": float(forward)}
+    side = 1 if name == "OSoRA_k" else 0
+    own = extra.get(name, sum(2 * args.tokens * r * shape[side] for shape in shapes))
+    return forward * (3 if args.checkpointing else 2) + own
 
 
-def base_products(model: LlamaForCausalLM, t: int) -> float:
-    """Operations of the frozen model for a step: forward, and backward to the inputs."""
+def base_products(model: LlamaForCausalLM, args: argparse.Namespace) -> float:
+    """Operations of the frozen model: forward (twice under checkpointing), backward to inputs."""
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
-    attention = 2 * 2 * t * t * model.config.hidden_size * model.config.num_hidden_layers
-    return 2 * 2 * t * linear + 3 * attention
+    attention = 2 * 2 * args.tokens**2 * model.config.hidden_size * model.config.num_hidden_layers
+    again = 1 if args.checkpointing else 0
+    return (2 + again) * 2 * args.tokens * linear + (3 + again) * attention
 
 
 def main() -> None:
@@ -157,8 +162,8 @@ def main() -> None:
     print(f"hidden {args.hidden}, {args.layers} layers, {args.tokens} tokens, rank {rank}, "
           f"accumulation {args.accumulate}, checkpointing {args.checkpointing}, "
           f"{args.threads} thread(s), torch {torch.__version__}")  # fmt: skip
-    flops = {name: products(name, args.tokens, rank, shapes) for name in models}
-    whole = base_products(base, args.tokens)
+    flops = {name: products(name, args, rank, shapes) for name in models}
+    whole = base_products(base, args)
     print(f"{'method':14s} {'adapter products':>17s} {'kept for backward':>18s} {'frozen':>10s}")
     for name, model in models.items():
         print(f"{name:14s} {flops[name] / whole:16.2%}  {saved(model) / 1e6:14.2f} MB "
