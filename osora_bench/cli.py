@@ -13,12 +13,20 @@ usage: osora-bench VERB [KEY=VALUE ...]
   plan    experiment=NAME   the cells of an experiment, their run ids and states (--json)
   run     experiment=NAME   run the cells that have no record yet, in this process
   tables  experiment=NAME   the experiment's tables from its records
-                            (out=FOLDER: write them there; params=true: with parameter counts)
+                            (out=FOLDER: write them there; params=true: with parameter counts;
+                            compare=paper: the paper's numbers and the difference below ours;
+                            others=true: limited sets and other seeds as well, marked)
+  figures experiment=NAME   the experiment's figures as PNG, SVG and PDF (out=FOLDER)
+  params  [model=A,B] [method=C,D] [rank=8,16] [config=FILE] [--csv]
+                            trainable parameters, adapter and frozen bytes, from the architecture
+                            alone; config=FILE counts on any hub-style config.json
+  audit                     where the paper's printed averages differ from its own cells
   cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
   export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
   svd     ...               the store of decompositions: build, list, clean (osora-bench svd --help)
 
-KEY=VALUE sets any configuration key for all cells, e.g. trainer.max_steps=1 ledger=/tmp/ledger.
+KEY=VALUE sets any configuration key for all cells, e.g. trainer.max_steps=1 ledger=/tmp/ledger;
+scale=smoke runs or shows the same rows and columns on tiny random models and made-up data.
 Experiments are the files of experiments/; models, methods, tasks and suites those of conf/.
 """
 
@@ -62,7 +70,24 @@ def run_verb(arguments: Sequence[str]) -> int:
     from osora_bench.run import run_missing
 
     name, overrides = _experiment(arguments)
-    return run_missing(expand(name, overrides), load_experiment(name).hint)
+    experiment = load_experiment(name)
+    if not experiment.trains:
+        print(f"{name}: nothing to run, it is made from the configuration alone")
+        return 0
+    return run_missing(expand(name, overrides), experiment.hint)
+
+
+def _options(arguments: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A verb's own KEY=VALUE options, and the other arguments."""
+    own = [a for a in arguments if a.partition("=")[0] in known]
+    return dict(a.split("=", 1) for a in own), [a for a in arguments if a not in own]
+
+
+def _choice(options: dict[str, str], key: str, valid: str) -> bool:
+    """Whether an option that knows one value is given."""
+    if key in options and options[key] != valid:
+        raise UserError(unknown(f"value of {key}", options[key], [valid]))
+    return key in options
 
 
 def tables_verb(arguments: Sequence[str]) -> int:
@@ -71,20 +96,82 @@ def tables_verb(arguments: Sequence[str]) -> int:
     from osora_bench.plan import expand, load_experiment
 
     name, rest = _experiment(arguments)
-    own = [a for a in rest if a.startswith(("out=", "params="))]
-    cells = expand(name, [a for a in rest if a not in own])
-    out = [a.removeprefix("out=") for a in own if a.startswith("out=")]
+    options, overrides = _options(rest, ("out", "params", "compare", "others"))
+    cells = expand(name, overrides)
     experiment = load_experiment(name)
+    params = _choice(options, "params", "true")
     for spec in experiment.tables.values():
-        spec.params = spec.params or "params=true" in own
-    tables, damaged = tabulate.build(experiment, cells)
-    folder = Path(out[-1]) if out else cells[0].paths.runs / "tables" / name
+        spec.params = spec.params or params
+    tables, damaged = tabulate.build(
+        experiment,
+        cells,
+        compare=_choice(options, "compare", "paper"),
+        others=_choice(options, "others", "true") or "scale=smoke" in overrides,
+    )
+    folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
     written = tabulate.write(tables, folder)
     for table in tables:
         print(tabulate.markdown(table))
     for line in damaged:
         print(f"damaged record, left alone: {line}", file=sys.stderr)
-    print(f"written to {folder}: {', '.join(p.name for p in written)}")
+    if written:
+        print(f"written to {folder}: {', '.join(p.name for p in written)}")
+    return 0
+
+
+def figures_verb(arguments: Sequence[str]) -> int:
+    """Draw an experiment's figures."""
+    from osora_bench import report
+    from osora_bench.plan import expand, load_experiment
+
+    name, rest = _experiment(arguments)
+    options, overrides = _options(rest, ("out",))
+    cells = expand(name, overrides)
+    folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
+    written = report.draw(load_experiment(name), cells, folder, others="scale=smoke" in overrides)
+    if written:
+        print(f"written to {folder}: {', '.join(p.name for p in written)}")
+    return 0
+
+
+def params_verb(arguments: Sequence[str]) -> int:
+    """Count parameters of models x methods x ranks."""
+    options, rest = _options(arguments, ("model", "method", "rank", "config"))
+    if wrong := [a for a in rest if a != "--csv"]:
+        raise UserError(unknown("option", wrong[0], ["model=", "method=", "rank=", "config="]))
+    chosen = {g: _members(options.get(g), g) for g in ("model", "method")}
+    ranks = None
+    if "rank" in options:
+        try:
+            ranks = [int(text) for text in options["rank"].split(",")]
+        except ValueError as error:
+            raise UserError(f"rank={options['rank']}: whole numbers, e.g. rank=8,16") from error
+    from osora_bench import params
+
+    config = Path(options["config"]) if "config" in options else None
+    lines = params.table(chosen["model"], chosen["method"], ranks, config)
+    print(params.csv_text(lines) if "--csv" in rest else params.markdown(lines))
+    return 0
+
+
+def _members(given: str | None, group: str) -> list[str]:
+    """The members of a config group that a list names; by default every one."""
+    from osora_bench.compose import group_choices
+
+    choices = group_choices(group)
+    named = choices if given is None else given.split(",")
+    for name in named:
+        if name not in choices:
+            raise UserError(unknown(group, name, choices))
+    return named
+
+
+def audit_verb(arguments: Sequence[str]) -> int:
+    """Show what arithmetic says of the paper's printed numbers."""
+    from osora_bench import reference
+
+    for line in reference.audit():
+        print(line)
     return 0
 
 
@@ -113,6 +200,9 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan_verb,
     "run": run_verb,
     "tables": tables_verb,
+    "figures": figures_verb,
+    "params": params_verb,
+    "audit": audit_verb,
     "cell": cell_verb,
     "export": export_verb,
     "svd": svd_verb,

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench import NUMERICS_VERSION, config, paths, record
+from osora_bench import NUMERICS_VERSION, config, paths, record, smoke
 from osora_bench.compose import check_overrides, compose, composer, resolve
 from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
@@ -31,11 +31,13 @@ class Block:
 
 @dataclass
 class Include:
-    """The blocks of another experiment, or those cells of them that the lists name."""
+    """The blocks of another experiment, or those cells of them that the lists name, as that
+    experiment sets them, but for what `set` says otherwise."""
 
     experiment: str
     model: list[str] | None = None
     method: list[str] | None = None
+    set: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -234,7 +236,7 @@ def _included(part: Include, where: str) -> list[Block]:
     for block in other.blocks:
         block.model = [m for m in block.model if part.model is None or m in part.model]
         block.method = [m for m in block.method if part.method is None or m in part.method]
-        block.set = {**other.set, **block.set}
+        block.set = {**other.set, **block.set, **part.set}
         block.seed = block.seed or other.seed
         blocks += [block] if block.model and block.method else []
     return blocks
@@ -247,13 +249,15 @@ def _as_overrides(values: dict[str, Any]) -> list[str]:
 def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
     """All cells of an experiment in its order, each once, `overrides` on top of its settings.
 
-    Hydra composes each distinct choice once; ranks and seeds are set on copies of it before
-    interpolations are resolved, which gives what composing every cell would.
+    `scale=smoke` among the overrides makes each cell its tiny version (smoke.py). Hydra composes
+    each distinct choice once; ranks and seeds are set on copies of it before interpolations are
+    resolved, which gives what composing every cell would.
 
     Raises:
         UserError: anything wrong with the experiment, its grid or the overrides.
     """
     experiment = load_experiment(name)
+    scale, overrides = _scale(overrides)
     check_overrides(overrides)
     for override in overrides:
         if override.split("=")[0] in ("model", "method", "seed", "method.rank"):
@@ -264,26 +268,43 @@ def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
     cells: dict[str, Cell] = {}
     with composer():
         for block in experiment.blocks:
-            values = {**experiment.set, **block.set}
-            for made in _block_cells(name, experiment, block, [*_as_overrides(values), *overrides]):
+            for made in _block_cells(name, experiment, block, overrides, scale):
                 cells.setdefault(made.run_id, made)
     return list(cells.values())
 
 
+def _scale(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    scale = ([o.removeprefix("scale=") for o in overrides if o.startswith("scale=")] or ["full"])[
+        -1
+    ]
+    if scale not in smoke.SCALES:
+        raise UserError(unknown("scale", scale, smoke.SCALES))
+    return scale, [o for o in overrides if not o.startswith("scale=")]
+
+
 def _block_cells(
-    name: str, experiment: Experiment, block: Block, overrides: list[str]
+    name: str, experiment: Experiment, block: Block, overrides: Sequence[str], scale: str
 ) -> list[Cell]:
     cells = []
     for model, method in itertools.product(block.model, block.method):
-        chosen = [f"model={model}", f"method={method}", *overrides]
+        values = _as_overrides({**experiment.set, **block.set})
+        chosen = [f"model={model}", f"method={method}", *values, *overrides]
         where = f"experiments/{name}.yaml: {model} {method}"
         check_overrides(chosen)
         composed = compose(chosen, where)
+        if smaller := smoke.SCALES[scale](composed, overrides, _largest_rank(experiment, model)):
+            chosen = [*chosen[: -len(overrides) or None], *smaller, *overrides]
+            composed = compose(chosen, where)
         ranks: list[int | None] = [*block.rank] if block.rank is not None else [None]
         for rank, seed in itertools.product(ranks, block.seed or experiment.seed):
             varied, more = _vary(composed, rank, seed)
             cells.append(cell(resolve(varied, where), [*chosen, *more]))
     return cells
+
+
+def _largest_rank(experiment: Experiment, model: str) -> int:
+    blocks = [block for block in experiment.blocks if model in block.model]
+    return max((rank for block in blocks for rank in block.rank or ()), default=1)
 
 
 def _vary(composed: DictConfig, rank: int | None, seed: int) -> tuple[DictConfig, list[str]]:

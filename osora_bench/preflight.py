@@ -91,14 +91,26 @@ def _check_layers(cell: Cell) -> None:
         return
     from osora_bench import models
 
-    skeleton = models.skeleton(models.location(model), model["revision"])
-    shapes = models.adapted_layers(skeleton, model["target_modules"])
     instantiate(method)
+    check_rank(cell.config, models.skeleton(models.location(model), model["revision"]))
+
+
+def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:
+    """Refuse a rank that an adapted layer cannot have, or modules that match nothing.
+
+    Args:
+        skeleton: the model's modules; their shapes are all that is read.
+    """
+    from osora_bench import models
+
+    model, method = cfg["model"], cfg["method"]
+    shapes = models.adapted_layers(skeleton, model["target_modules"])
     name, shape = min(shapes.items(), key=lambda item: min(item[1]))
     if method["rank_bounded"] and method["rank"] > min(shape):
         raise UserError(
-            f"{cell.label}: rank {method['rank']} is above min(d_out, d_in) of {name} "
-            f"({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is {min(shape)}"
+            f"{model['name']} {method['name']}: rank {method['rank']} is above min(d_out, d_in) of "
+            f"{name} ({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is "
+            f"{min(shape)}"
         )
 
 

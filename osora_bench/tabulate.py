@@ -1,14 +1,15 @@
 """records + layout -> tables: a pure function, with pandas and without torch.
 
 Layouts, after the paper's tables:
-    methods  rows model x method, one column for each dataset, then Avg. (Tables 1 and 2)
+    methods  rows model x method; `columns` says which columns, of COLUMNS, in the table's order
+             (Tables 1, 2, 4 to 8); models without a column of their own head their rows
     ranks    rows rank, columns method, the value is Avg. (Table 3)
     rates    the same with rows learning rate
 """
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
 from math import sqrt
@@ -20,88 +21,173 @@ import pandas as pd
 from osora_bench.errors import UserError, unknown
 from osora_bench.plan import Cell, Experiment, TableSpec, trains
 from osora_bench.record import read_ledger
+from osora_bench.reference import AVERAGE, PARAMS, SETTINGS, Key, Printed, load
+from osora_bench.rounding import CENT, mean, percent
 
-CENT = Decimal("0.01")
 NOT_IN_GRID = "-"
+LIMITED = "†"
+"""Marks, on request, what is no full result of the experiment's own seeds."""
+SOURCE = ""
+"""Heading of the column that says whose numbers a line has."""
+COLUMNS = {
+    "model": "Model",
+    "method": "Method",
+    "rank": SETTINGS[0],
+    "learning_rate": SETTINGS[1],
+    "batch_size": SETTINGS[2],
+    "params": PARAMS,
+    "datasets": "",
+    "average": AVERAGE,
+}
+"""Columns of the layout `methods` and their headings; a suite's datasets head their own."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value of ours, or none yet, and where the paper's stands."""
+
+    key: Key
+    value: Decimal | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text, where its best values stand, and what a reader must know of it."""
+    """A table as text, where its best values stand, and what a reader must know of it.
+
+    `groups` holds, for each row, a heading that stands above the rows that share it. `numbers`
+    holds by column what the text shows, or None where the grid has no cell.
+    """
 
     name: str
     title: str
     frame: pd.DataFrame
     best: pd.DataFrame
     notes: list[str] = field(default_factory=list)
-
-
-def percent(k: int, n: int) -> Decimal:
-    """100 k / n, rounded half up to two decimals as the paper prints it."""
-    return (Decimal(100) * k / n).quantize(CENT, ROUND_HALF_UP)
-
-
-def mean(values: Sequence[Decimal]) -> Decimal:
-    """Mean of printed values, rounded half up: what the paper's Avg. column is."""
-    return (sum(values, Decimal(0)) / len(values)).quantize(CENT, ROUND_HALF_UP)
+    groups: list[str] | None = None
+    numbers: dict[str, list[Number | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Cells that differ in their seed only, with the runs that have finished."""
+    """Cells that differ in their seed only, with the runs that have finished.
+
+    `others` are runs of other seeds or of a part of the questions: in a table on request only.
+    """
 
     cell: Cell
     runs: list[dict[str, Any]]
+    seeds: int = 1
+    others: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def datasets(self) -> list[str]:
         return [d["name"] for d in self.cell.config["eval"]["datasets"]]
 
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        return self.runs + self.others
+
     def values(self, dataset: str) -> list[Decimal]:
-        """Accuracies by seed on one dataset, full sets only: a limited set is no full score."""
-        scores = [run["scores"][dataset] for run in self.runs]
-        return [percent(s["k"], s["n"]) for s in scores if s["n"] == s["questions"]]
+        """Accuracies by seed on one dataset: a limited set is no full score, unless asked for."""
+        scores = [run["scores"][dataset] for run in self.shown]
+        full = [s for s in scores if s["n"] == s["questions"] or self.others]
+        return [percent(s["k"], s["n"]) for s in full]
 
     def averages(self) -> list[Decimal]:
         """Avg. of the datasets by seed."""
         by_set = [self.values(name) for name in self.datasets]
-        if any(len(values) < len(self.runs) for values in by_set):
+        if any(len(values) < len(self.shown) for values in by_set):
             return []
         return [mean(values) for values in zip(*by_set, strict=True)]
 
     def standard_error(self) -> float:
         """Binomial standard error of one run's Avg., in points: questions are what varies."""
         variances = []
-        for run in self.runs:
+        for run in self.shown:
             scores = [run["scores"][name] for name in self.datasets]
             terms = [s["k"] / s["n"] * (1 - s["k"] / s["n"]) / s["n"] for s in scores]
             variances.append(sum(terms) / len(scores) ** 2)
         return 100 * sqrt(max(variances, default=0.0))
 
+    def show(self, values: Sequence[Decimal]) -> str:
+        """`_show`, with the number of seeds where some of the experiment's are missing, and a mark
+        where a run is not one of the experiment's own full ones."""
+        text = _show(values)
+        if text and len(values) < self.seeds:
+            text += f" ({len(values)} of {self.seeds} seeds)"
+        return text + LIMITED if text and self.others else text
 
-def rows(cells: Sequence[Cell], records: dict[str, dict[str, Any]]) -> list[Row]:
-    """Cells grouped over their seeds, in the order of the experiment."""
-    grouped: dict[str, Row] = {}
+    def key(self, column: str) -> Key:
+        config = self.cell.config
+        return Key(
+            config["model"]["name"], config["method"]["name"], config["method"]["rank"], column
+        )
+
+
+def rows(
+    cells: Sequence[Cell], records: dict[str, dict[str, Any]], *, others: bool = False
+) -> list[Row]:
+    """Cells grouped over their seeds, in the order of the experiment.
+
+    With `others`, records that are not of these cells but differ from one only in seed or in how
+    many questions were asked join its row, and limited ones count.
+    """
+    grouped: dict[str, list[Cell]] = {}
     for cell in cells:
         key = json.dumps({k: v for k, v in cell.config.items() if k != "seed"}, sort_keys=True)
-        row = grouped.setdefault(key, Row(cell, []))
-        if cell.run_id in records:
-            row.runs.append(records[cell.run_id])
-    return list(grouped.values())
+        grouped.setdefault(key, []).append(cell)
+    made = []
+    for same in grouped.values():
+        own = {cell.run_id for cell in same}
+        runs = [records[cell.run_id] for cell in same if cell.run_id in records]
+        strangers: list[dict[str, Any]] = []
+        if others:
+            family = _family(same[0].config)
+            alike = [r for r in records.values() if _family(r["config"]) == family]
+            strangers = [r for r in alike if r["run_id"] not in own or _limited(r)]
+            runs = [run for run in runs if not _limited(run)]
+        made.append(Row(same[0], runs, len(same), strangers))
+    return made
 
 
-def build(experiment: Experiment, cells: Sequence[Cell]) -> tuple[list[Table], list[str]]:
-    """Every table of an experiment from its ledger, and a line for each damaged record."""
+def _limited(record: dict[str, Any]) -> bool:
+    return any(score["n"] < score["questions"] for score in record["scores"].values())
+
+
+def _family(config: dict[str, Any]) -> tuple[str, ...]:
+    """What runs share that differ in seed or in the number of questions only."""
+    method = config["method"]
+    trainer = json.dumps(config["trainer"], sort_keys=True) if trains(config) else ""
+    names = [config[group]["name"] for group in ("model", "method", "task", "eval")]
+    return (*names, str(method["rank"]), json.dumps(method["peft"], sort_keys=True), trainer)
+
+
+def build(
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    *,
+    compare: bool = False,
+    others: bool = False,
+) -> tuple[list[Table], list[str]]:
+    """Every table of an experiment from its ledger, and a line for each damaged record.
+
+    Args:
+        compare: show the paper's number and the difference below each of ours.
+        others: let limited sets and other seeds in, marked.
+    """
     records: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
     for folder in sorted({cell.ledger for cell in cells}):
         ledger = read_ledger(folder)
         records |= ledger.records
         damaged += ledger.damaged
-    made = [
-        _layout(spec.layout)(name, spec, rows(cells, records))
-        for name, spec in experiment.tables.items()
-    ]
+    by_seed = rows(cells, records, others=others)
+    made = [_layout(spec.layout)(name, spec, by_seed) for name, spec in experiment.tables.items()]
+    if compare:
+        made = [
+            beside(table, load(spec.reference)) if spec.reference and table.numbers else table
+            for table, spec in zip(made, experiment.tables.values(), strict=True)
+        ]
     return made, damaged
 
 
@@ -146,42 +232,104 @@ def _best(groups: Sequence[str], columns: dict[str, list[list[Decimal]]]) -> pd.
             if value is not None:
                 top[group] = max(top.get(group, value), value)
         marks[name] = [v is not None and v == top[g] for g, v in zip(groups, means, strict=True)]
-    return pd.DataFrame(marks)
+    return pd.DataFrame(marks, index=range(len(groups)))
 
 
 def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
-    """Tables 1 and 2: a row a method, grouped by model; a column a dataset; Avg."""
-    chosen = [row for row in all_rows if _selected(row, spec)]
-    if spec.methods is not None:
-        chosen.sort(key=lambda row: _position(row, spec.methods or []))
+    """Tables 1, 2 and 4 to 8: a row a method, grouped by model; the columns of `spec`."""
+    chosen = _ordered([row for row in all_rows if _selected(row, spec)], spec)
+    wanted = spec.columns or _usual_columns(chosen, spec)
+    for column in wanted:
+        if column not in COLUMNS:
+            raise UserError(f"table {name}: {unknown('column', column, COLUMNS)}")
     models = [row.cell.config["model"]["label"] for row in chosen]
-    frame: dict[str, list[str]] = {
-        "Model": models,
-        "Method": [row.cell.config["method"]["label"] for row in chosen],
-    }
-    if len({row.cell.config["method"]["rank"] for row in chosen}) > 1 and spec.select is not None:
-        frame["r"] = [str(row.cell.config["method"]["rank"] or "") for row in chosen]
-    if spec.params:
-        frame["Params"] = [_params(row) for row in chosen]
-    columns: dict[str, list[list[Decimal]]] = {}
-    if chosen:
-        for dataset in chosen[0].cell.config["eval"]["datasets"]:
-            columns[dataset["label"]] = [row.values(dataset["name"]) for row in chosen]
-        columns["Avg."] = [row.averages() for row in chosen]
-    frame |= {label: [_show(values) for values in by_row] for label, by_row in columns.items()}
-    best = _best(models, columns).reindex(columns=list(frame), fill_value=False)
-    return Table(name, spec.title, pd.DataFrame(frame), best, _notes(chosen))
+    frame: dict[str, list[str]] = {}
+    scores: dict[str, list[list[Decimal]]] = {}
+    for column in wanted:
+        if column in ("datasets", "average"):
+            found = _scores(chosen, average=column == "average")
+            scores |= found
+            frame |= {
+                label: [r.show(v) for r, v in zip(chosen, values, strict=True)]
+                for label, values in found.items()
+            }
+        else:
+            heading = spec.headings.get(column, COLUMNS[column])
+            frame[heading] = [_setting(row, column) for row in chosen]
+    best = _best(models, scores).reindex(columns=list(frame), fill_value=False)
+    numbers = {c: _numbers(chosen, c, [_mean(v) for v in scores[c]]) for c in scores}
+    if "params" in wanted:
+        counts = [Decimal(text) if text else None for text in frame[PARAMS]]
+        numbers[PARAMS] = _numbers(chosen, PARAMS, counts)
+    groups = models if "model" not in wanted and len(set(models)) > 1 else None
+    notes = _notes(chosen) if scores else []
+    return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers)
 
 
-def _position(row: Row, methods: Sequence[str]) -> tuple[str, int]:
+def _ordered(chosen: list[Row], spec: TableSpec) -> list[Row]:
+    """By model, then by method: both in the order of the experiment, or methods in the table's."""
+    models = list(dict.fromkeys(row.cell.config["model"]["name"] for row in chosen))
+    methods = spec.methods or list(dict.fromkeys(r.cell.config["method"]["name"] for r in chosen))
+
+    def position(row: Row) -> tuple[int, int]:
+        config = row.cell.config
+        return models.index(config["model"]["name"]), methods.index(config["method"]["name"])
+
+    return sorted(chosen, key=position)
+
+
+def _usual_columns(chosen: Sequence[Row], spec: TableSpec) -> list[str]:
+    ranks = {row.cell.config["method"]["rank"] for row in chosen}
+    rank = ["rank"] if len(ranks) > 1 and spec.select is not None else []
+    params = ["params"] if spec.params else []
+    return ["model", "method", *rank, *params, "datasets", "average"]
+
+
+def _scores(chosen: Sequence[Row], *, average: bool) -> dict[str, list[list[Decimal]]]:
+    if not chosen:
+        return {}
+    if average:
+        return {AVERAGE: [row.averages() for row in chosen]}
+    sets = chosen[0].cell.config["eval"]["datasets"]
+    return {d["label"]: [row.values(d["name"]) for row in chosen] for d in sets}
+
+
+def _setting(row: Row, column: str) -> str:
     config = row.cell.config
-    return config["model"]["label"], methods.index(config["method"]["name"])
+    settings: dict[str, Callable[[], str]] = {
+        "model": lambda: str(config["model"]["label"]),
+        "method": lambda: str(config["method"]["label"]),
+        "rank": lambda: str(config["method"]["rank"] or ""),
+        "learning_rate": lambda: _scientific(config["trainer"]["learning_rate"]),
+        "batch_size": lambda: str(config["trainer"]["batch_size"]),
+        "params": lambda: _params(row),
+    }
+    return settings[column]()
+
+
+def _scientific(value: float) -> str:
+    """2e-5, as the paper prints a rate."""
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def _mean(values: Sequence[Decimal]) -> Decimal | None:
+    return mean(values) if values else None
+
+
+def _numbers(
+    chosen: Sequence[Row | None], column: str, values: Sequence[Decimal | None]
+) -> list[Number | None]:
+    return [
+        None if row is None else Number(row.key(column), value)
+        for row, value in zip(chosen, values, strict=True)
+    ]
 
 
 def _params(row: Row) -> str:
     if not trains(row.cell.config):
         return "0"
-    return str(row.runs[0]["parameters"]["trainable"]) if row.runs else ""
+    return str(row.shown[0]["parameters"]["trainable"]) if row.shown else ""
 
 
 def by_value(
@@ -202,26 +350,76 @@ def by_value(
     cells = {(r.cell.config["method"]["name"], value_of(r.cell.config)): r for r in chosen}
     frame: dict[str, list[str]] = {heading: [str(value) for value in values]}
     columns: dict[str, list[list[Decimal]]] = {}
+    numbers: dict[str, list[Number | None]] = {}
     for method in spec.methods or list(labels):
         found = [cells.get((method, value)) for value in values]
         label = labels.get(method, method)
         columns[label] = [row.averages() if row else [] for row in found]
         frame[label] = [
-            _show(averages) if row else NOT_IN_GRID
+            row.show(averages) if row else NOT_IN_GRID
             for row, averages in zip(found, columns[label], strict=True)
         ]
+        numbers[label] = _numbers(found, _only_set(chosen), [_mean(v) for v in columns[label]])
     best = _best([""] * len(values), columns).reindex(columns=list(frame), fill_value=False)
-    return Table(name, spec.title, pd.DataFrame(frame), best, _notes(chosen))
+    return Table(name, spec.title, pd.DataFrame(frame), best, _notes(chosen), numbers=numbers)
+
+
+def _only_set(chosen: Sequence[Row]) -> str:
+    """What the average is an average of: one set goes by its own name."""
+    sets = chosen[0].cell.config["eval"]["datasets"] if chosen else []
+    return sets[0]["label"] if len(sets) == 1 else AVERAGE
+
+
+def beside(table: Table, reference: dict[Key, Printed]) -> Table:
+    """Each row three times: ours, the paper's numbers, and ours less the paper's."""
+    texts: list[dict[str, str]] = []
+    bests: list[dict[str, bool]] = []
+    for index, row in enumerate(table.frame.to_dict("records")):
+        paper = {
+            column: _printed(number, reference)
+            for column, numbers in table.numbers.items()
+            if (number := numbers[index]) is not None
+        }
+        away = {c: _difference(table.numbers[c][index], value) for c, value in paper.items()}
+        blank = {c: NOT_IN_GRID for c in table.numbers if c not in paper}
+        for source, values in (("ours", row), ("paper", paper), ("difference", away)):
+            texts.append({**row, **blank, SOURCE: source, **values})
+            marks = table.best.iloc[index].to_dict() if source == "ours" else {}
+            bests.append({**dict.fromkeys(row, False), SOURCE: False, **marks})
+    order = list(table.frame)
+    order.insert(min(order.index(c) for c in table.numbers), SOURCE)
+    groups = None if table.groups is None else [g for g in table.groups for _ in range(3)]
+    return replace(
+        table,
+        frame=pd.DataFrame(texts, columns=order),
+        best=pd.DataFrame(bests, columns=order),
+        groups=groups,
+        title=f"{table.title}, beside the paper's",
+    )
+
+
+def _printed(number: Number, reference: dict[Key, Printed]) -> str:
+    return reference[number.key].value if number.key in reference else ""
+
+
+def _difference(ours: Number | None, paper: str) -> str:
+    return (
+        ""
+        if ours is None or ours.value is None or not paper
+        else f"{ours.value - Decimal(paper):+}"
+    )
 
 
 def _notes(chosen: Sequence[Row]) -> list[str]:
-    """How many questions and seeds, and how far Avg. may be off by chance."""
-    finished = [row for row in chosen if row.runs]
+    """How many questions and seeds, how far Avg. may be off by chance, what warns of the task."""
+    tasks = [row.cell.config["task"] for row in chosen if trains(row.cell.config)]
+    warnings = list(dict.fromkeys(f"Warning: {t['warning']}." for t in tasks if t["warning"]))
+    finished = [row for row in chosen if row.shown]
     if not finished:
-        return ["No run has finished yet."]
+        return ["No run has finished yet.", *warnings]
     sets = finished[0].cell.config["eval"]["datasets"]
     counts = " + ".join(f"{d['questions']} {d['label']}" for d in sets)
-    seeds = max(len(row.runs) for row in finished)
+    seeds = max(len(row.shown) for row in finished)
     error = max(row.standard_error() for row in finished)
     average = "Avg." if len(sets) > 1 else "a value"
     notes = [
@@ -234,23 +432,47 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     limited = [d["label"] for d in sets if any(not row.values(d["name"]) for row in finished)]
     if limited:
         notes.append(f"Left blank, since a limit cut the set: {', '.join(limited)}.")
-    return notes
+    if any(row.others for row in finished):
+        asked = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
+        notes.append(
+            f"{LIMITED} not the full set (from {min(asked)} questions on), or not a planned seed."
+        )
+    return notes + warnings
 
 
-def _for_reading(frame: pd.DataFrame) -> pd.DataFrame:
-    """A model named once for its rows, as in the paper, and parameters with thousands marked."""
-    shown = frame.copy()
-    if "Model" in shown:
-        shown["Model"] = shown["Model"].mask(shown["Model"].eq(shown["Model"].shift()), "")
-    if "Params" in shown:
-        shown["Params"] = [f"{int(text):,}" if text else "" for text in shown["Params"]]
+def _for_reading(table: Table) -> pd.DataFrame:
+    """What neighbouring rows of a model share is named once, as in the paper; thousands marked."""
+    frame, shown = table.frame, table.frame.copy()
+    if SOURCE in frame:  # three lines for a row: the first one names it
+        named = [c for c in frame if c not in (SOURCE, *table.numbers)]
+        shown[named] = shown[named].where(frame[SOURCE].eq("ours"), "")
+    if "Model" in frame:
+        same_model = frame["Model"].eq(frame["Model"].shift())
+        for column in ("Model", *(() if table.numbers else SETTINGS)):
+            shown[column] = shown[column].mask(
+                frame[column].eq(frame[column].shift()) & same_model, ""
+            )
+    if PARAMS in frame:
+        shown[PARAMS] = [f"{int(t):,}" if t.isdigit() else t for t in frame[PARAMS]]
     return shown
+
+
+def _under_headings(shown: pd.DataFrame, groups: Sequence[str] | None) -> pd.DataFrame:
+    """Rows with each group's heading in a row of its own above them."""
+    if groups is None:
+        return shown
+    lines = []
+    for index, group in enumerate(groups):
+        if index == 0 or groups[index - 1] != group:
+            lines.append([group] + [""] * (shown.shape[1] - 1))
+        lines.append(shown.iloc[index].tolist())
+    return pd.DataFrame(lines, columns=shown.columns)
 
 
 def markdown(table: Table) -> str:
     """GitHub's table syntax, aligned so that a terminal shows it as well."""
-    plain = _for_reading(table.frame)
-    shown = plain.where(~table.best, "**" + plain + "**")
+    plain = _for_reading(table)
+    shown = _under_headings(plain.where(~table.best, "**" + plain + "**"), table.groups)
     body = shown.to_markdown(
         index=False, disable_numparse=True, colalign=_alignment(table, "left", "right")
     )
@@ -260,8 +482,11 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     r"""A booktabs table that compiles as it stands with `\usepackage{booktabs}`."""
     escapes = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"})
-    plain = _for_reading(table.frame).map(lambda text: text.translate(escapes))
-    shown = plain.where(~table.best, r"\textbf{" + plain + "}")
+    escapes |= str.maketrans({"η": r"$\eta$", LIMITED: r"\dag{}"})
+    plain = _for_reading(table).map(lambda text: text.translate(escapes))
+    plain.columns = [str(heading).translate(escapes) for heading in plain]
+    best = table.best.set_axis(plain.columns, axis="columns")
+    shown = _under_headings(plain.where(~best, r"\textbf{" + plain + "}"), table.groups)
     return str(
         shown.to_latex(
             index=False,
@@ -276,7 +501,14 @@ def latex(table: Table) -> str:
 
 
 def _alignment(table: Table, text: str, number: str) -> list[str]:
-    return [text if c in ("Model", "Method") else number for c in table.frame.columns]
+    return [text if c in ("Model", "Method", SOURCE) else number for c in table.frame.columns]
+
+
+def _for_machines(table: Table) -> pd.DataFrame:
+    """Every value in its own row: a group's heading becomes a column."""
+    if table.groups is None:
+        return table.frame
+    return pd.concat([pd.Series(table.groups, name="Model", dtype=str), table.frame], axis=1)
 
 
 def write(tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -286,7 +518,7 @@ def write(tables: Sequence[Table], folder: Path) -> list[Path]:
     for table in tables:
         texts = {
             ".md": markdown(table),
-            ".csv": table.frame.to_csv(index=False),
+            ".csv": _for_machines(table).to_csv(index=False),
             ".tex": latex(table),
         }
         for suffix, text in texts.items():
