@@ -67,6 +67,21 @@ class ProgressBar(TrainerCallback):
         self.bar.close()
 
 
+class Allocation(TrainerCallback):
+    """Moves a rank budget between layers as AdaLoRA and its kin ask: PEFT leaves the call, between
+    the optimiser's step and the zeroing of gradients, to the training loop."""
+
+    def on_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        model.base_model.update_and_allocate(state.global_step + 1)  # not counted yet
+
+
+def _own_callbacks(model: Any, label: str) -> list[TrainerCallback]:
+    allocates = hasattr(getattr(model, "base_model", None), "update_and_allocate")
+    return [ProgressBar(label), *([Allocation()] if allocates else [])]
+
+
 def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> TrainingArguments:
     """The cell's trainer section in the Trainer's own terms."""
     trainer, report_to = cfg["trainer"], cfg["tracker"]["report_to"]
@@ -120,7 +135,7 @@ def train(
         args=arguments(cfg, folder, device),
         train_dataset=task.rows,
         data_collator=Collator(pad_token_id),
-        callbacks=[ProgressBar(label)],
+        callbacks=_own_callbacks(model, label),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()

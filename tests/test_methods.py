@@ -1,0 +1,116 @@
+"""A method is one YAML: PEFT's AdaLoRA and a class from outside are added so; full is complete."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import QUICK
+
+from osora_bench import params, paths, plan, record, run, tabulate
+
+ADALORA = """\
+name: adalora
+label: AdaLoRA
+rank: 8
+rank_bounded: false
+peft:
+  _target_: peft.AdaLoraConfig
+  task_type: CAUSAL_LM
+  init_r: ${method.rank}
+  target_r: 4
+  total_step: ${trainer.max_steps}
+  tinit: 1
+  tfinal: 1
+  deltaT: 1
+  target_modules: ${model.target_modules}
+"""
+OUTSIDE = """\
+name: outside
+label: Outside
+rank: 2
+rank_bounded: false
+peft:
+  _target_: outside_method.ScaleConfig
+  task_type: CAUSAL_LM
+  r: ${method.rank}
+  target_modules: ${model.target_modules}
+"""
+EXPERIMENT = """\
+title: Two more methods
+seed: [0]
+set: {task: toy, eval: toy, trainer.max_steps: 4}
+blocks:
+  - {model: [toy], method: [lora, adalora, outside], rank: [8]}
+tables:
+  more:
+    layout: methods
+    title: Accuracy
+    columns: [model, method, params, datasets, average]
+"""
+
+
+@pytest.fixture
+def two_more_methods(tmp_path, monkeypatch):
+    """A copy of conf/ with two files more, and an experiment that names them."""
+    conf = shutil.copytree(paths.CONF, tmp_path / "conf")
+    (conf / "method" / "adalora.yaml").write_text(ADALORA)
+    (conf / "method" / "outside.yaml").write_text(OUTSIDE)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "more.yaml").write_text(EXPERIMENT)
+    monkeypatch.setattr(paths, "CONF", conf)
+    monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path / "experiments")
+
+
+def test_a_method_is_added_by_one_file(two_more_methods, places, session):
+    quick = [q for q in QUICK if not q.startswith("trainer.")]
+    cells = plan.expand("more", [*places, *quick])
+    assert [c.label for c in cells] == [
+        f"toy {m} r=8 seed=0" for m in ("lora", "adalora", "outside")
+    ]
+    assert run.run_missing(cells) == run.OK
+    counts = {c.config["method"]["name"]: params.count(c.config).trainable for c in cells}
+    for cell in cells:
+        made = record.read(cell.record)
+        assert made["training"]["steps"] == 4
+        assert made["parameters"]["trainable"] == counts[cell.config["method"]["name"]]
+    tables, _ = tabulate.build(plan.load_experiment("more"), cells, others=True)
+    frame = tables[0].frame.set_index("Method")
+    assert list(frame) == ["Model", "Params", "GSM8K-toy", "CSQA-toy", "Avg."]
+    assert list(frame.index) == ["LoRA", "AdaLoRA", "Outside"]
+    assert all(frame["Params"].astype(int) == list(counts.values()))
+    assert all(frame["Avg."].str.endswith("†"))
+
+
+def test_adalora_really_allocates_its_rank(two_more_methods, make_cell, session, monkeypatch):
+    """PEFT leaves the call of the allocator to the training loop."""
+    from peft.tuners.adalora import RankAllocator
+
+    budgets = []
+    real = RankAllocator.update_and_allocate
+
+    def watched(self, model, step, force_mask=False):
+        budget, pattern = real(self, model, step, force_mask)
+        budgets.append((step, budget))
+        return budget, pattern
+
+    monkeypatch.setattr(RankAllocator, "update_and_allocate", watched)
+    cell = make_cell("method=adalora", *QUICK, "trainer.max_steps=4")
+    assert run.attempt(cell)
+    assert [step for step, _ in budgets] == [1, 2, 3]  # from total_step - tfinal on it is fixed
+    assert budgets[0][1] > budgets[-1][1]
+
+
+def test_full_fine_tuning_trains_every_weight_and_leaves_the_next_cell_a_fresh_base(
+    make_cell, session
+):
+    cell = make_cell("method=full", *QUICK)
+    before = {
+        n: t.clone() for n, t in session.workspace.base(cell.config).model.state_dict().items()
+    }
+    assert run.attempt(cell)
+    made = record.read(cell.record)
+    model = session.workspace.base(cell.config).model
+    assert made["parameters"]["trainable"] == sum(p.numel() for p in model.parameters())
+    assert made["parameters"]["trainable"] == params.count(cell.config).trainable
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert made["run_id"] != make_cell("method=none", *QUICK).run_id
