@@ -1,53 +1,21 @@
-"""Every cell of every experiment runs a step, on a tiny model of its family if need be."""
+"""Every cell of every experiment runs a step: the paper's on tiny random models of their family."""
 
-import csv
+from collections import Counter
+from functools import cache
 
 import pytest
 import torch
 from conftest import QUICK
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from osora_bench import paths, plan, record, run, tabulate
+from osora_bench import models, paths, plan, record, run, smoke, tabulate
 
-
-@pytest.fixture
-def tiny_qwen2(tmp_path):
-    """A random Qwen2 of one layer whose v_proj has 512 outputs, as Table 3's largest rank needs."""
-    folder = tmp_path / "tiny-qwen2"
-    tokenizer = AutoTokenizer.from_pretrained(paths.resolve("pkg://osora_bench.toy/model"))
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=512,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=1024,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def made_up_gpqa(tmp_path, monkeypatch):
-    """Files of GPQA's columns and sizes with made-up questions."""
-    columns = [f"unused {i}" for i in range(7)] + [
-        "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2",
-        "Incorrect Answer 3", "Explanation",
-    ]  # fmt: skip
-    folder = tmp_path / "data" / "gpqa"
-    folder.mkdir(parents=True)
-    for name, rows in {"main": 448, "extended": 546, "diamond": 198}.items():
-        with (folder / f"gpqa_{name}.csv").open("w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(columns)
-            for i in range(rows):
-                options = [str(i + j) for j in range(4)]
-                writer.writerow([""] * 7 + [f"What is {i} and 0?", *options, f"{i}."])
-    monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
+full_scale = cache(plan.expand)
+FAMILIES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
+PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "table6", "figure3"]
 
 
 def test_every_cell_of_the_demo_runs_a_step(places, session):
@@ -61,17 +29,63 @@ def test_every_cell_of_the_demo_runs_a_step(places, session):
     assert "a limit cut the set" in tabulate.markdown(tables[0])
 
 
-def test_every_cell_of_table3_runs_a_step(places, session, tiny_qwen2, made_up_gpqa):
-    smoke = [
-        f"model.path={tiny_qwen2}", "model.dtype=float32", "device=cpu",
-        "trainer.precision=float32", "trainer.max_steps=1",
-        "eval.datasets.0.limit=4", "eval.max_out_len=4",
-    ]  # fmt: skip
-    cells = plan.expand("table3", [*places, *smoke])
+@pytest.fixture(scope="module")
+def smoke_places(tmp_path_factory):
+    """One place for all experiments, so that the cells that they share run once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
+    yield [f"runs={tmp_path_factory.mktemp('smoke')}", "scale=smoke"]
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", "nowhere")  # put back afterwards: the scale sets it
+    cells = plan.expand(name, smoke_places)
+    full = full_scale(name)
     assert run.run_missing(cells) == run.OK
-    assert len({cell.run_id for cell in cells}) == 14
-    widths = {record.read(c.record)["parameters"]["trainable"] for c in cells}
-    # q and v are 512 x 512: LoRA 2 x 1024 r, VeRA and OSoRA 2 (r + 512)
-    assert widths == {2048 * r for r in (2, 4, 8, 16, 32, 64)} | {
-        2 * (r + 512) for r in (64, 128, 256, 512)
-    }
+    assert [c.label for c in cells] == [c.label for c in full]
+    for cell, real in zip(cells, full, strict=True):
+        made = record.read(cell.record)
+        assert made["training"]["steps"] == 1
+        assert {s["n"] for s in made["scores"].values()} == {1}
+        published = {d["name"]: d["questions"] for d in real.config["eval"]["datasets"]}
+        assert {n: s["questions"] for n, s in made["scores"].items()} == published
+        assert cell.run_id != real.run_id
+        assert cell.config["method"]["peft"] == real.config["method"]["peft"]
+        tiny = models.skeleton(cell.config["model"]["path"], None)
+        assert type(tiny).__name__ == FAMILIES[real.config["model"]["architecture"]["model_type"]]
+        rate = real.config["trainer"]["learning_rate"]
+        assert cell.config["trainer"]["learning_rate"] == rate
+    strict, _ = tabulate.build(plan.load_experiment(name), cells)
+    shown, _ = tabulate.build(plan.load_experiment(name), cells, others=True)
+    for table, marked in zip(strict, shown, strict=True):
+        scores = [c for c in table.numbers if c != "Params"]
+        assert set(table.frame[scores].to_numpy().flatten()) <= {"", "-"}
+        filled = Counter(t for t in marked.frame[scores].to_numpy().flatten() if t != "-")
+        assert all(text.endswith("†") for text in filled), filled
+
+
+def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
+    from osora_bench.compose import compose, composer, resolve
+
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    cell = plan.expand("table4", smoke_places)[-1]
+    with composer():
+        assert resolve(compose(cell.overrides, "test"), "test") == cell.config
+
+
+def test_a_setting_given_by_hand_wins_over_the_scale(smoke_places, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    cell = plan.expand("table4", [*smoke_places, "trainer.max_steps=3"])[0]
+    assert cell.config["trainer"]["max_steps"] == 3
+
+
+def test_made_up_files_cover_every_file_of_the_papers_tasks_and_suites(tmp_path, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    smoke.use_made_up_data(tmp_path)
+    for name in PAPER:
+        for cell in full_scale(name):
+            needed = [f for d in cell.config["eval"]["datasets"] for f in d["files"]]
+            needed += [s["path"] for s in cell.config["task"]["sources"]]
+            assert all(paths.data_file(f).is_file() for f in needed), needed
