@@ -49,14 +49,16 @@ class ModelConfig:
 @dataclass
 class MethodConfig:
     """A fine-tuning method: any PEFT configuration class; without one (`peft: null`) nothing is
-    trained, or with `full` every weight of the base model."""
+    trained, or with `full` every weight of the base model. `start` names a function that is given
+    the fresh PEFT model, for a start that the configuration class does not offer."""
 
     name: str = shown()
     label: str = shown()
-    rank: int | None = MISSING
-    rank_bounded: bool = MISSING
+    rank: int | None = shown()  # it counts as what `peft` makes of it
+    rank_bounded: bool = shown()
     peft: dict[str, Any] | None = MISSING
     full: bool = False
+    start: str | None = None
 
 
 @dataclass

@@ -65,6 +65,11 @@ class RunPaths:
         return self.runs / "cells" / self.run_id
 
     @property
+    def decompositions(self) -> Path:
+        """Shared by all cells: singular value decompositions of base weights."""
+        return self.runs / "svd"
+
+    @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
 

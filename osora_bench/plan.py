@@ -152,7 +152,7 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
         task = _kept(cfg["task"], config.TaskConfig)
         task["sources"] = [_source(s, content) for s in task["sources"]]
         result |= {
-            "method": cfg["method"]["peft"] or "full",
+            "method": _told(_kept(cfg["method"], config.MethodConfig)),
             "task": task,
             "trainer": _kept(cfg["trainer"], config.TrainerConfig),
             "seed": cfg["seed"],
@@ -160,9 +160,14 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _told(node: dict[str, Any]) -> dict[str, Any]:
+    """What is set; so that an option added later leaves the run ids of those who do not use it."""
+    return {key: value for key, value in node.items() if value is not None and value is not False}
+
+
 def _source(source: dict[str, Any], content: dict[str, str]) -> dict[str, Any]:
-    """A source with its files' content in place of their paths; what is not set stays out."""
-    told = {key: value for key, value in source.items() if value is not None}
+    """A source with its files' content in place of their paths."""
+    told = _told(source)
     told["path"] = content[source["path"]]
     if source["exclude"] is not None:
         told["exclude"] = {**source["exclude"], "path": content[source["exclude"]["path"]]}

@@ -92,6 +92,7 @@ def _check_layers(cell: Cell) -> None:
     from osora_bench import models
 
     instantiate(method)
+    start(method)
     check_rank(cell.config, models.skeleton(models.location(model), model["revision"]))
 
 
@@ -112,6 +113,23 @@ def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:
             f"{name} ({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is "
             f"{min(shape)}"
         )
+
+
+def start(method: dict[str, Any]) -> Callable[[Any], None]:
+    """The function that `method.start` names, or one that does nothing.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if method["start"] is None:
+        return lambda _: None
+    from hydra.utils import get_method
+
+    try:
+        named: Callable[[Any], None] = get_method(method["start"])
+    except Exception as error:  # Hydra wraps an ImportError in several others
+        raise UserError(f"method {method['name']}: start: {error}") from error
+    return named
 
 
 def instantiate(method: dict[str, Any]) -> Any:

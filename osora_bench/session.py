@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import resource
 import time
 import warnings
@@ -15,6 +16,7 @@ import peft
 import transformers
 
 from osora_bench import data, evaluate, models, preflight, provenance, record, train
+from osora_bench.osora import SvdStore, use_store
 from osora_bench.plan import Cell, fingerprints, revision, trains
 from osora_bench.tracker import tracking
 
@@ -83,7 +85,9 @@ class Session:
         method = cell.config["method"]
         model = base.model
         if not method["full"]:
-            model = peft.get_peft_model(base.model, preflight.instantiate(method))
+            with use_store(_store(cell)):
+                model = peft.get_peft_model(base.model, preflight.instantiate(method))
+                preflight.start(method)(model)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         training = train.train(
             model,
@@ -113,6 +117,11 @@ class Session:
                 max_length=task["max_length"],
             )
         return self._tokenised[key]
+
+
+def _store(cell: Cell) -> SvdStore | None:
+    """Where decompositions are shared by cells and later runs: below `runs` if not elsewhere."""
+    return None if os.environ.get("OSORA_SVD_STORE") else SvdStore(cell.paths.decompositions)
 
 
 def _portable(cfg: dict[str, Any]) -> dict[str, Any]:

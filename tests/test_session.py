@@ -8,10 +8,11 @@ import torch
 from conftest import QUICK
 from hydra.utils import instantiate
 
-from osora_bench import models, paths, record, run
+from osora_bench import models, paths, preflight, record, run
 from osora_bench.compose import group_choices
+from osora_bench.errors import UserError
 
-ADAPTERS = [m for m in group_choices("method") if m != "none"]
+ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 
 
 def numbers(cell, made=None):
@@ -190,3 +191,49 @@ def test_nothing_is_left_in_the_current_folder(make_cell, tmp_path, session, mon
     monkeypatch.chdir(elsewhere)
     assert run.attempt(make_cell("method=lora", *QUICK))
     assert list(elsewhere.iterdir()) == []
+
+
+def test_cells_share_one_decomposition_of_each_weight(make_cell, session, monkeypatch):
+    from osora_bench.osora import store
+
+    calls = []
+    real = store.top_triplets
+    monkeypatch.setattr(store, "top_triplets", lambda w, r: calls.append(r) or real(w, r))
+    for method, rank in (("osora", 8), ("osora", 16), ("pissa", 8), ("osora_k", 4)):
+        assert run.attempt(make_cell(f"method={method}", f"method.rank={rank}", *QUICK))
+    layers = 2 * session.workspace.base(make_cell().config).model.config.num_hidden_layers
+    assert len(calls) == layers
+
+
+def test_pissa_starts_as_peft_starts_it_and_closer_to_the_exact_residual(make_cell, session):
+    cell = make_cell("method=pissa", "method.rank=8")
+    base = {
+        n: t.double() for n, t in models.Workspace().base(cell.config).model.state_dict().items()
+    }
+    ours = peft.get_peft_model(
+        models.Workspace().base(cell.config).model, preflight.instantiate(cell.config["method"])
+    )
+    preflight.start(cell.config["method"])(ours)
+    theirs = peft.get_peft_model(
+        models.Workspace().base(cell.config).model,
+        peft.LoraConfig(
+            r=8, lora_alpha=8, init_lora_weights="pissa", target_modules=["q_proj", "v_proj"]
+        ),
+    )
+    compared = 0
+    for (name, one), (_, other) in zip(ours.named_modules(), theirs.named_modules(), strict=True):
+        if not name.endswith(("q_proj", "v_proj")):
+            continue
+        weight = base[name.removeprefix("base_model.model.") + ".weight"]
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        exact = weight - (u[:, :8] * s[:8]) @ vh[:8]
+        scale = float(s[0])
+        assert (one.weight.double() - exact).abs().max() < 1e-6 * scale
+        assert (other.weight.double() - exact).abs().max() < 1e-4 * scale  # its SVD is float32
+        compared += 1
+    assert compared == 8
+
+
+def test_a_start_that_does_not_exist_is_refused(make_cell):
+    with pytest.raises(UserError, match="method pissa: start: .*no_such_start"):
+        preflight.check([make_cell("method=pissa", "method.start=osora_bench.osora.no_such_start")])
