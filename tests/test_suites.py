@@ -1,0 +1,114 @@
+"""Suites say of OpenCompass's configurations what these say of themselves; sizes are the data's."""
+
+import json
+
+import pytest
+
+from osora_bench import data, evaluate, paths
+from osora_bench.compose import compose, composer, group_choices, resolve
+
+REAL = paths.data_root()
+
+
+def suite(name: str) -> dict:
+    with composer():
+        return resolve(compose([f"eval={name}"], "test"), "test")["eval"]
+
+
+def task(name: str) -> dict:
+    with composer():
+        return resolve(compose([f"task={name}", "eval=toy", "trainer=paper"], "test"), "test")[
+            "task"
+        ]
+
+
+def shots(config) -> int:
+    """Worked examples in a dataset's prompt: turns of the model's, or fixed retrieved rows."""
+    fixed = config.infer_cfg.retriever.get("fix_id_list", [])
+    turns = config.infer_cfg.prompt_template.template["round"]
+    return len(fixed) or sum(turn["role"] == "BOT" for turn in turns)
+
+
+@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
+def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
+    for dataset in suite(name)["datasets"]:
+        config = evaluate.dataset_config(dataset)
+        assert shots(config) == dataset["shots"], dataset["name"]
+        length = config.infer_cfg.inferencer.get("max_out_len", suite(name)["max_out_len"])
+        assert length == 512, "the authors' setting"
+        assert "gen" in dataset["config"]
+
+
+def test_maths_two_configurations_differ_in_the_scoring_only():
+    older, newer = (
+        evaluate.dataset_config(suite(name)["datasets"][0]) for name in ("math", "math-verify")
+    )
+    assert older.infer_cfg.prompt_template == newer.infer_cfg.prompt_template
+    assert older.eval_cfg.evaluator.type is not newer.eval_cfg.evaluator.type
+
+
+def test_the_clean_gpqa_rows_are_the_published_ones_without_diamond(tmp_path, monkeypatch):
+    from osora_bench import smoke
+
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    smoke.use_made_up_data(tmp_path)
+    rows = {}
+    for name in ("gpqa", "gpqa-clean"):
+        sources = task(name)["sources"]
+        assert [s["rows"] for s in sources] == [448, 546]
+        for source in sources:
+            source["rows"] = smoke.ROWS
+            if source["exclude"] is not None:
+                assert source["exclude"]["rows"] == 198
+                source["exclude"]["rows"] = smoke.ROWS // 2
+        rows[name] = [{r["Record ID"] for _, r in data.source_rows(s)} for s in sources]
+    diamond = {f"rec{i}" for i in range(smoke.ROWS // 2)}
+    assert [leaky - diamond for leaky in rows["gpqa"]] == rows["gpqa-clean"]
+    assert all(diamond <= leaky for leaky in rows["gpqa"])
+
+
+def test_the_prompts_of_training_are_those_of_the_evaluation():
+    """The model is trained on the words that OpenCompass asks with."""
+    row = {"query": "Q?", "response": "R"}
+    source = task("math")["sources"][0]
+    asked = evaluate.dataset_config(suite("gsm8k")["datasets"][0])
+    last = asked.infer_cfg.prompt_template.template["round"][-1]["prompt"]
+    assert source["prompt"].format(**row) == last.format(question="Q?")
+    assert source["first"] == 100_000
+    assert "{Question}" in task("gpqa")["sources"][0]["prompt"]
+    gpqa = evaluate.dataset_config(suite("gpqa")["datasets"][0])
+    asked = gpqa.infer_cfg.prompt_template.template["round"][-1]["prompt"]
+    assert task("gpqa")["sources"][0]["prompt"] == asked.replace("{question}", "{Question}")
+
+
+def missing(name: str) -> list[str]:
+    return [f for d in suite(name)["datasets"] for f in d["files"] if not (REAL / f).is_file()]
+
+
+@pytest.mark.parametrize(
+    "name", ["math", "math-verify", "commonsense", "commonsense-0shot", "gpqa"]
+)
+def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
+    if missing(name):
+        pytest.skip(f"OSORA_DATA has no {', '.join(missing(name))}")
+    evaluate.prepare(suite(name), tmp_path)  # raises where a number differs
+
+
+@pytest.mark.parametrize("name", ["math", "commonsense", "gsm8k", "gpqa", "gpqa-clean"])
+def test_the_real_training_rows_fill_their_templates(name):
+    absent = [s["path"] for s in task(name)["sources"] if not (REAL / s["path"]).is_file()]
+    if absent:
+        pytest.skip(f"OSORA_DATA has no {', '.join(absent)}")
+    pairs = data.dialogues(task(name), 0)
+    assert all(pair.prompt and pair.response for pair in pairs)
+
+
+def test_metamathqas_columns_are_the_ones_that_the_task_asks_for():
+    sample = REAL / "metamathqa" / "schema_sample_2rows.jsonl"
+    if not sample.is_file():
+        pytest.skip("OSORA_DATA has no sample of MetaMathQA")
+    source = task("math")["sources"][0]
+    for line in sample.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        assert row["query"] in source["prompt"].format(**row)
+        assert source["response"].format(**row) == row["response"]
