@@ -1,6 +1,7 @@
 """What a plan still misses -> records, in this process; a cell that fails stops no other."""
 
 import json
+import os
 import shutil
 import traceback
 from collections.abc import Sequence
@@ -13,6 +14,10 @@ from osora_bench.progress import say
 
 if TYPE_CHECKING:
     from osora_bench.session import Session
+
+# Read when torch is first imported. Threads that spin while they wait make small models ten times
+# slower as soon as another process wants a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 OK, FAILED, MISTAKE = 0, 1, 2
 """Exit statuses: every cell has its record; a cell failed; the call itself is wrong."""
