@@ -1,5 +1,6 @@
 """What a plan still misses -> records, in this process; a cell that fails stops no other."""
 
+import gc
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ from osora_bench.progress import say
 if TYPE_CHECKING:
     from osora_bench.session import Session
 
-# Read when torch is first imported. Threads that spin while they wait make small models ten times
-# slower as soon as another process wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when torch is first imported: how long a waiting thread spins before it sleeps. GNU OpenMP's
+# own 300,000 make the toy 28 times slower when another process wants a core, never spinning makes
+# it twice as slow when none does, this does neither (150 steps: 11 s, 43 s with a busy neighbour).
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 OK, FAILED, MISTAKE = 0, 1, 2
 """Exit statuses: every cell has its record; a cell failed; the call itself is wrong."""
@@ -29,6 +31,7 @@ def session() -> "Session":
     say("loading torch, transformers and OpenCompass ...")
     from osora_bench.session import Session
 
+    gc.freeze()  # a million objects of the libraries, which each cell's collections would walk
     return Session()
 
 

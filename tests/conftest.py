@@ -6,7 +6,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch; why: osora_bench/run.py
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch; why: osora_bench/run.py
 
 import absl.logging
 import pytest
