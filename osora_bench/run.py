@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from osora_bench.session import Session
 
 # Read when torch is first imported: how long a waiting thread spins before it sleeps. GNU OpenMP's
-# own 300,000 make the toy 28 times slower when another process wants a core, never spinning makes
-# it twice as slow when none does, this does neither (150 steps: 11 s, 43 s with a busy neighbour).
+# own 300,000 make the toy 28 times slower when another process wants a core (60 steps of training:
+# 158 s, not 5.7); never spinning makes it twice as slow when none does. This: 5 s, and 17 s.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 OK, FAILED, MISTAKE = 0, 1, 2
