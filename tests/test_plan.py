@@ -36,7 +36,7 @@ def test_what_cannot_change_the_numbers_leaves_the_run_id(make_cell, override):
         "method.rank=8",
         "trainer.learning_rate=0.5",
         "trainer.batch_size=64",
-        "task.loss_on=answer",
+        "task.loss_on=text",
         "eval.datasets.0.limit=3",
         "model.dtype=bfloat16",
         "model.target_modules=[q_proj]",
