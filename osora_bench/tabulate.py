@@ -424,7 +424,8 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     average = "Avg." if len(sets) > 1 else "a value"
     notes = [
         f"n = {counts} questions; {seeds} seed{'s' if seeds > 1 else ''}; "
-        f"standard error of {average} at most {error:.1f} points. Best in bold."
+        f"standard error of {average} from the questions alone at most {error:.1f} points. "
+        "Best in bold."
     ]
     empty = len(chosen) - len(finished)
     if empty:
