@@ -95,7 +95,7 @@ def _choice(options: dict[str, str], key: str, valid: str) -> bool:
 
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
-    from osora_bench import tabulate
+    from osora_bench import render, tabulate
     from osora_bench.plan import expand, load_experiment
 
     name, rest = _experiment(arguments)
@@ -112,9 +112,9 @@ def tables_verb(arguments: Sequence[str]) -> int:
         others=_choice(options, "others", "true") or "scale=smoke" in overrides,
     )
     folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
-    written = tabulate.write(tables, folder)
+    written = render.write(tables, folder)
     for table in tables:
-        print(tabulate.markdown(table))
+        print(render.markdown(table))
     for line in damaged:
         print(f"damaged record, left alone: {line}", file=sys.stderr)
     if written:

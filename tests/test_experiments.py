@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import QUICK
 
-from osora_bench import models, paths, plan, record, run, smoke, tabulate
+from osora_bench import models, paths, plan, record, render, run, smoke, tabulate
 
 full_scale = cache(plan.expand)
 FAMILIES = {
@@ -26,7 +26,7 @@ def test_every_cell_of_the_demo_runs_a_step(places, session):
         assert made["training"] is None or made["training"]["steps"] == 1
     tables, damaged = tabulate.build(plan.load_experiment("demo"), cells)
     assert damaged == []
-    assert "a limit cut the set" in tabulate.markdown(tables[0])
+    assert "a limit cut the set" in render.markdown(tables[0])
 
 
 @pytest.fixture(scope="module")

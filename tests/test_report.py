@@ -9,7 +9,7 @@ from io import StringIO
 import pandas as pd
 import pytest
 
-from osora_bench import cli, params, plan, record, reference, report, tabulate
+from osora_bench import cli, params, plan, record, reference, render, report, tabulate
 from osora_bench.errors import UserError
 
 HEADS = {
@@ -74,7 +74,7 @@ def ledger(tmp_path_factory):
     return folder
 
 
-def built(name: str, ledger, **options) -> tabulate.Table:
+def built(name: str, ledger, **options) -> render.Table:
     cells = [
         plan.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)
     ]
@@ -129,7 +129,7 @@ def test_hyper_parameters_are_those_that_the_experiment_runs(name, of, ledger):
 
 
 def test_hyper_parameters_are_printed_once_for_neighbours_as_in_the_paper():
-    lines = tabulate.markdown(built("table7", "nowhere")).splitlines()
+    lines = render.markdown(built("table7", "nowhere")).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:19]]
     assert rows[0] == ["LLaMA2-13B", "LoRA", "16", "2e-5", "20"]
     assert rows[3] == ["", "VeRA", "512", "3e-3", ""]
@@ -139,10 +139,10 @@ def test_hyper_parameters_are_printed_once_for_neighbours_as_in_the_paper():
 
 
 def test_best_is_bold_for_each_model(ledger):
-    text = tabulate.markdown(built("table2", ledger))
+    text = render.markdown(built("table2", ledger))
     assert text.count("**54.81**") == text.count("**78.85**") == text.count("**53.11**") == 1
     assert "**50.31**" not in text
-    text = tabulate.markdown(built("table3", ledger))
+    text = render.markdown(built("table3", ledger))
     assert all(best in text for best in ("**36.87**", "**33.84**", "**35.86**"))
 
 
@@ -164,7 +164,7 @@ def test_ours_beside_the_papers_with_the_difference(ledger):
 def test_every_table_renders_before_any_run(name, tmp_path):
     for compare in (False, True):
         table = built(name, tmp_path, compare=compare)
-        assert tabulate.write([table], tmp_path / "tables")
+        assert render.write([table], tmp_path / "tables")
         scores = [c for c in table.numbers if c != "Params"]
         if not compare:
             assert set(table.frame[scores].to_numpy().flatten()) <= {"", "-"}
@@ -172,7 +172,7 @@ def test_every_table_renders_before_any_run(name, tmp_path):
 
 @pytest.mark.parametrize("name", [*RESULTS, "table7", "table8"])
 def test_latex_is_balanced_and_escaped(name, ledger):
-    text = tabulate.latex(built(name, ledger))
+    text = render.latex(built(name, ledger))
     assert text.count("{") == text.count("}")
     body = text.split("\\midrule")[1].split("\\bottomrule")[0]
     columns = text.split("\\begin{tabular}{")[1].split("}")[0]
@@ -185,7 +185,7 @@ def test_latex_is_balanced_and_escaped(name, ledger):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 def test_latex_compiles(ledger, tmp_path):
-    tables = "\n".join(tabulate.latex(built(n, ledger)) for n in (*RESULTS, "table7"))
+    tables = "\n".join(render.latex(built(n, ledger)) for n in (*RESULTS, "table7"))
     source = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
     (tmp_path / "all.tex").write_text(source % tables)
     subprocess.run(["pdflatex", "-halt-on-error", "all.tex"], cwd=tmp_path, check=True)
@@ -207,7 +207,7 @@ def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
     assert frame.loc["OSoRA", "MATH"].endswith("†")
     assert "±" in frame.loc["OSoRA", "MATH"]
     assert frame.loc["VeRA", "Avg."] == ""
-    assert "† not the full set (from 4 questions on)" in tabulate.markdown(shown)
+    assert "† not the full set (from 4 questions on)" in render.markdown(shown)
 
 
 def test_missing_seeds_are_said(tmp_path):
@@ -220,8 +220,8 @@ def test_missing_seeds_are_said(tmp_path):
 
 def test_the_leak_is_said_under_table_3_and_not_under_its_clean_twin(tmp_path):
     warning = "the training rows contain the test questions"
-    assert warning in tabulate.markdown(built("table3", tmp_path))
-    assert warning not in tabulate.markdown(built("table3-clean", tmp_path))
+    assert warning in render.markdown(built("table3", tmp_path))
+    assert warning not in render.markdown(built("table3-clean", tmp_path))
 
 
 def test_an_unknown_column_names_those_there_are(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from osora_bench import plan, record, tabulate
+from osora_bench import plan, record, render, tabulate
 from osora_bench.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,7 +70,7 @@ def ledger(tmp_path):
 def test_golden_ledger_gives_the_reviewed_tables(ledger, tmp_path):
     tables, damaged = tabulate.build(plan.load_experiment("demo"), ledger)
     assert damaged == []
-    written = tabulate.write(tables, tmp_path / "tables")
+    written = render.write(tables, tmp_path / "tables")
     assert {p.name for p in written} == {p.name for p in GOLDEN.iterdir()}
     for path in written:
         assert path.read_text() == (GOLDEN / path.name).read_text(), path.name
@@ -91,7 +91,7 @@ def test_no_record_at_all_still_gives_a_table(tmp_path):
     cells = plan.expand("demo", [f"ledger={tmp_path}"])
     tables, _ = tabulate.build(plan.load_experiment("demo"), cells)
     for table in tables:
-        assert "No run has finished yet." in tabulate.markdown(table)
+        assert "No run has finished yet." in render.markdown(table)
         assert not table.best.to_numpy().any()
 
 
@@ -101,7 +101,7 @@ def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
         record.write(made(cell, (3, 4), n=6), tmp_path)
     tables, _ = tabulate.build(plan.load_experiment("demo"), cells)
     assert set(tables[0].frame["Avg."]) == {""}
-    assert "a limit cut the set: GSM8K-toy, CSQA-toy" in tabulate.markdown(tables[0])
+    assert "a limit cut the set: GSM8K-toy, CSQA-toy" in render.markdown(tables[0])
 
 
 def test_percentages_are_rounded_half_up_like_the_papers():
