@@ -15,7 +15,7 @@ from osora_bench.compose import check_overrides, resolve
 from osora_bench.errors import UserError
 from osora_bench.plan import cell
 from osora_bench.progress import say
-from osora_bench.run import FAILED, MISTAKE, OK, attempt, session
+from osora_bench.run import FAILED, MISTAKE, OK, attempt, damage, session
 
 _statuses: list[int] = []
 
@@ -28,6 +28,8 @@ def _run(cfg: DictConfig) -> None:
         if one.state == "done":
             say(f"{one.label}: has its record already, {one.record}")
             return
+        if one.state == "damaged":
+            raise UserError(damage(one))
         preflight.check([one])
         session().prepare([one])
     except UserError as error:
@@ -52,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv = [sys.argv[0], *arguments]
     try:
         _run()
-    except SystemExit:  # Hydra refused the configuration and has said why; no cell raises
-        return MISTAKE
+    except SystemExit as ended:  # Hydra refused the configuration and said why; no cell raises
+        return MISTAKE if ended.code else OK
     return max(_statuses, default=OK)
 
 

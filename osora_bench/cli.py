@@ -33,6 +33,9 @@ Experiments are the files of experiments/; models, methods, tasks and suites tho
 
 def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The experiment's name, and the other arguments."""
+    flags = [a for a in arguments if a.startswith("-") and a != "--json"]
+    if flags:
+        raise UserError(f"unknown option {flags[0]}; `osora-bench --help` lists what there is")
     named = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
     if len(named) != 1:
         from osora_bench import paths
@@ -117,6 +120,8 @@ def tables_verb(arguments: Sequence[str]) -> int:
         print(render.markdown(table))
     for line in damaged:
         print(f"damaged record, left alone: {line}", file=sys.stderr)
+    for ledger in sorted({cell.ledger for cell in cells if not cell.ledger.is_dir()}):
+        print(f"no ledger yet: {ledger}", file=sys.stderr)
     if written:
         print(f"written to {folder}: {', '.join(p.name for p in written)}")
     return 0
@@ -224,5 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(unknown("verb", verb, VERBS))
         return VERBS[verb](rest)
     except UserError as error:
+        print(f"osora-bench: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder to write to, most of all; a file's name says which
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2

@@ -221,6 +221,11 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         for key, value in at_least_one.items()
         if value is not None and value < 1
     ]
+    found += [
+        f"eval.datasets.{d['name']}.limit={d['limit']}: the set has {d['questions']} questions"
+        for d in suite["datasets"]
+        if d["limit"] is not None and d["limit"] > d["questions"]
+    ]
     if trainer["batch_size"] % max(trainer["micro_batch_size"], 1):
         found.append(
             f"trainer.batch_size={trainer['batch_size']} is no multiple of "

@@ -135,7 +135,7 @@ def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
                 )
             except (KeyError, IndexError, TypeError) as error:
                 raise UserError(
-                    f"{source['path']}, row {number}: the template asks for {error}; "
+                    f"{source['path']}, line {number}: the template asks for {error}; "
                     f"the row has {', '.join(sorted(columns))}"
                 ) from error
     if task["max_rows"] is not None and task["max_rows"] < len(result):

@@ -1,6 +1,7 @@
 """Everything that can be refused is refused here, before a model is loaded."""
 
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench import paths
-from osora_bench.data import source_rows
+from osora_bench.data import dialogues
 from osora_bench.errors import UserError
 from osora_bench.plan import Cell, trains
 
@@ -18,23 +19,25 @@ MINIMUM_FREE = 200 * 2**20
 
 def check(cells: Sequence[Cell], hint: str | None = None) -> None:
     """Raise UserError with every reason why the cells cannot run on this machine now."""
+    by_data = {json.dumps([c.config["task"], c.config["eval"], trains(c.config)]): c for c in cells}
     problems: dict[str, None] = {}
-    checks: tuple[Callable[[Cell], object], ...] = (
-        _check_place,
-        _check_data,
-        _check_model,
-        _check_layers,
+    checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
+        (_check_place, cells),
+        (_check_data, list(by_data.values())),
+        (_check_device, cells),
+        (_check_weights, cells),
+        (_check_layers, cells),
     )
-    for one in checks:
-        for cell in cells:
+    for one, over in checks:
+        if problems and one is _check_layers:
+            break  # without a model's files nothing can be said of its layers
+        for cell in over:
             try:
                 one(cell)
             except UserError as error:
                 problems.setdefault(str(error))
-        if problems and one is _check_model:
-            break  # without a model's files nothing can be said of its layers
     if problems:
-        raise UserError("\n".join(["nothing was started:", *problems, *([hint] if hint else [])]))
+        raise UserError("\n".join(["cannot run:", *problems, *([hint] if hint else [])]))
 
 
 def _check_place(cell: Cell) -> None:
@@ -60,8 +63,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 def _check_data(cell: Cell) -> None:
     if trains(cell.config):
-        for source in cell.config["task"]["sources"]:
-            source_rows(source)
+        dialogues(cell.config["task"], cell.config["seed"])
     for dataset in cell.config["eval"]["datasets"]:
         for name in dataset["files"]:
             place = paths.data_file(name)
@@ -72,16 +74,20 @@ def _check_data(cell: Cell) -> None:
                 )
 
 
-def _check_model(cell: Cell) -> None:
+def _check_device(cell: Cell) -> None:
     from osora_bench import models
 
-    model = cell.config["model"]
-    models.check_weights(model)
-    device = models.device_of(cell.config)
+    model, device = cell.config["model"], models.device_of(cell.config)
     if model["needs_gpu"] and device.type == "cpu" and cell.config["device"] != "cpu":
         raise UserError(
             f"model {model['name']}: needs a GPU and torch sees none; device=cpu runs it anyway"
         )
+
+
+def _check_weights(cell: Cell) -> None:
+    from osora_bench import models
+
+    models.check_weights(cell.config["model"])
 
 
 def _check_layers(cell: Cell) -> None:

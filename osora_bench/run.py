@@ -47,10 +47,11 @@ def run_missing(cells: Sequence[Cell], hint: str | None = None) -> int:
     done = len(cells) - len(missing) - len(damaged)
     say(f"{len(cells)} cells: {done} done, {len(missing)} to run")
     for cell in damaged:
-        say(f"{cell.record} is damaged and left alone: move it away to run {cell.label} again")
+        say(damage(cell))
     failed = _run_all(missing, hint) if missing else []
     for cell in failed:
         say(f"failed: {cell.label}  (see {cell.paths.failure})")
+    say(f"records: {', '.join(sorted({str(cell.ledger) for cell in cells}))}")
     return FAILED if failed or damaged else OK
 
 
@@ -65,6 +66,11 @@ def warnings(cells: Sequence[Cell]) -> list[str]:
         if trains(cell.config) and task["warning"] is not None:
             found[f"task {task['name']}: {task['warning']}"] = None
     return list(found)
+
+
+def damage(cell: Cell) -> str:
+    """What to do about a record that cannot be read."""
+    return f"{cell.record} is damaged and left alone: move it away to run {cell.label} again"
 
 
 def _run_all(cells: Sequence[Cell], hint: str | None) -> list[Cell]:

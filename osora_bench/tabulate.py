@@ -391,13 +391,16 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     sets = finished[0].cell.config["eval"]["datasets"]
     counts = " + ".join(f"{d['questions']} {d['label']}" for d in sets)
     seeds = max(len(row.shown) for row in finished)
-    error = max(row.standard_error() for row in finished)
-    average = "Avg." if len(sets) > 1 else "a value"
-    notes = [
-        f"n = {counts} questions; {seeds} seed{'s' if seeds > 1 else ''}; "
-        f"standard error of {average} from the questions alone at most {error:.1f} points. "
-        "Best in bold."
-    ]
+    full = [row for row in finished if not row.others and row.averages()]
+    notes = []
+    if full:
+        error = max(row.standard_error() for row in full)
+        average = "Avg." if len(sets) > 1 else "a value"
+        notes.append(
+            f"n = {counts} questions; {seeds} seed{'s' if seeds > 1 else ''}; "
+            f"standard error of {average} from the questions alone at most {error:.1f} points. "
+            "Best in bold."
+        )
     empty = len(chosen) - len(finished)
     if empty:
         notes.append(f"{empty} of {len(chosen)} cells have not been run: left blank.")

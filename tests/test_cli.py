@@ -69,6 +69,8 @@ def test_a_full_disk_is_refused(make_cell, monkeypatch):
     ("argv", "message"),
     [
         (["pln"], "unknown verb 'pln'. Did you mean 'plan'"),
+        (["plan", "experiment=demo", "--bogus"], "unknown option --bogus"),
+        (["tables", "experiment=demo", "out=/proc/x"], "/proc/x"),
         (["plan"], "name one experiment: experiment=NAME. Valid: demo"),
         (["plan", "experiment=tabel3"], "Did you mean 'table3'"),
         (["run", "experiment=demo", "trainer.lr=1"], "unknown key 'trainer.lr'"),
@@ -85,7 +87,8 @@ def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeyp
     monkeypatch.setenv("HF_HOME", str(here / "hub"))
     assert cli.main(["run", "experiment=table3", f"ledger={here}/ledger"]) == 2
     error = capsys.readouterr().err
-    assert "nothing was started" in error
+    assert "cannot run:" in error
+    assert "model qwen2-7b: needs a GPU and torch sees none" in error
     assert "the weights of Qwen/Qwen2-7B are not on this machine" in error
     assert "gpqa_main.csv: no such file" in error
     assert "make sweep-rank MODEL=toy" in error
@@ -108,6 +111,8 @@ def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeyp
         (["eval.datasets.0.config=gsm8k_gem_1d7fe4"], "Did you mean 'gsm8k_gen_1d7fe4'"),
         (["eval.datasets.0.name=gsm"], "unknown dataset 'gsm'"),
         (["runs=/proc/nowhere"], "/proc/nowhere: cannot write there"),
+        (["eval.datasets.0.limit=501"], "limit=501: the set has 500 questions"),
+        (["task.sources.0.prompt='{no_column}'"], "line 1: the template asks for 'no_column'"),
         (["device=cuda"], "device=cuda, but torch sees no CUDA device"),
     ],
 )
@@ -117,6 +122,21 @@ def test_bad_input_is_refused_before_a_model_is_loaded(here, capsys, overrides, 
     assert message in capsys.readouterr().err
     assert session.workspace.loads == loads
     assert not (here / "runs" / "cells").exists()
+
+
+def test_a_damaged_record_is_refused_before_anything_is_trained(make_cell, capsys, session):
+    cell = make_cell()
+    cell.ledger.mkdir(parents=True)
+    cell.record.write_text("{")
+    loads = session.workspace.loads
+    assert cell_main(list(cell.overrides)) == 2
+    assert "is damaged and left alone: move it away" in capsys.readouterr().err
+    assert session.workspace.loads == loads
+    assert cell.record.read_text() == "{"
+
+
+def test_help_is_no_mistake(capsys):
+    assert cell_main(["--help"]) == 0
 
 
 def test_a_rank_above_the_layer_is_fine_where_the_method_allows_it(make_cell):

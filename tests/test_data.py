@@ -58,7 +58,7 @@ def test_an_unknown_kind_of_file_names_those_that_can_be_read(tmp_path):
 
 def test_a_template_without_its_column_names_the_row_and_its_columns(tmp_path):
     path = jsonl(tmp_path, '{"q": 1, "a": 2}', '{"q": 1, "b": 2}')
-    with pytest.raises(UserError, match=r"row 2: the template asks for 'a'; the row has b, q"):
+    with pytest.raises(UserError, match=r"line 2: the template asks for 'a'; the row has b, q"):
         data.dialogues({"sources": [source(path)], "max_rows": None}, 0)
 
 
