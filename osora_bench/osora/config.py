@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,14 @@ from peft.config import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-PEFT_TYPE = "OSORA"
+
+class OsoraType(StrEnum):
+    """The method's key in PEFT's mappings: `PeftType` is closed, and code asks a type's `value`."""
+
+    OSORA = "OSORA"
+
+
+PEFT_TYPE = OsoraType.OSORA
 O_INITS = ("ones", "gaussian")
 O_SIDES = ("output", "input")
 FORMAT_VERSION = 1
@@ -92,7 +100,6 @@ class OsoraConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # PeftType is a closed enumeration: the string serves as the key in PEFT's mappings.
         self.peft_type = PEFT_TYPE
         # Not an option: whether the file that this configuration came from holds an adapter.
         self.from_checkpoint = False

@@ -409,3 +409,16 @@ class Checkpointed(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return checkpoint(self.layer, x, use_reentrant=False)
+
+
+def test_transformers_own_loading_of_an_adapter(tmp_path: Path) -> None:
+    model = peft.get_peft_model(make_base("llama"), config())
+    for name, parameter in model.named_parameters():
+        if "osora_S" in name:
+            parameter.data += 0.5
+    model.save_pretrained(tmp_path)
+    ids = torch.arange(6)[None]
+    expected = model.eval()(input_ids=ids).logits
+    base = make_base("llama").eval()
+    base.load_adapter(str(tmp_path))
+    assert torch.equal(base(input_ids=ids).logits, expected)
