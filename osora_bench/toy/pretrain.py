@@ -219,6 +219,9 @@ def weighted_loss(
 
 def pretrain(output: Path = MODEL, seed: int = SEED, steps: int = STEPS) -> None:
     """Build tokenizer and model, train for `steps` steps and write both to `output`."""
+    # one thread sums in one order: a rebuild gives the same weights, whatever the machine's cores
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(tokenizer_texts(seed))
     model = build_model(tokenizer).train()
@@ -240,6 +243,7 @@ def pretrain(output: Path = MODEL, seed: int = SEED, steps: int = STEPS) -> None
         schedule.step()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}")
+    torch.set_num_threads(threads)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
 
