@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from osora_bench.errors import UserError
+from osora_bench.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -45,8 +45,6 @@ def data_file(path: str) -> Path:
 
 def experiment_file(name: str) -> Path:
     """The YAML of an experiment, or UserError that names the experiments that are there."""
-    from osora_bench.errors import unknown
-
     place = EXPERIMENTS / f"{name}.yaml"
     if not place.is_file():
         raise UserError(unknown("experiment", name, (p.stem for p in EXPERIMENTS.glob("*.yaml"))))

@@ -20,9 +20,10 @@ MINIMUM_FREE = 200 * 2**20
 def check(cells: Sequence[Cell], hint: str | None = None) -> None:
     """Raise UserError with every reason why the cells cannot run on this machine now."""
     by_data = {json.dumps([c.config["task"], c.config["eval"], trains(c.config)]): c for c in cells}
+    by_place = {(c.paths.runs, c.ledger): c for c in cells}
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
-        (_check_place, cells),
+        (_check_place, list(by_place.values())),
         (_check_data, list(by_data.values())),
         (_check_device, cells),
         (_check_weights, cells),
