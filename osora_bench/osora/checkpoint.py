@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from .config import OsoraConfig
 
 WEIGHT_PROBES = 2
 SUBSPACE_PROBES = 4
@@ -59,13 +62,49 @@ def difference(stored: Tensor, here: Tensor, with_projection: bool) -> str | Non
     if off[0]:
         return f"the weight's Frobenius norm is {stored[0]:.6g} there and {here[0]:.6g} here"
     if off[: 1 + WEIGHT_PROBES].any():
-        return "the weight's norm agrees but its entries do not"
+        return (
+            "the weight's norm agrees but its entries do not (if it is the same model in another "
+            "precision: load it in the first one, or save the adapter with save_projection=True)"
+        )
     if off.any() and not with_projection:
         return (
             "the weight agrees but its singular subspace could not be reproduced (close singular "
             "values at the rank's cut); save the adapter with save_projection=True"
         )
     return None
+
+
+def check_folder(config: OsoraConfig, model: nn.Module) -> None:
+    """Refuse an adapter's folder that PEFT could not load, before `model` is changed for it.
+
+    Raises:
+        ValueError: The folder of a saved adapter holds no weights, or those of `modules_to_save`
+            are missing or wrongly shaped.
+    """
+    saved = config.saved
+    if saved is None:
+        return
+    if saved.without_weights and (config.inference_mode or saved.inference_mode):
+        raise ValueError(
+            f"{saved.folder} holds a configuration and no weights of an adapter; to start a new "
+            "adapter from it, use dataclasses.replace(config, inference_mode=False)"
+        )
+    if saved.shapes is None:
+        return
+    problems = []
+    for key, module in model.named_modules():
+        if not any(key.endswith(name) for name in config.modules_to_save or ()):
+            continue
+        whole = module.original_module if isinstance(module, ModulesToSaveWrapper) else module
+        for name, tensor in whole.state_dict().items():
+            shape = saved.shapes.get(f"base_model.model.{key}.{name}")
+            if shape is None:
+                problems.append(f"missing {key}.{name}")
+            elif shape != tensor.shape:
+                here = tuple(tensor.shape)
+                problems.append(f"{key}.{name} has shape {shape}, the model needs {here}")
+    if problems:
+        raise ValueError("the checkpoint does not fit modules_to_save: " + shortened(problems))
 
 
 def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor], known: set[str]) -> None:
@@ -82,6 +121,8 @@ def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor], known: 
         if name in expected and tensor.shape != expected[name].shape:
             here = tuple(expected[name].shape)
             problems.append(f"{name} has shape {tuple(tensor.shape)}, the model needs {here}")
+        elif name in expected and not tensor.is_floating_point():
+            problems.append(f"{name} is of {tensor.dtype}, not a floating-point type")
         elif name in expected and not torch.isfinite(tensor).all():
             problems.append(f"{name} holds NaN or inf")
     if problems:

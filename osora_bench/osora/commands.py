@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .store import DEFAULT_GB, SvdStore
+from .store import DEFAULT_GB, SvdStore, size_limit
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
@@ -44,38 +44,46 @@ def export_main(argv: Sequence[str] | None = None) -> int:
 
 def svd_main(argv: Sequence[str] | None = None) -> int:
     """Build, list or clean the store of decompositions. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="osora-bench svd", description="The store of singular value decompositions."
-    )
-    parser.add_argument(
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
         "--store", type=Path, default=os.environ.get("OSORA_SVD_STORE"),
         help="folder of the store (default: the variable OSORA_SVD_STORE)",
     )  # fmt: skip
-    parser.add_argument(
-        "--limit-gb", type=float, default=os.environ.get("OSORA_SVD_STORE_GB", DEFAULT_GB),
+    where.add_argument(
+        "--limit-gb", type=_gigabytes, default=os.environ.get("OSORA_SVD_STORE_GB", DEFAULT_GB),
         help=f"size limit (default: OSORA_SVD_STORE_GB, or {DEFAULT_GB:g})",
     )  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="osora-bench svd", description="The store of singular value decompositions."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="decompose the adapted layers of a model")
+    build = commands.add_parser(
+        "build", parents=[where], help="decompose the adapted layers of a model"
+    )
     build.add_argument("--model", required=True, type=Path, help="folder of the model")
     build.add_argument("--modules", nargs="+", default=["q_proj", "v_proj"], help="layer names")
     build.add_argument("--rank", type=int, default=512, help="largest rank wanted (default 512)")
-    commands.add_parser("list", help="show what is stored")
-    commands.add_parser("clean", help="remove the least recently used down to --limit-gb, or all")
-    commands.choices["clean"].add_argument("--all", action="store_true", help="remove everything")
+    commands.add_parser("list", parents=[where], help="show what is stored")
+    clean = commands.add_parser(
+        "clean", parents=[where], help="remove the least recently used down to --limit-gb, or all"
+    )
+    clean.add_argument("--all", action="store_true", help="remove everything")
     args = parser.parse_args(argv)
     if args.store is None:
         parser.error("name a folder: --store, or the variable OSORA_SVD_STORE")
-    if not args.limit_gb > 0:
-        parser.error(f"--limit-gb must be above 0, not {args.limit_gb}")
     if args.command == "build":
         if args.rank < 1:
             parser.error(f"--rank must be at least 1, not {args.rank}")
         _need_folder(parser, args.model, "config.json")
-    store = SvdStore(args.store, args.limit_gb)
-    return _report(
-        lambda: {"build": _build, "list": _list, "clean": _clean}[args.command](store, args)
-    )
+    action = {"build": _build, "list": _list, "clean": _clean}[args.command]
+    return _report(lambda: action(SvdStore(args.store, args.limit_gb), args))
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        return size_limit(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _need_folder(parser: argparse.ArgumentParser, folder: Path, name: str) -> None:
@@ -93,9 +101,14 @@ def _report(action: Any) -> int:
 
 
 def _load(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    names = config.architectures or ["AutoModelForCausalLM"]
+    kind = getattr(transformers, names[0], None)
+    if kind is None:
+        raise ValueError(f"{folder} is a {names[0]}, which transformers does not have")
+    return kind.from_pretrained(folder, dtype="auto", local_files_only=True)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft.config import PeftConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
 
@@ -23,6 +23,24 @@ O_INITS = ("ones", "gaussian")
 O_SIDES = ("output", "input")
 FORMAT_VERSION = 1
 BIASES = ("none", "all", "osora_only")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is known of the place that a configuration was read from, before a model is changed.
+
+    PEFT reads the weights beside a configuration only after it has changed the model for them.
+    """
+
+    folder: Path  # as it was given: it may be the name of a repository
+    shapes: dict[str, tuple[int, ...]] | None  # of the tensors, None where there are none here
+    inference_mode: bool  # in the file: True where a trained adapter was saved
+
+    @property
+    def without_weights(self) -> bool:
+        """Whether it is a local folder with a configuration and nothing else of an adapter."""
+        pickled = self.folder / WEIGHTS_NAME
+        return self.folder.is_dir() and self.shapes is None and not pickled.is_file()
 
 
 @dataclass
@@ -101,8 +119,9 @@ class OsoraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
-        # Not an option: whether the file that this configuration came from holds an adapter.
-        self.from_checkpoint = False
+        # not an option: where this configuration was read from
+        self.saved: Saved | None = None
+        _need_whole("format_version", self.format_version)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(
                 f"this OsoraConfig is of format {self.format_version}, written by a newer version; "
@@ -116,16 +135,18 @@ class OsoraConfig(PeftConfig):
         self._check_combinations()
 
     def _check_values(self) -> None:
+        if not isinstance(self.rank_pattern, dict):
+            raise ValueError(f"rank_pattern must map names to ranks, not {self.rank_pattern!r}")
         for name, rank in {"r": self.r, **_named(self.rank_pattern)}.items():
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {rank!r}")
+            _need_whole(name, rank)
         for name, valid in {"o_init": O_INITS, "o_side": O_SIDES, "bias": BIASES}.items():
             if getattr(self, name) not in valid:
                 raise ValueError(
                     f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)!r}"
                 )
         std = self.o_init_std
-        if std is not None and not (isinstance(std, int | float) and 0 < std < float("inf")):
+        numeric = isinstance(std, int | float) and not isinstance(std, bool)
+        if std is not None and not (numeric and 0 < std < float("inf")):
             raise ValueError(f"o_init_std must be a positive number or None, not {std!r}")
         for name in (
             "clip_rank", "train_s", "train_o", "use_dora", "dora_detach_norm", "save_projection",
@@ -159,32 +180,36 @@ class OsoraConfig(PeftConfig):
         """Read the configuration of a saved adapter.
 
         Raises:
-            ValueError: The adapter's weights beside it are damaged, or lack a module to save.
+            ValueError: The adapter's weights beside it are damaged.
         """
         config: OsoraConfig = super().from_pretrained(
             pretrained_model_name_or_path, subfolder=subfolder, **kwargs
         )
-        weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
-        if weights.is_file():
-            # PEFT reads this file only after it has changed the model
-            config._check_file(weights)
-        config.from_checkpoint = True
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        config.saved = Saved(folder, _shapes(folder), config.inference_mode)
         return config
-
-    def _check_file(self, weights: Path) -> None:
-        try:
-            with safe_open(weights, framework="pt") as file:
-                names = list(file.keys())
-        except SafetensorError as error:
-            raise ValueError(f"{weights} is damaged: {error}") from error
-        for module in self.modules_to_save or ():
-            if not any(f".{module}." in name for name in names):
-                raise ValueError(f"{weights} lacks the tensors of modules_to_save {module!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, sets sorted, so that equal ones give equal files."""
         values = cast(dict[str, Any], super().to_dict())
         return {k: sorted(v) if isinstance(v, set) else v for k, v in values.items()}
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Of the tensors in an adapter's folder; None if it holds none or cannot be looked into."""
+    weights = folder / SAFETENSORS_WEIGHTS_NAME
+    if not weights.is_file():
+        return None
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is damaged: {error}") from error
+
+
+def _need_whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
 def _named(rank_pattern: dict[str, int]) -> dict[str, int]:

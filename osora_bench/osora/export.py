@@ -35,7 +35,8 @@ def to_lora(
     config = model.peft_config.get(adapter_name)
     if not isinstance(config, OsoraConfig):
         names = [n for n, c in model.peft_config.items() if c.peft_type == PEFT_TYPE]
-        raise ValueError(f"no OSoRA adapter {adapter_name!r}; there are: {', '.join(names)}")
+        there = f"there are: {', '.join(names)}" if names else "the model has none"
+        raise ValueError(f"no OSoRA adapter is called {adapter_name!r}; {there}")
     tensors = {
         key: tensor.detach().cpu().contiguous()
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()

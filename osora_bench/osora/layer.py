@@ -229,7 +229,8 @@ class Linear(nn.Module, OsoraLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         weight = self.get_base_layer().weight
-        weight.data = self._unmerged_weight.to(weight.device)
+        # the model may have been moved or cast in between
+        weight.data = self._unmerged_weight.to(weight.device, weight.dtype)
         self._unmerged_weight = None
         self.merged_adapters.clear()
 

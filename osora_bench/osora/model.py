@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -22,11 +23,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from .checkpoint import check_tensors, difference, shortened
+from .checkpoint import check_folder, check_tensors, difference, shortened
 from .config import OsoraConfig
 from .layer import Linear, OsoraLayer
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
 Flags = dict[nn.Parameter, bool]
 
@@ -59,7 +61,7 @@ class OsoraModel(BaseTuner):
             if self._progress is not None:
                 self._progress.close()
             self._progress = None
-        if self.peft_config[adapter_name].from_checkpoint:
+        if self.peft_config[adapter_name].saved is not None:
             self._unfinished_loads = {**self._unfinished_loads, adapter_name: flags}
 
     def _prepare_model(self, peft_config: OsoraConfig, model: nn.Module) -> None:
@@ -67,8 +69,10 @@ class OsoraModel(BaseTuner):
         _maybe_include_all_linear_layers(peft_config, model)
         targets = dict(self._targets(peft_config, model))
         problems = [p for key, t in targets.items() for p in _problems(peft_config, key, t)]
+        problems += _unmatched(peft_config, model, list(targets))
         if problems:
             raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
+        check_folder(peft_config, model)
         self._progress = tqdm(
             total=len(targets), desc="OSoRA: SVD", unit="layer", delay=PROGRESS_DELAY, leave=False
         )
@@ -96,6 +100,11 @@ class OsoraModel(BaseTuner):
         current_key: str,
         **_: Any,
     ) -> None:
+        if peft_config.fan_in_fan_out and isinstance(target, nn.Linear):
+            warnings.warn(
+                f"fan_in_fan_out=True has no effect on {current_key}, a torch.nn.Linear",
+                stacklevel=2,
+            )
         if isinstance(target, OsoraLayer):
             r = _rank(peft_config, current_key, target.get_base_layer())
             target.update_layer(adapter_name, r, peft_config)
@@ -145,12 +154,34 @@ class OsoraModel(BaseTuner):
             mapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
                 model, config, adapter_name, state_dict
             )
-            _check_checkpoint(model, config, adapter_name, mapped)
+            biases = cls._get_learnable_bias_state_dict(model, model.state_dict(), config)
+            _check_checkpoint(model, config, adapter_name, mapped, biases)
         except Exception:
             if flags is not None and isinstance(tuner, OsoraModel):
                 tuner._withdraw(adapter_name, flags)
             raise
         return mapped
+
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
+        """As PEFT's, but a name that no adapter has is an error (ValueError)."""
+        self._need_names(adapter_names or ())
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def _unload_and_optionally_merge(
+        self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Any:
+        self._need_names(adapter_names or ())
+        return super()._unload_and_optionally_merge(*args, adapter_names=adapter_names, **kwargs)
+
+    def _need_names(self, names: Iterable[str]) -> None:
+        unknown = sorted(set(names) - set(self.peft_config))
+        if unknown:
+            raise ValueError(
+                f"unknown adapter_names: {', '.join(unknown)}; there are "
+                f"{', '.join(self.peft_config)}"
+            )
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
@@ -161,12 +192,7 @@ class OsoraModel(BaseTuner):
             return
         if self.training:
             raise ValueError("adapter_names can be used for inference only; call model.eval()")
-        unknown = sorted(set(names) - {"__base__"} - set(self.peft_config))
-        if unknown:
-            raise ValueError(
-                f"unknown adapter_names: {', '.join(unknown)}; there are __base__ and "
-                f"{', '.join(self.peft_config)}"
-            )
+        self._need_names(set(names) - {"__base__"})
         beams = kwargs.get("num_beams") or 1
         encoder = _encoder(self.model)
         in_encoder = set(encoder.modules()) if encoder is not None else set()
@@ -204,6 +230,26 @@ def _rank(config: OsoraConfig, key: str, base: Any) -> int:
     return min(r, *base.weight.shape) if config.clip_rank else r
 
 
+def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Iterator[str]:
+    """Which names of the configuration match no layer, and so would silently do nothing."""
+    if not targets:
+        return  # PEFT says so itself
+    keys = [key for key, _ in model.named_modules()]
+    names = {
+        "target_modules": config.target_modules,
+        "exclude_modules": config.exclude_modules,
+        # PEFT adds the names that a classifier may have, whichever the model has
+        "modules_to_save": None if config.task_type in CLASSIFIERS else config.modules_to_save,
+    }
+    for option, values in names.items():
+        for name in () if values is None or isinstance(values, str) else sorted(values):
+            if not any(f".{key}".endswith(f".{name}") for key in keys):
+                yield f"{option} {name!r} matches nothing"
+    for pattern in config.rank_pattern:
+        if not any(get_pattern_key([pattern], key) == pattern for key in targets):
+            yield f"rank_pattern {pattern!r} matches no adapted layer"
+
+
 def _problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
     """Why OSoRA cannot adapt the layer `base`, which is called `key`."""
     kind = f"{type(base).__module__}.{type(base).__name__}"
@@ -227,7 +273,11 @@ def _problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
 
 
 def _check_checkpoint(
-    model: nn.Module, config: OsoraConfig, adapter_name: str, given: dict[str, Tensor]
+    model: nn.Module,
+    config: OsoraConfig,
+    adapter_name: str,
+    given: dict[str, Tensor],
+    biases: dict[str, Tensor],
 ) -> None:
     here = model.state_dict()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, OsoraLayer)}
@@ -237,7 +287,7 @@ def _check_checkpoint(
         for key in (f"{name}.{attr}.{adapter_name}" for attr in layer.tensor_names)
         if key in here
     }
-    check_tensors(expected, given, set(here))
+    check_tensors({**expected, **biases}, given, set(here))
     if any(t.is_meta for k, t in expected.items() if ".osora_fingerprint." in k):
         raise ValueError("a checkpoint cannot be checked against a base model on the meta device")
     found = []

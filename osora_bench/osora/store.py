@@ -53,10 +53,10 @@ class SvdStore:
     """
 
     def __init__(self, root: str | Path, limit_gb: float = DEFAULT_GB) -> None:
-        if not limit_gb > 0:
-            raise ValueError(f"the store's size limit must be above 0 GB, not {limit_gb}")
         self.root = Path(root).expanduser()
-        self.limit = int(limit_gb * 1e9)
+        self.limit = int(size_limit(limit_gb) * 1e9)
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"the store of decompositions {self.root} is no folder")
         (self.root / "locks").mkdir(parents=True, exist_ok=True)
 
     def get(self, weight: Tensor, r: int) -> Triplets:
@@ -172,6 +172,17 @@ class SvdStore:
         return _head(Triplets(tensors["u"].T, tensors["s"], tensors["vh"]), r)
 
 
+def size_limit(value: float | str) -> float:
+    """A store's size limit in units of 1e9 bytes; ValueError if it is no number above 0."""
+    try:
+        limit = float(value)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise ValueError(f"the store's size limit (GB) must be a number above 0, not {value!r}")
+    return limit
+
+
 def _header(path: Path, load: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata of a stored file, and its (memory-mapped) tensors if asked for."""
     if not path.exists():
@@ -228,7 +239,7 @@ def current_store() -> SvdStore | None:
     root = os.environ.get("OSORA_SVD_STORE")
     if store is not None or not root:
         return store
-    return SvdStore(root, float(os.environ.get("OSORA_SVD_STORE_GB", DEFAULT_GB)))
+    return SvdStore(root, size_limit(os.environ.get("OSORA_SVD_STORE_GB", DEFAULT_GB)))
 
 
 def decompose(weight: Tensor, r: int) -> Triplets:

@@ -1,11 +1,13 @@
 """Bad input gets an error that names the valid choices, before anything is changed."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from peft.utils.hotswap import hotswap_adapter
 from torch import nn
 
 from osora_bench.osora import OsoraConfig
@@ -21,6 +23,10 @@ from .test_peft_features import config, same_weights
         ({"r": -3}, "at least 1, not -3"),
         ({"r": 2.0}, "at least 1, not 2.0"),
         ({"rank_pattern": {"q_proj": 0}}, r"rank_pattern\['q_proj'\] must be .* not 0"),
+        ({"rank_pattern": None}, "rank_pattern must map names to ranks, not None"),
+        ({"rank_pattern": [3]}, r"rank_pattern must map names to ranks, not \[3\]"),
+        ({"o_init": "gaussian", "o_init_std": True}, "o_init_std must be a positive number"),
+        ({"format_version": "1"}, "format_version must be a whole number of at least 1, not '1'"),
         ({"o_init": "zeros"}, "o_init must be one of ones, gaussian, not 'zeros'"),
         ({"o_side": "left"}, "o_side must be one of output, input, not 'left'"),
         ({"bias": "some"}, "bias must be one of none, all, osora_only, not 'some'"),
@@ -65,6 +71,40 @@ def test_targets_that_match_nothing_or_are_not_linear() -> None:
     refuse(make_base("llama"), "nothing_here", target_modules=["nothing_here"])
     refuse(make_base("llama"), "embed_tokens is no linear layer", target_modules=["embed_tokens"])
     refuse(make_base("opt"), "self_attn is no linear layer", target_modules=["self_attn"])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"target_modules": ["q_proj", "querry"]}, "target_modules 'querry' matches nothing"),
+        ({"exclude_modules": ["w_proj"]}, "exclude_modules 'w_proj' matches nothing"),
+        ({"modules_to_save": ["lm_head", "head"]}, "modules_to_save 'head' matches nothing"),
+        ({"rank_pattern": {"k_proj": 3}}, "rank_pattern 'k_proj' matches no adapted layer"),
+    ],
+)
+def test_names_that_would_silently_do_nothing(options: dict[str, Any], match: str) -> None:
+    refuse(make_base("llama"), match, **options)
+
+
+def test_fan_in_fan_out_on_a_linear_layer_is_said_to_do_nothing() -> None:
+    with pytest.warns(UserWarning, match=r"no effect on .*q_proj, a torch.nn.Linear"):
+        peft.get_peft_model(make_base("llama"), config(fan_in_fan_out=True))
+
+
+def test_methods_of_peft_that_osora_has_no_part_in_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'OSORA' is not compatible with the `PeftMixedModel`"):
+        peft.get_peft_model(make_base("llama"), config(), mixed=True)
+    model = peft.get_peft_model(make_base("llama"), config())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="OSORA"):
+        hotswap_adapter(model, str(tmp_path), adapter_name="default")
+
+
+def test_merging_an_unknown_adapter() -> None:
+    model = peft.get_peft_model(make_base("llama"), config())
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(ValueError, match="unknown adapter_names: nope; there are default"):
+            merge(adapter_names=["nope"])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,6 +1,7 @@
 """Checkpoints: what is in them, and what is refused on loading."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers as tf
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from osora_bench.osora import OsoraConfig
 
-from .conftest import VARIANTS, disturb, logits, make_base, make_inputs
+from .conftest import LLAMA, VARIANTS, disturb, logits, make_base, make_inputs
 from .test_peft_features import config, same_weights
 
 FILE = "adapter_model.safetensors"
@@ -121,6 +123,11 @@ def spoil(tensors: Tensors) -> None:
     tensors[first(tensors, "osora_O")][0] = float("nan")
 
 
+def round_off(tensors: Tensors) -> None:
+    name = first(tensors, "osora_S")
+    tensors[name] = tensors[name].long()
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -128,6 +135,7 @@ def spoil(tensors: Tensors) -> None:
         (add, r"not part of this model: .*layers\.7"),
         (reshape, r"osora_O.* has shape \(5,\), the model needs \(32,\)"),
         (spoil, "osora_O.* holds NaN or inf"),
+        (round_off, "osora_S.* is of torch.int64, not a floating-point type"),
     ],
 )
 def test_wrong_tensors_are_refused(
@@ -168,11 +176,64 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "is damaged")
 
 
-def test_a_missing_module_to_save_is_refused(tmp_path: Path) -> None:
+def test_modules_to_save_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path, modules_to_save=["lm_head"])
+    tensors = load_file(tmp_path / FILE)
+    name = "base_model.model.lm_head.weight"
+    save_file({**tensors, name: torch.ones(3, 32)}, tmp_path / FILE)
+    refuse(tmp_path, r"lm_head.weight has shape \(3, 32\), the model needs \(64, 32\)")
+    del tensors[name]
+    save_file(tensors, tmp_path / FILE)
+    refuse(tmp_path, "missing lm_head.weight")
+
+
+def test_biases_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "qwen2", bias="osora_only")
+    tensors = load_file(tmp_path / FILE)
+    name = next(name for name in sorted(tensors) if name.endswith("v_proj.base_layer.bias"))
+    save_file({**tensors, name: torch.ones(5)}, tmp_path / FILE)
+    refuse(tmp_path, r"v_proj.*bias has shape \(5,\), the model needs \(16,\)", make_base("qwen2"))
+    del tensors[name]
+    save_file(tensors, tmp_path / FILE)
+    refuse(tmp_path, "missing .*v_proj.*bias", make_base("qwen2"))
+
+
+def test_an_adapter_whose_weights_are_gone_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
-    values = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps({**values, "modules_to_save": ["x"]}))
-    refuse(tmp_path, "lacks the tensors of modules_to_save 'x'")
+    (tmp_path / FILE).unlink()
+    refuse(tmp_path, "holds a configuration and no weights")
+    base = make_base("llama")
+    with pytest.raises(ValueError, match="holds a configuration and no weights"):
+        PeftModel.from_pretrained(base, tmp_path, is_trainable=True)
+    assert not any("osora" in name for name, _ in base.named_modules())
+    # the way out that the message names
+    start = dataclasses.replace(PeftConfig.from_pretrained(str(tmp_path)), inference_mode=False)
+    assert peft.get_peft_model(base, start).get_nb_trainable_parameters()[0] > 0
+
+
+def test_a_configuration_alone_starts_a_new_adapter(tmp_path: Path) -> None:
+    config().save_pretrained(str(tmp_path))
+    model = peft.get_peft_model(make_base("llama"), PeftConfig.from_pretrained(str(tmp_path)))
+    assert model.get_nb_trainable_parameters()[0] > 0
+
+
+def test_a_classifier_keeps_its_head(tmp_path: Path) -> None:
+    """PEFT saves the head of a SEQ_CLS model, under either of the names that it may have."""
+
+    def make() -> Any:
+        torch.manual_seed(3)
+        made = tf.LlamaForSequenceClassification(tf.LlamaConfig(**LLAMA, num_labels=3))
+        return made.eval()
+
+    options = OsoraConfig(r=6, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS")
+    model = peft.get_peft_model(make(), options).eval()
+    disturb(model)
+    with torch.no_grad():
+        model.base_model.model.score.modules_to_save["default"].weight.mul_(1.5)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(make(), tmp_path).eval()
+    inputs = {"input_ids": make_inputs("llama")["input_ids"]}
+    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
 
 
 def test_a_newer_configuration_is_refused(tmp_path: Path) -> None:

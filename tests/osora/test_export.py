@@ -109,7 +109,7 @@ def test_merged_model(family: str, variant: str, tmp_path: Path) -> None:
 
 
 def test_wrong_adapters_are_refused() -> None:
-    with pytest.raises(ValueError, match="no OSoRA adapter 'other'; there are: default"):
+    with pytest.raises(ValueError, match="no OSoRA adapter is called 'other'; there are: default"):
         to_lora(adapted("llama"), "other")
     base = make_base("llama")
     base.model.layers[0].self_attn.q_proj.weight.data[3] = 0
@@ -168,22 +168,29 @@ def test_svd_command(
     folder, _, _ = folders
     monkeypatch.delenv("OSORA_SVD_STORE", raising=False)
     store = ["--store", str(folder / "store")]
-    assert svd_main([*store, "build", "--model", str(folder / "base"), "--rank", "4"]) == 0
+    assert svd_main(["build", *store, "--model", str(folder / "base"), "--rank", "4"]) == 0
     out, err = capsys.readouterr()
     assert "4 decompositions" in out
     assert "4/4" in err  # the progress bar over layers
     assert len(SvdStore(folder / "store").entries()) == 4
-    assert svd_main([*store, "list"]) == 0
+    assert svd_main(["list", *store]) == 0
     assert "16x32  rank    16" in capsys.readouterr().out
-    assert svd_main([*store, "clean"]) == 0
+    assert svd_main(["clean", *store]) == 0
     assert "removed 0" in capsys.readouterr().out
-    assert svd_main([*store, "clean", "--all"]) == 0
+    assert svd_main(["clean", *store, "--all"]) == 0
     assert "removed 4" in capsys.readouterr().out
-    assert svd_main([*store, "build", "--model", str(folder / "base"), "--modules", "no"]) == 2
+    assert svd_main(["build", *store, "--model", str(folder / "base"), "--modules", "no"]) == 2
     assert "no layer is called no; there are down_proj, gate_proj" in capsys.readouterr().err
-    for wrong in (["list"], [*store, "build", "--model", str(folder)], [*store, "burn"]):
+    for wrong in (["list"], ["build", *store, "--model", str(folder)], ["burn", *store]):
         with pytest.raises(SystemExit):
             svd_main(wrong)
     with pytest.raises(SystemExit):
-        svd_main([*store, "build", "--model", str(folder / "base"), "--rank", "0"])
+        svd_main(["build", *store, "--model", str(folder / "base"), "--rank", "0"])
     assert "--rank must be at least 1, not 0" in capsys.readouterr().err
+    (folder / "file").write_text("")
+    assert svd_main(["list", "--store", str(folder / "file")]) == 2
+    assert "file is no folder" in capsys.readouterr().err
+    monkeypatch.setenv("OSORA_SVD_STORE_GB", "abc")
+    with pytest.raises(SystemExit):
+        svd_main(["list", *store])
+    assert "must be a number above 0, not 'abc'" in capsys.readouterr().err

@@ -411,6 +411,17 @@ class Checkpointed(torch.nn.Module):
         return checkpoint(self.layer, x, use_reentrant=False)
 
 
+def test_a_model_that_was_cast_while_merged_is_unmerged_in_its_new_type() -> None:
+    model = adapted("llama")
+    disturb(model)
+    weight = model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight
+    original = weight.data.clone()
+    model.merge_adapter()
+    model.to(torch.bfloat16)
+    model.unmerge_adapter()
+    assert torch.equal(weight, original.to(torch.bfloat16))
+
+
 def test_transformers_own_loading_of_an_adapter(tmp_path: Path) -> None:
     model = peft.get_peft_model(make_base("llama"), config())
     for name, parameter in model.named_parameters():
