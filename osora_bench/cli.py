@@ -20,6 +20,9 @@ usage: osora-bench VERB [KEY=VALUE ...]
   params  [model=A,B] [method=C,D] [rank=8,16] [config=FILE] [--csv]
                             trainable parameters, adapter and frozen bytes, from the architecture
                             alone; config=FILE counts on any hub-style config.json
+  data    list|verify|fetch [SET ...]
+                            benchmark sets: source, licence and state; their checksums and rows;
+                            downloading what is missing (--replace: also what is wrong)
   audit                     where the paper's printed averages differ from its own cells
   cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
   export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
@@ -174,6 +177,25 @@ def _members(given: str | None, group: str) -> list[str]:
     return named
 
 
+def data_verb(arguments: Sequence[str]) -> int:
+    """Where the benchmark sets come from, what of them is here, and getting the rest."""
+    from osora_bench import benchdata, fetch
+
+    action = arguments[0] if arguments else ""
+    if action not in ("list", "verify", "fetch"):
+        raise UserError(unknown("action of `data`", action, ("list", "verify", "fetch")))
+    flags = [a for a in arguments[1:] if a.startswith("-")]
+    if wrong := [a for a in flags if a != "--replace" or action != "fetch"]:
+        raise UserError(f"unknown option {wrong[0]}; `data fetch` alone has one, --replace")
+    names = [a for a in arguments[1:] if a not in flags]
+    if action == "fetch":
+        return fetch.fetch(names, replace="--replace" in flags)
+    if action == "verify":
+        return benchdata.verify(names)
+    print("\n".join(benchdata.listing(names)))
+    return 0
+
+
 def audit_verb(arguments: Sequence[str]) -> int:
     """Show what arithmetic says of the paper's printed numbers."""
     from osora_bench import reference
@@ -210,6 +232,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "tables": tables_verb,
     "figures": figures_verb,
     "params": params_verb,
+    "data": data_verb,
     "audit": audit_verb,
     "cell": cell_verb,
     "export": export_verb,
