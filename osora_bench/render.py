@@ -79,25 +79,38 @@ def markdown(table: Table) -> str:
     return "\n\n".join([f"### {table.title}", body, *table.notes]) + "\n"
 
 
+ALONE = r"""\ifx\documentclass\usepackage % so it is inside a document, which may use neither
+  \let\tableends\relax
+\else
+  \documentclass{article}
+  \usepackage[a4paper, margin=1cm]{geometry}
+  \usepackage{booktabs}
+  \setlength\tabcolsep{4pt}
+  \begin{document}
+  \def\tableends{\end{document}}
+\fi
+"""
+
+
 def latex(table: Table) -> str:
-    r"""A booktabs table that compiles as it stands with `\usepackage{booktabs}`."""
+    r"""A booktabs table in a file that compiles as it stands, and that a document with
+    `\usepackage{booktabs}` takes as `\input{...}`."""
     escapes = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"})
     escapes |= str.maketrans({"η": r"$\eta$", LIMITED: r"\dag{}"})
     plain = _for_reading(table).map(lambda text: text.translate(escapes))
     plain.columns = [str(heading).translate(escapes) for heading in plain]
     best = table.best.set_axis(plain.columns, axis="columns")
     shown = _under_headings(plain.where(~best, r"\textbf{" + plain + "}"), table.groups)
-    return str(
-        shown.to_latex(
-            index=False,
-            caption=" ".join(
-                [f"{table.title}.".translate(escapes), *[n.translate(escapes) for n in table.notes]]
-            ),
-            label=f"tab:{table.name}",
-            column_format="".join(_alignment(table, "l", "r")),
-            position="t",
-        )
+    body = shown.to_latex(
+        index=False,
+        caption=" ".join(
+            [f"{table.title}.".translate(escapes), *[n.translate(escapes) for n in table.notes]]
+        ),
+        label=f"tab:{table.name}",
+        column_format="".join(_alignment(table, "l", "r")),
+        position="t",
     )
+    return f"{ALONE}{body}\\tableends\n"
 
 
 def _alignment(table: Table, text: str, number: str) -> list[str]:

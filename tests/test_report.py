@@ -5,6 +5,7 @@ import subprocess
 from decimal import Decimal
 from functools import cache
 from io import StringIO
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -183,12 +184,42 @@ def test_latex_is_balanced_and_escaped(name, ledger):
     assert text.isascii()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
-def test_latex_compiles(ledger, tmp_path):
-    tables = "\n".join(render.latex(built(n, ledger)) for n in (*RESULTS, "table7"))
-    source = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
-    (tmp_path / "all.tex").write_text(source % tables)
-    subprocess.run(["pdflatex", "-halt-on-error", "all.tex"], cwd=tmp_path, check=True)
+def compiled(source: Path) -> str:
+    """What pdflatex says of a file that it compiles."""
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", source.name]
+    run = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert "Output written" in run.stdout
+    return run.stdout
+
+
+needs_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="no pdflatex on this machine: .ci/run installs it"
+)
+
+
+@needs_latex
+@pytest.mark.parametrize("compare", [False, True])
+@pytest.mark.parametrize("name", [*RESULTS, "table7", "table8"])
+def test_latex_compiles_as_it_stands_and_fits_the_page(name, compare, ledger, tmp_path):
+    render.write([built(name, ledger, compare=compare)], tmp_path)
+    told = compiled(tmp_path / f"{name}.tex")
+    assert "Overfull" not in told
+    assert "Float too large" not in told
+
+
+@needs_latex
+def test_a_document_takes_the_tables_in(ledger, tmp_path):
+    names = [*RESULTS, "table7", "table8"]
+    render.write([built(name, ledger) for name in names], tmp_path)
+    taken = "\n".join(f"\\input{{{name}}}" for name in names)
+    (tmp_path / "all.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\n"
+        f"\\begin{{document}}\n{taken}\nThe end.\\end{{document}}\n"
+    )
+    compiled(tmp_path / "all.tex")
+    labels = (tmp_path / "all.aux").read_text()
+    assert all(f"\\newlabel{{tab:{name}}}" in labels for name in names)
 
 
 def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
