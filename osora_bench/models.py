@@ -1,13 +1,17 @@
 """Base models: what can be known without weights, and a workspace that loads each once."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from osora_bench import paths
 from osora_bench.errors import UserError
@@ -53,12 +57,20 @@ def _local_snapshot(model: dict[str, Any]) -> Path:
 
 
 def check_weights(model: dict[str, Any]) -> None:
-    """Raise UserError unless weights of the model's architecture lie on this machine."""
+    """Raise UserError unless weights of the model's architecture lie on this machine, those that
+    the config.json beside them describes."""
     folder = _local_snapshot(model)
     if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
-        raise UserError(f"model {model['name']}: {folder} holds no weights ({WEIGHT_FILES})")
-    if model["architecture"] is None:
-        return
+        raise UserError(
+            f"model {model['name']}: {folder} holds no weights ({' or '.join(WEIGHT_FILES)})"
+        )
+    if model["architecture"] is not None:
+        _check_architecture(model, folder)
+    _check_fit(folder)
+
+
+def _check_architecture(model: dict[str, Any], folder: Path) -> None:
+    """Raise UserError if config.json is not of the architecture that the model's file names."""
     found = AutoConfig.from_pretrained(folder)
     differing = [
         f"{key} {getattr(found, key, None)} in place of {expected}"
@@ -73,13 +85,57 @@ def check_weights(model: dict[str, Any]) -> None:
         )
 
 
+@cache
+def _check_fit(folder: Path) -> None:
+    """Raise UserError unless the weights are the tensors that config.json asks for: transformers
+    starts missing ones at random and leaves out what has no place. Only shapes are read."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        _, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are counted below
+            local_files_only=True,
+        )
+    except Exception as error:  # transformers, safetensors and pickle each raise their own
+        raise UserError(f"{folder}: cannot be loaded: {shorten(str(error), 200)}") from error
+    mismatched = [f"{key} {list(has)}" for key, has, _ in found["mismatched_keys"]]
+    problems = {
+        "missing": found["missing_keys"],
+        "of another shape": mismatched,
+        "without a place": found["unexpected_keys"],
+    }
+    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys]
+    if told:
+        raise UserError(
+            f"{folder}: its weights are not those of the model that its config.json describes: "
+            f"tensors {', '.join(told)}"
+        )
+
+
+def _some(names: Collection[str]) -> str:
+    first = sorted(names)[:2]
+    return ", ".join(first + ["..."] * (len(names) > len(first)))
+
+
 def blank(model: dict[str, Any]) -> nn.Module:
     """A model of the configured architecture on the meta device, a new one at each call: from the
     model's file alone, or, where that says nothing of it, from the config.json that `path` holds.
+
+    Raises:
+        UserError: an architecture that transformers has no causal language model for.
     """
     if model["architecture"] is None:
         return _blank(AutoConfig.from_pretrained(location(model), local_files_only=True))
-    return _blank(AutoConfig.for_model(**model["architecture"]))
+    try:
+        return _blank(AutoConfig.for_model(**model["architecture"]))
+    except Exception as error:  # whatever a class makes of values that it does not expect
+        raise UserError(
+            f"model {model['name']}: transformers makes no causal language model of its "
+            f"configuration: {shorten(str(error), 200)}"
+        ) from error
 
 
 def _blank(config: Any) -> nn.Module:
@@ -115,7 +171,9 @@ def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tup
         matched = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{target}")}
         if not matched:
             linear = {
-                n.rpartition(".")[2] for n, m in model.named_modules() if type(m) is nn.Linear
+                n.rpartition(".")[2]
+                for n, m in model.named_modules()
+                if isinstance(m, nn.Linear | Conv1D)
             }
             raise UserError(
                 f"model.target_modules: {target!r} matches no module. "
