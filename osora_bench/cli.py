@@ -17,9 +17,10 @@ usage: osora-bench VERB [KEY=VALUE ...]
                             compare=paper: the paper's numbers and the difference below ours;
                             others=true: limited sets and other seeds as well, marked)
   figures experiment=NAME   the experiment's figures as PNG, SVG and PDF (out=FOLDER)
-  params  [model=A,B] [method=C,D] [rank=8,16] [config=FILE] [--csv]
+  params  [model=A,B | config=FILE] [method=C,D] [rank=8,16] [modules=M,N] [--csv]
                             trainable parameters, adapter and frozen bytes, from the architecture
-                            alone; config=FILE counts on any hub-style config.json
+                            alone: the experiments' grid, or any hub-style config.json with each
+                            method's own rank; modules: which are adapted, e.g. c_attn
   data    list|verify|fetch [SET ...]
                             benchmark sets: source, licence and state; their checksums and rows;
                             downloading what is missing (--replace: also what is wrong)
@@ -147,20 +148,26 @@ def figures_verb(arguments: Sequence[str]) -> int:
 
 def params_verb(arguments: Sequence[str]) -> int:
     """Count parameters of models x methods x ranks."""
-    options, rest = _options(arguments, ("model", "method", "rank", "config"))
+    known = ("model", "method", "rank", "config", "modules")
+    options, rest = _options(arguments, known)
     if wrong := [a for a in rest if a != "--csv"]:
-        raise UserError(unknown("option", wrong[0], ["model=", "method=", "rank=", "config="]))
-    chosen = {g: _members(options.get(g), g) for g in ("model", "method")}
+        raise UserError(unknown("option", wrong[0], ["--csv", *(f"{k}=" for k in known)]))
+    if "model" in options and "config" in options:
+        raise UserError("model= and config= both say which model: name one of them")
+    config = Path(options["config"]) if "config" in options else None
+    # what is not in a config.json, the modules to adapt, is then any model's: q_proj and v_proj
+    models = ["toy"] if config else _members(options.get("model"), "model")
+    methods = _members(options.get("method"), "method")
     ranks = None
     if "rank" in options:
         try:
             ranks = [int(text) for text in options["rank"].split(",")]
         except ValueError as error:
             raise UserError(f"rank={options['rank']}: whole numbers, e.g. rank=8,16") from error
+    modules = options["modules"].split(",") if "modules" in options else None
     from osora_bench import params
 
-    config = Path(options["config"]) if "config" in options else None
-    lines = params.table(chosen["model"], chosen["method"], ranks, config)
+    lines = params.table(models, methods, ranks, config, modules)
     print(params.csv_text(lines) if "--csv" in rest else params.markdown(lines))
     return 0
 
@@ -239,6 +246,8 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "svd": svd_verb,
 }
 
+OWN_HELP = ("cell", "export", "svd")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch a verb. Exit status: 0 all well, 1 a cell failed, 2 a mistake in the call."""
@@ -247,6 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     verb, rest = arguments[0], arguments[1:]
+    if verb not in OWN_HELP and {"-h", "--help"} & set(rest):
+        print(USAGE, end="")
+        return 0
     try:
         if verb not in VERBS:
             raise UserError(unknown("verb", verb, VERBS))

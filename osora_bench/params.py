@@ -10,23 +10,30 @@ import csv
 import io
 import itertools
 import json
+import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
-from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from peft import get_peft_model, get_peft_model_state_dict
 from tabulate import tabulate
 from torch import nn
 
 from osora_bench import models, paths, preflight
-from osora_bench.compose import compose, composer, resolve
-from osora_bench.errors import UserError
+from osora_bench.compose import compose, composer, resolve, without_collecting
+from osora_bench.config import DTYPES
+from osora_bench.errors import UserError, unknown
 from osora_bench.plan import load_experiment
 
 SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+CELLS_A_PROCESS = 8
+"""Fewer than these, a second of counting, are not worth another process."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,6 @@ class Count:
     frozen_bytes: int
 
 
-@cache
-def _skeleton(told: str) -> nn.Module:
-    return models.blank(json.loads(told))
-
-
 def count(cfg: dict[str, Any]) -> Count:
     """Count for one cell's model and method.
 
@@ -58,40 +60,39 @@ def count(cfg: dict[str, Any]) -> Count:
         UserError: modules that match nothing, or a rank that a layer cannot have.
     """
     method = cfg["method"]
-    skeleton = _skeleton(json.dumps(cfg["model"], sort_keys=True))
+    skeleton = models.blank(cfg["model"])
     if method["peft"] is None:
         whole = dict(skeleton.named_parameters()) if method["full"] else {}
         size = _file_size(whole, getattr(torch, cfg["model"]["dtype"]))
         return Count(sum(p.numel() for p in whole.values()), size, 0)
     preflight.check_rank(cfg, skeleton)
     own = {id(t) for t in _tensors(skeleton)}
-    with torch.device("meta"):
-        adapted = get_peft_model(skeleton, preflight.instantiate(_without_weights(method)))
-    try:
-        added = [t for t in _tensors(adapted) if id(t) not in own]
-        trained = [p for p in adapted.parameters() if p.requires_grad]
-        kept = {id(t) for t in trained}
-        return Count(
-            sum(p.numel() for p in trained),
-            _file_size(get_peft_model_state_dict(adapted)),
-            sum(t.numel() * t.element_size() for t in added if id(t) not in kept),
-        )
-    finally:
-        _restore(adapted, skeleton)
+    adapted = _adapted(skeleton, method)
+    added = [t for t in _tensors(adapted) if id(t) not in own]
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    kept = {id(t) for t in trained}
+    return Count(
+        sum(p.numel() for p in trained),
+        _file_size(get_peft_model_state_dict(adapted)),
+        sum(t.numel() * t.element_size() for t in added if id(t) not in kept),
+    )
+
+
+def _adapted(skeleton: nn.Module, method: dict[str, Any]) -> Any:
+    """The real PEFT model, without numbers."""
+    peft = preflight.instantiate(_without_weights(method))
+    with torch.device("meta"), warnings.catch_warnings():
+        # peft calls transformers' old name
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        try:
+            return get_peft_model(skeleton, peft)
+        except ValueError as error:
+            raise UserError(f"method {method['name']}: {error}") from error
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
     """Parameters and buffers, saved or not, each once."""
     return [*model.parameters(), *model.buffers()]
-
-
-def _restore(adapted: Any, skeleton: nn.Module) -> None:
-    """Take the adapter off again; a skeleton that cannot be had back is built anew next time."""
-    unload = getattr(adapted, "unload", None)
-    if unload is None or unload() is not skeleton:
-        _skeleton.cache_clear()
-        return
-    skeleton.requires_grad_(True)
 
 
 def _without_weights(method: dict[str, Any]) -> dict[str, Any]:
@@ -162,30 +163,59 @@ def table(
     method_names: Sequence[str],
     ranks: Sequence[int] | None,
     config_file: Path | None = None,
+    modules: Sequence[str] | None = None,
 ) -> list[Line]:
     """Counts of every model x method x rank.
 
     Args:
         ranks: for all methods; None takes, for each model and method, the ranks that the
-            experiments run it at, and leaves out what none of them runs.
-        config_file: a hub-style config.json in place of the models.
+            experiments run it at, and leaves out what none of them runs; for a `config_file`,
+            which no experiment runs, the method's own.
+        config_file: a hub-style config.json in place of the models' architecture.
+        modules: the modules to adapt in place of the models' own.
     """
-    used = None if ranks is not None else experiment_ranks()
-    lines = []
+    used = experiment_ranks() if ranks is None and config_file is None else None
+    cells = []
+    with without_collecting():
+        model_parts, method_parts = _parts(model_names, method_names)
+        for model, method in itertools.product(model_names, method_names):
+            cfg = copy.deepcopy(method_parts[method])
+            cfg.model = model_parts[model]
+            if modules is not None:
+                cfg.model.target_modules = list(modules)
+            for rank in _ranks(cfg, ranks, used, model, method):
+                if rank is not None:
+                    cfg.method.rank = rank
+                resolved = resolve(cfg, f"{model} {method}")
+                cells.append(with_config_file(resolved, config_file) if config_file else resolved)
+        if config_file is not None:
+            models.blank(cells[0]["model"])  # refused here, once, and not in every line
+        return _lines(cells)
+
+
+def _parts(
+    model_names: Sequence[str], method_names: Sequence[str]
+) -> tuple[dict[str, DictConfig], dict[str, DictConfig]]:
+    """Each model's section, and a whole configuration with each method."""
+    model_parts, method_parts = {}, {}
+    # a composition takes a tenth of a second: each serves the next model and the next method
+    turns = range(max(len(model_names), len(method_names)))
+    names = zip(turns, itertools.cycle(model_names), itertools.cycle(method_names), strict=False)
     with composer():
-        method_parts = {name: compose([f"method={name}"], name) for name in method_names}
-        model_parts = {name: compose([f"model={name}"], name) for name in model_names}
-    for model, method in itertools.product(model_parts, method_parts):
-        cfg = copy.deepcopy(method_parts[method])
-        cfg.model = model_parts[model].model
-        for rank in _ranks(cfg, ranks, used, model, method):
-            if rank is not None:
-                cfg.method.rank = rank
-            resolved = resolve(cfg, f"{model} {method}")
-            if config_file is not None:
-                resolved = with_config_file(resolved, config_file)
-            lines.append(_line(resolved))
-    return lines
+        for _, model, method in names:
+            cfg = compose([f"model={model}", f"method={method}"], f"{model} {method}")
+            model_parts[model], method_parts[method] = cfg.model, cfg
+    return model_parts, method_parts
+
+
+def _lines(cells: Sequence[dict[str, Any]]) -> list[Line]:
+    """Each cell's line; many are shared out among the machine's cores."""
+    workers = min(len(os.sched_getaffinity(0)), len(cells) // CELLS_A_PROCESS)
+    if workers < 2:
+        return [_line(cell) for cell in cells]
+    # forked, so that none imports the libraries again, which takes longer than the counting
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        return list(pool.map(_line, cells))
 
 
 def _ranks(
@@ -197,9 +227,8 @@ def _ranks(
 ) -> Sequence[int | None]:
     if cfg.method.rank is None:
         return [None]
-    if ranks is not None:
-        return ranks
-    assert used is not None
+    if used is None:
+        return [None] if ranks is None else ranks
     return used.get((model, method), [])
 
 
@@ -235,8 +264,11 @@ def with_config_file(cfg: dict[str, Any], place: Path) -> dict[str, Any]:
     if not isinstance(architecture, dict) or "model_type" not in architecture:
         raise UserError(f"{place}: not a model's config.json (it has no model_type)")
     name = place.absolute().parent.name
-    model = {**cfg["model"], "name": name, "label": name, "architecture": architecture}
-    return {**cfg, "model": model}
+    dtype = architecture.get("dtype", architecture.get("torch_dtype", "float32"))
+    if dtype not in DTYPES:
+        raise UserError(f"{place}: {unknown('dtype', str(dtype), DTYPES)}")
+    told = {"name": name, "label": name, "architecture": architecture, "dtype": dtype}
+    return {**cfg, "model": {**cfg["model"], **told}}
 
 
 def markdown(lines: Sequence[Line]) -> str:

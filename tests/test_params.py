@@ -119,6 +119,66 @@ def test_a_hub_style_config_file_is_counted(tmp_path):
     assert lines[0].count == params.count(configured("method=osora", "method.rank=8"))
 
 
+def config_file(folder, **told):
+    (folder / "config.json").write_text(json.dumps(told))
+    return folder / "config.json"
+
+
+def test_a_config_file_is_counted_once_a_method_at_its_own_rank(tmp_path):
+    place = config_file(tmp_path, model_type="llama", hidden_size=64, num_attention_heads=4)
+    lines = params.table(["toy"], ["none", "lora", "pissa"], None, place)
+    assert [(line.method, line.rank) for line in lines] == [
+        ("Base", None), ("LoRA", 16), ("PiSSA", 16),
+    ]  # fmt: skip
+
+
+def test_a_config_file_of_another_family_is_counted_on_the_modules_that_are_named(tmp_path):
+    place = config_file(tmp_path, model_type="gpt2", n_layer=3, n_embd=64, n_head=4)
+    named = params.table(["toy"], ["lora", "osora"], [8], place, ["c_attn"])
+    assert [line.count.trainable for line in named] == [3 * 8 * (64 + 192), 3 * (8 + 192)]
+    usual = params.table(["toy"], ["lora"], [8], place)
+    assert "'q_proj' matches no module. Linear layers here: c_attn" in usual[0].problem
+
+
+def test_the_size_of_a_whole_model_is_that_of_the_config_files_dtype(tmp_path):
+    told = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64}
+    sizes = [
+        params.table(["toy"], ["full"], None, config_file(tmp_path, **told, dtype=dtype))[0].count
+        for dtype in ("float32", "bfloat16")
+    ]
+    data = [size.trainable * width for size, width in zip(sizes, (4, 2), strict=True)]
+    # what remains is the header, which holds the names and where each tensor lies
+    assert all(0 < size.adapter_bytes - d < 4096 for size, d in zip(sizes, data, strict=True))
+    with pytest.raises(UserError, match="unknown dtype 'fp8'"):
+        params.table(["toy"], ["full"], None, config_file(tmp_path, **told, torch_dtype="fp8"))
+
+
+@pytest.mark.parametrize("told", [{"model_type": "t5"}, {"model_type": "no-such-model"}])
+def test_a_config_file_of_no_causal_language_model_is_refused(tmp_path, told):
+    with pytest.raises(UserError, match="transformers makes no causal language model of its"):
+        params.table(["toy"], ["lora"], None, config_file(tmp_path, **told))
+
+
+def test_what_peft_refuses_is_said_in_place_of_a_number():
+    lines = params.table(["toy"], ["osora"], [8], modules=["embed_tokens"])
+    assert "model.embed_tokens is no linear layer" in lines[0].problem
+
+
+def test_several_processes_count_what_one_does(monkeypatch):
+    asked = (["toy", "smollm2-135m"], ["full", "lora", "osora", "vera"], [4, 128])
+    one = params.table(*asked)
+    assert any(line.problem for line in one)
+    monkeypatch.setattr(params, "CELLS_A_PROCESS", 1)
+    monkeypatch.setattr(params.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    children = []
+    real = params.ProcessPoolExecutor
+    monkeypatch.setattr(
+        params, "ProcessPoolExecutor", lambda n, **k: children.append(n) or real(n, **k)
+    )
+    assert params.table(*asked) == one
+    assert children == [3]
+
+
 @pytest.mark.parametrize("text", ["{}", "{", "[]"])
 def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
@@ -154,3 +214,33 @@ def test_another_architecture_than_the_files_is_refused(tmp_path):
     cfg = configured("model=qwen2-7b", f"model.path={tmp_path}")
     with pytest.raises(UserError, match="holds no weights"):
         models.check_weights(cfg["model"])
+
+
+def altered_toy(folder, **changes):
+    """A copy of the embedded model whose config.json says something else."""
+    copied = shutil.copytree(paths.resolve("pkg://osora_bench.toy/model"), folder / "model")
+    told = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**told, **changes}))
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_hidden_layers": 6}, r"18 missing \(model\.layers\.4\.input_layernorm\.weight"),
+        ({"num_hidden_layers": 3}, r"9 without a place \(model\.layers\.3\."),
+        ({"intermediate_size": 512}, r"12 of another shape \(model\.layers\.0\.mlp\.down_proj"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_beside_them_are_refused(tmp_path, changes, told):
+    cfg = configured(f"model.path={altered_toy(tmp_path, layer_types=None, **changes)}")
+    with pytest.raises(UserError, match=f"its config.json describes: tensors {told}"):
+        models.check_weights(cfg["model"])
+
+
+def test_a_damaged_file_of_weights_is_refused(tmp_path):
+    folder = altered_toy(tmp_path)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:1000])
+    with pytest.raises(UserError, match="model: cannot be loaded: "):
+        models.check_weights(configured(f"model.path={folder}")["model"])
