@@ -18,21 +18,18 @@ from osora_bench.fingerprint import fingerprint
 
 @dataclass
 class Origin:
-    """One place that gives a file: a `url`, or a data set of the `hub` whose `columns` (ours:
-    theirs) are written in OpenCompass's form.
+    """One place that gives a file.
 
-    `md5` and `sha256` are of what the URL gives, `member` is the file's name inside that archive,
-    `password` the environment variable with the archive's password.
+    `md5` and `sha256` are of what `url` gives: the file itself; or an archive in which it is
+    `member`, `password` being the environment variable with the archive's password; or a file of the
+    hub whose `columns` (ours: theirs) are written in OpenCompass's form.
     """
 
-    url: str | None = None
+    url: str = MISSING
     md5: str | None = None
     sha256: str | None = None
     member: str | None = None
     password: str | None = None
-    hub: str | None = None
-    revision: str | None = None
-    split: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
 
 

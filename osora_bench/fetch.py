@@ -113,11 +113,12 @@ def _refuse_committable(place: Path) -> None:
 
 
 class _Run:
-    """One call of `fetch`: archives are downloaded once, hosts that are silent asked once."""
+    """One call of `fetch`: a URL is asked for once, and so is a host that is silent."""
 
     def __init__(self) -> None:
         self.scratch = paths.data_root() / ".fetch"
-        self.archives: dict[str, Path] = {}
+        self.sources: dict[str, Path] = {}
+        self.failed: dict[str, FailedError] = {}
         self.silent: set[str] = set()
 
     def get(self, wanted: Sequence[tuple[str, File]]) -> list[str]:
@@ -142,11 +143,13 @@ class _Run:
             ) from error
         finally:
             self._clean()
-        return problems if reached else [*problems, f"no host answered. {INSTEAD}"]
+        if reached:
+            return problems
+        return [problems[0], f"{len(problems)} files in all; no host answered. {INSTEAD}"]
 
     def _clean(self) -> None:
-        for archive in self.archives.values():
-            archive.unlink(missing_ok=True)
+        for source in self.sources.values():
+            source.unlink(missing_ok=True)
         with suppress(OSError):  # what was interrupted stays, for the next fetch
             self.scratch.rmdir()
 
@@ -164,38 +167,38 @@ class _Run:
 
     def _from(self, origin: Origin, file: File) -> None:
         place = paths.data_file(file.path)
-        if origin.hub is not None:
-            data = converted(origin, place.suffix, self.scratch)
-        elif origin.member is not None:
+        if origin.member is not None:
             secret = password(origin)  # before anything is downloaded for nothing
-            data = member(self._archive(origin), origin, secret)
+            install(member(self._whole(origin), origin, secret), place, file)
+        elif origin.columns:
+            install(converted(self._whole(origin), origin, place.suffix), place, file)
         else:
-            assert origin.url is not None
             part = place.with_name(f"{place.name}.part")
             self._download(origin.url, part, sha256=file.sha256)
             part.replace(place)
-            return
-        install(data, place, file)
 
-    def _archive(self, origin: Origin) -> Path:
-        """The archive of an origin, downloaded once in a run."""
+    def _whole(self, origin: Origin) -> Path:
+        """What an origin's URL gives, downloaded once in a run: files are taken out of it."""
         url = origin.url
-        assert url is not None
-        if url not in self.archives:
+        if url not in self.sources:
             named = hashlib.sha256(url.encode()).hexdigest()[:8]
             part = self.scratch / f"{named}-{url.rsplit('/', 1)[-1]}.part"
             self._download(url, part, sha256=origin.sha256, md5=origin.md5)
-            self.archives[url] = part.replace(part.with_suffix(""))
-        return self.archives[url]
+            self.sources[url] = part.replace(part.with_suffix(""))
+        return self.sources[url]
 
     def _download(self, url: str, part: Path, **digests: str | None) -> None:
         host = urlsplit(url).netloc
+        if url in self.failed:
+            raise self.failed[url]
         if host in self.silent:
             raise UnreachableError(f"{url}: no answer from {host}")
         try:
             download(url, part, **digests)
-        except UnreachableError:
-            self.silent.add(host)
+        except FailedError as error:
+            self.failed[url] = error
+            if isinstance(error, UnreachableError):
+                self.silent.add(host)
             raise
 
 
@@ -306,27 +309,30 @@ def member(archive: Path, origin: Origin, secret: bytes | None) -> bytes:
         raise FailedError(f"{origin.url}: {origin.member}: {error}") from error
 
 
-def converted(origin: Origin, suffix: str, scratch: Path) -> bytes:
-    """A data set of the hub in OpenCompass's form: lines of JSON (.jsonl), or one object with the
-    rows under their numbers (.json).
+def converted(source: Path, origin: Origin, suffix: str) -> bytes:
+    """Some columns of a file of the hub (.jsonl, .json, .csv, .parquet) in OpenCompass's form:
+    lines of JSON (.jsonl), or one object with the rows under their numbers (.json).
 
     Raises:
-        FailedError: the hub does not give it, or it lacks a column.
+        FailedError: it cannot be read, or lacks a column.
     """
     import datasets
 
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as cache:
+    readers = datasets.Dataset
+    reader = {
+        ".jsonl": readers.from_json,
+        ".json": readers.from_json,
+        ".csv": readers.from_csv,
+        ".parquet": readers.from_parquet,
+    }[source.suffix]
+    with tempfile.TemporaryDirectory(dir=source.parent) as cache:
         try:
-            loaded = datasets.load_dataset(
-                origin.hub, revision=origin.revision, split=origin.split, cache_dir=cache
-            )
+            loaded = reader(str(source), cache_dir=cache)
             rows = [{ours: row[its] for ours, its in origin.columns.items()} for row in loaded]
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            kind = UnreachableError if isinstance(error, ConnectionError) else FailedError
-            raise kind(f"hub {origin.hub}: {error}") from error
+        except datasets.exceptions.DatasetsError as error:
+            raise FailedError(f"{origin.url}: {error}") from error
         except KeyError as error:
-            raise FailedError(f"hub {origin.hub}: has no column {error}") from error
+            raise FailedError(f"{origin.url}: has no column {error}") from error
     if suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     numbered = {str(number): row for number, row in enumerate(rows)}

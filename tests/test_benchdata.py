@@ -253,9 +253,11 @@ def test_archives_that_do_not_hold_what_they_should(place, registry, server, cap
     server.files["/a.zip"] = zipped(**{"in/test.jsonl": ROWS, "in/short.jsonl": ROWS[:-1]})
     server.files["/broken.zip"] = b"not a zip"
     origin = {"url": "{url}/a.zip", "member": "in/test.jsonl", **more}
-    registry(entry({**origin, "url": origin["url"].format(url=server.url)}))
+    origin["url"] = origin["url"].format(url=server.url)
+    registry(entry(origin), entry(origin, path="mine/again.jsonl"))
     assert cli.main(["data", "fetch", "mine"]) == 1
-    assert told in capsys.readouterr().err
+    assert capsys.readouterr().err.count(told) == 2
+    assert len(server.asked) == 1, "an archive is asked for once, whatever came of it"
     assert left_over(place) == []
 
 
@@ -379,21 +381,18 @@ def test_gated_questions_are_not_written_where_git_would_commit_them(
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_rows_of_the_hub_are_written_in_opencompasss_form(
-    place, registry, tmp_path, capsys, suffix
-):
-    hub = tmp_path / "hub"
-    hub.mkdir()
+def test_rows_of_the_hub_are_written_in_opencompasss_form(place, registry, server, capsys, suffix):
     rows = [{"problem": f"{i} + é", "subject": "sums", "answer": str(i)} for i in range(3)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (hub / "test.jsonl").write_text(lines, encoding="utf-8")
-    origin = {
-        "hub": str(hub),
-        "split": "test",
-        "columns": {"problem": "problem", "type": "subject"},
-    }
-    file = entry(origin, path=f"mine/test{suffix}", data=None, rows=3)
-    registry(file)
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    server.files["/hub.jsonl"] = lines
+    origin = {"url": f"{server.url}/hub.jsonl", "sha256": sha256(lines)}
+    file = entry(path=f"mine/test{suffix}", data=None, rows=3)
+    registry({**file, "origins": [{**origin, "columns": {"problem": "topic"}}]})
+    assert cli.main(["data", "fetch", "mine"]) == 1
+    assert "has no column 'topic'" in capsys.readouterr().err
+    assert left_over(place) == []
+    columns = {"problem": "problem", "type": "subject"}
+    registry({**file, "origins": [{**origin, "columns": columns}]})
     assert cli.main(["data", "fetch", "mine"]) == 0
     text = (place / "mine" / f"test{suffix}").read_text(encoding="utf-8")
     wanted = [{"problem": row["problem"], "type": "sums"} for row in rows]
@@ -402,10 +401,16 @@ def test_rows_of_the_hub_are_written_in_opencompasss_form(
     else:
         assert [json.loads(line) for line in text.splitlines()] == wanted
     assert left_over(place) == [f"mine/test{suffix}"]
-    (place / "mine" / f"test{suffix}").unlink()
-    registry({**file, "origins": [{**origin, "columns": {"type": "topic"}}]})
+
+
+@pytest.mark.parametrize("content", [b"not JSON", b'{"problem": 1'])
+def test_a_file_of_the_hub_that_cannot_be_read(place, registry, server, capsys, content):
+    server.files["/hub.jsonl"] = content
+    origin = {"url": f"{server.url}/hub.jsonl", "columns": {"problem": "problem"}}
+    registry(entry(origin, data=None))
     assert cli.main(["data", "fetch", "mine"]) == 1
-    assert "has no column 'topic'" in capsys.readouterr().err
+    assert f"{server.url}/hub.jsonl: " in capsys.readouterr().err
+    assert left_over(place) == []
 
 
 def test_the_hub_can_be_a_mirror(place, registry, server, monkeypatch):
@@ -532,12 +537,9 @@ def test_every_download_can_be_checked_and_is_pinned(name, file):
     assert file.origins
     assert all(re.fullmatch("[0-9a-f]{64}", d) for d in (file.sha256, *file.also) if d is not None)
     for origin in file.origins:
-        if origin.hub is not None:
-            assert re.fullmatch("[0-9a-f]{40}", origin.revision)
-            assert file.rows is not None
-            continue
         assert origin.url.startswith("https://")
-        assert file.sha256 or (origin.member and (origin.md5 or origin.sha256)), origin.url
+        taken_out = bool(origin.member or origin.columns)
+        assert file.sha256 or (taken_out and (origin.md5 or origin.sha256)), origin.url
         for host in ("raw.githubusercontent.com", "huggingface.co"):
             assert host not in origin.url or re.search("/[0-9a-f]{40}/", origin.url), "no branch"
 
@@ -554,7 +556,7 @@ def test_the_package_is_the_one_that_opencompass_names():
     table = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(table)
     known = {each["url"].replace("http:", "https:"): each for each in table.DATASETS_URL.values()}
-    used = [o for _, f in FILES for o in f.origins if o.url and "aliyuncs" in o.url]
+    used = [o for _, f in FILES for o in f.origins if "aliyuncs" in o.url]
     assert {o.md5 for o in used} == {known[o.url]["md5"] for o in used}
     assert len(used) > 10
 
