@@ -21,8 +21,8 @@ class Origin:
     """One place that gives a file.
 
     `md5` and `sha256` are of what `url` gives: the file itself; or an archive in which it is
-    `member`, `password` being the environment variable with the archive's password; or a file of the
-    hub whose `columns` (ours: theirs) are written in OpenCompass's form.
+    `member`, `password` being the environment variable with the archive's password; or a file of
+    the hub whose `columns` (ours: theirs) are written in OpenCompass's form.
     """
 
     url: str = MISSING
