@@ -17,12 +17,19 @@ DTYPES = ("float32", "bfloat16", "float16")
 LOSSES = ("text", "answer")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 TRACKERS = ("none", "wandb")
+BACKENDS = ("transformers", "vllm")
 DEVICES = ("auto", "cpu", "cuda")
 
 
 def shown(default: Any = MISSING) -> Any:
     """Declare a field that only names or places things: no part of a cell's identity."""
     return field(default=default, metadata={"identity": False})
+
+
+def later(default: Any) -> Any:
+    """Declare an option that came after the first records: part of a cell's identity only where it
+    is not its default, so that the run ids of those who do not use it stay."""
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass
@@ -108,7 +115,9 @@ class TaskConfig:
 @dataclass
 class DatasetConfig:
     """One OpenCompass dataset: `config` is the name of a configuration that OpenCompass ships
-    (`gsm8k_gen_1d7fe4`), or a dotted path `module:variable` to a list of our own.
+    (`gsm8k_gen_1d7fe4`), or a dotted path `module:variable` to a list of our own. `abbr` is what
+    the dataset is called there, if not `name`: a suite may score one set in two ways. `metric` is
+    the number in its evaluator's result that is 100 k / n.
 
     `questions` is the number that the full set has; `limit` asks for the first so many only.
     `files` are what must lie in the data folder before anything runs. `split` and `shots` (worked
@@ -124,17 +133,26 @@ class DatasetConfig:
     shots: int | None = shown(None)
     max_out_len: int | None = None
     limit: int | None = None
+    abbr: str | None = later(None)
+    metric: str = later("accuracy")
 
 
 @dataclass
 class EvalConfig:
-    """A suite of OpenCompass datasets. `batch_tokens` bounds a batch: sequences x length."""
+    """A suite of OpenCompass datasets.
+
+    `batch_size` is the most rows of a batch (null: as many as the memory holds). `merge` adds the
+    adapter into the base weights before evaluating, which rounds it to their precision. `backend`
+    is `transformers`, or `vllm` on a GPU where that is installed.
+    """
 
     name: str = shown()
     label: str = shown()
     datasets: list[DatasetConfig] = MISSING
     max_out_len: int = MISSING
-    batch_tokens: int = shown()
+    batch_size: int | None = shown(None)
+    merge: bool = later(False)
+    backend: str = later("transformers")
 
 
 @dataclass
@@ -185,9 +203,14 @@ GROUPS = ("model", "method", "task", "eval", "trainer", "tracker")
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def identity_fields(cls: type) -> set[str]:
-    """Names of the fields of `cls` that can change a cell's numbers."""
-    return {f.name for f in dataclasses.fields(cls) if f.metadata.get("identity", True)}
+def identity_of(node: dict[str, Any], cls: type) -> dict[str, Any]:
+    """The part of a section `node` of type `cls` that can change a cell's numbers."""
+    fields = (f for f in dataclasses.fields(cls) if f.metadata.get("identity", True))
+    return {
+        f.name: node[f.name]
+        for f in sorted(fields, key=lambda f: f.name)
+        if f.name in node and not (f.metadata.get("later") and node[f.name] == f.default)
+    }
 
 
 def problems(cfg: dict[str, Any]) -> list[str]:
@@ -200,6 +223,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
             ("task.loss_on", task["loss_on"], LOSSES),
             ("trainer.schedule", trainer["schedule"], SCHEDULES),
             ("trainer.precision", trainer["precision"], DTYPES),
+            ("eval.backend", suite["backend"], BACKENDS),
             ("tracker.report_to", cfg["tracker"]["report_to"], TRACKERS),
             ("device", cfg["device"], DEVICES),
         )
@@ -213,7 +237,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         "task.max_rows": task["max_rows"],
         "trainer.max_steps": trainer["max_steps"],
         "eval.max_out_len": suite["max_out_len"],
-        "eval.batch_tokens": suite["batch_tokens"],
+        "eval.batch_size": suite["batch_size"],
         **{f"eval.datasets.{d['name']}.limit": d["limit"] for d in suite["datasets"]},
     }
     found += [
@@ -226,6 +250,14 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         for d in suite["datasets"]
         if d["limit"] is not None and d["limit"] > d["questions"]
     ]
+    names = [d["name"] for d in suite["datasets"]]
+    found += [
+        f"eval.datasets: two sets are called {name!r}; tell them apart by `name`, with `abbr` for "
+        "what OpenCompass calls them"
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    if not names:
+        found.append("eval.datasets is empty: name at least one")
     if trainer["batch_size"] % max(trainer["micro_batch_size"], 1):
         found.append(
             f"trainer.batch_size={trainer['batch_size']} is no multiple of "

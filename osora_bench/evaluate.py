@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import importlib
 import json
 import logging
@@ -20,23 +21,36 @@ import opencompass.tasks.openicl_infer as infer_task
 from mmengine.config import Config, ConfigDict
 from opencompass.utils import build_dataset_from_cfg, get_logger
 
-from osora_bench import paths
+from osora_bench import answers, corrections, models, paths
 from osora_bench.errors import UserError, unknown
+from osora_bench.journal import Journal
 from osora_bench.opencompass_model import InMemoryModel
+from osora_bench.progress import say
 from osora_bench.record import pack
+from osora_bench.vllm_model import VllmModel
 
-METRIC = "accuracy"
+JOURNAL = "journal.jsonl"
+PERPLEXITY = ("PPLInferencer", "LLInferencer", "PPLOnlyInferencer")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One dataset's result: `k` of `n` questions right, of `questions` that the set has."""
+    """One dataset's result: `k` of `n` questions right, of `questions` that the set has.
+
+    `right` holds the verdict of each question (`record.pack`). `unread` are the outputs in which
+    the post-processor found no answer; `too_long`, among them, those of prompts that left no room
+    in the model's context and were not asked. `corrected` is the score without a known mistake of
+    the post-processor (corrections.py), where there is one; the headline stays OpenCompass's.
+    """
 
     k: int
     n: int
     questions: int
     accuracy: float
     right: str
+    unread: int
+    too_long: int
+    corrected: dict[str, Any] | None
 
 
 @cache
@@ -49,7 +63,7 @@ def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
     """The OpenCompass configuration that one entry of a suite names.
 
     Raises:
-        UserError: no such configuration, or none in it is called `dataset["name"]`.
+        UserError: no such configuration, or no dataset in it is called so.
     """
     reference = dataset["config"]
     if ":" in reference:
@@ -62,9 +76,10 @@ def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
         loaded = Config.fromfile(str(_shipped_configs()[reference]), format_python_code=False)
         listed = [d for key, value in loaded.items() if key.endswith("_datasets") for d in value]
     named = {d["abbr"]: d for d in listed}
-    if dataset["name"] not in named:
-        raise UserError(f"{reference}: {unknown('dataset', dataset['name'], named)}")
-    config = ConfigDict(Config({"dataset": named[dataset["name"]]}).dataset)
+    abbr = dataset["abbr"] or dataset["name"]
+    if abbr not in named:
+        raise UserError(f"{reference}: {unknown('dataset', abbr, named)}")
+    config = ConfigDict(Config({"dataset": named[abbr]}).dataset)
     if dataset["max_out_len"] is not None:
         config.infer_cfg.inferencer.max_out_len = dataset["max_out_len"]
     if dataset["limit"] is not None:
@@ -81,12 +96,22 @@ def _own_datasets(reference: str) -> list[dict[str, Any]]:
     return listed
 
 
+_prepared: dict[str, dict[str, ConfigDict]] = {}
+
+
 def prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
-    """Load every dataset of a suite once and hold its size against what the suite says.
+    """Load every dataset of a suite once a process, and hold its size against what the suite says.
 
     Raises:
         UserError: another number of questions than expected, which no score may hide.
     """
+    key = json.dumps([suite, str(paths.data_root())], sort_keys=True)
+    if key not in _prepared:
+        _prepared[key] = _prepare(suite, runs)
+    return _prepared[key]
+
+
+def _prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
     _point_at_data(runs)
     configs = {d["name"]: dataset_config(d) for d in suite["datasets"]}
     with _quiet(runs / "opencompass.log"):
@@ -153,86 +178,191 @@ def evaluate(
 
     Args:
         model: a transformers or PEFT model, with its adapter active.
-        folder: where OpenCompass's predictions and results go; emptied first, since predictions
-            of another adapter would be taken for this one's.
+        folder: where answers are kept: as they come, so that an evaluation that dies goes on where
+            it stopped, and compressed in the end.
     """
     suite = cfg["eval"]
     configs = prepare(suite, Path(cfg["runs"]))
-    shutil.rmtree(folder, ignore_errors=True)
-    wrapped = InMemoryModel(
-        model,
-        tokenizer,
-        chat=cfg["model"]["chat"],
-        batch_tokens=suite["batch_tokens"],
-        label=label,
-    )
     was_training = model.training
     model.eval()
-    scores = {}
-    for dataset in suite["datasets"]:
-        with _quiet(folder / "opencompass.log"):
-            result = _run(wrapped, configs[dataset["name"]], suite["max_out_len"], folder)
-        scores[dataset["name"]] = _score(result, dataset)
+    with _merged(model, suite["merge"]), Journal(folder / JOURNAL, _owner(model)) as journal:
+        wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
+        scores = {
+            dataset["name"]: _evaluate(wrapped, dataset, configs[dataset["name"]], cfg, folder)
+            for dataset in suite["datasets"]
+        }
     model.train(was_training)
+    journal.path.unlink()
     return scores
 
 
+def _wrapped(
+    model: Any, tokenizer: Any, cfg: dict[str, Any], folder: Path, **settings: Any
+) -> InMemoryModel:
+    """The model as OpenCompass sees it, by the backend that the suite names."""
+    settings |= {"chat": cfg["model"]["chat"], "batch_size": cfg["eval"]["batch_size"]}
+    if cfg["eval"]["backend"] == "transformers":
+        return InMemoryModel(model, tokenizer, **settings)
+    method = cfg["method"]
+    return VllmModel(
+        model,
+        tokenizer,
+        source=models.location(cfg["model"]),
+        untouched=method["start"] is None and not method["full"],
+        folder=folder / "exported",
+        **settings,
+    )
+
+
+def _evaluate(
+    model: InMemoryModel,
+    dataset: dict[str, Any],
+    config: ConfigDict,
+    cfg: dict[str, Any],
+    folder: Path,
+) -> Score:
+    # as OpenCompass does, perplexities are of plain text, also with a chat model
+    model.dialogues = cfg["model"]["chat"] and not _by_perplexity(config)
+    with _quiet(folder / "opencompass.log"), _work(folder) as work:
+        result, made = _run(model, config, cfg["eval"]["max_out_len"], work)
+        found = answers.collect(result, made)
+        corrected = _corrected(config, result, made, work)
+    answers.write(found, folder / "answers" / f"{dataset['name']}.jsonl.gz")
+    if model.too_long:
+        say(
+            f"WARNING: {dataset['name']}: {model.too_long} of {len(found)} prompts leave no room "
+            f"in the model's context of {model.max_seq_len} tokens; they count as wrong"
+        )
+    return _score(result, found, dataset, model.too_long, corrected)
+
+
+def _by_perplexity(config: ConfigDict) -> bool:
+    inferencer = config.infer_cfg.inferencer.type
+    return getattr(inferencer, "__name__", str(inferencer)).rpartition(".")[2] in PERPLEXITY
+
+
+def _owner(model: Any) -> str:
+    """The content of every weight, adapter and all: whose answers a journal holds."""
+    content = json.dumps(models.checksums(model), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _merged(model: Any, merge: bool) -> Iterator[None]:
+    """Merge the adapter into the base weights for a while, if that is asked for."""
+    if not merge or not hasattr(model, "peft_config"):
+        yield
+        return
+    try:
+        model.merge_adapter()
+    except (AttributeError, NotImplementedError) as error:
+        raise UserError(f"eval.merge: this kind of adapter cannot be merged ({error})") from error
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+
+
+@contextlib.contextmanager
+def _work(folder: Path) -> Iterator[Path]:
+    """An empty folder for OpenCompass's own files, which repeat every prompt several times."""
+    work = folder / "opencompass"
+    shutil.rmtree(work, ignore_errors=True)
+    yield work
+    shutil.rmtree(work)
+
+
 def _run(
-    model: InMemoryModel, config: ConfigDict, max_out_len: int, folder: Path
-) -> dict[str, Any]:
-    """OpenCompass's own inference and evaluation tasks on one dataset; its result file."""
+    model: InMemoryModel, config: ConfigDict, max_out_len: int, work: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """OpenCompass's own two tasks on one dataset: its result file and its predictions file."""
     config = copy.deepcopy(config)
     # its own place for predictions; the default is a folder in the current directory
-    config.infer_cfg.inferencer.output_json_filepath = str(folder / "predictions")
+    config.infer_cfg.inferencer.output_json_filepath = str(work / "unnamed")
     every_question = 1 << 30  # one call gets them all, so that the model can batch by length
-    task = Config(
+    task = _task(config, work, {"batch_size": every_question, "max_out_len": max_out_len})
+    infer_task.OpenICLInferTask(task).run(cur_model=model, cur_model_abbr="cell")
+    return _judge(config, work), _read(work / "predictions", config)
+
+
+def _judge(config: ConfigDict, work: Path) -> dict[str, Any]:
+    """OpenCompass's verdicts on the predictions that lie in a work folder."""
+    eval_task.OpenICLEvalTask(_task(config, work, {})).run()
+    return _read(work / "results", config)
+
+
+def _task(config: ConfigDict, work: Path, settings: dict[str, Any]) -> Config:
+    model = {"type": "InMemoryModel", "abbr": "cell", "run_cfg": {"num_gpus": 0}, **settings}
+    return Config(
         {
-            "models": [
-                {
-                    "type": "InMemoryModel",
-                    "abbr": "cell",
-                    "max_out_len": max_out_len,
-                    "batch_size": every_question,
-                    "run_cfg": {"num_gpus": 0},
-                }
-            ],
+            "models": [model],
             "datasets": [[config]],
-            "work_dir": str(folder),
+            "work_dir": str(work),
             "eval": {"runner": {"task": {"dump_details": True}}},
         }
     )
-    infer_task.OpenICLInferTask(task).run(cur_model=model, cur_model_abbr="cell")
-    eval_task.OpenICLEvalTask(task).run()
-    written = folder / "results" / "cell" / f"{config['abbr']}.json"
-    result: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
-    return result
 
 
-def _score(result: dict[str, Any], dataset: dict[str, Any]) -> Score:
+def _place(folder: Path, config: ConfigDict) -> Path:
+    return folder / "cell" / f"{config['abbr']}.json"
+
+
+def _read(folder: Path, config: ConfigDict) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(_place(folder, config).read_text(encoding="utf-8"))
+    return content
+
+
+def _corrected(
+    config: ConfigDict, result: dict[str, Any], made: dict[str, Any], work: Path
+) -> dict[str, Any] | None:
+    """The verdicts on outputs rewritten so that a known mistake cannot happen; None without one."""
+    correction = corrections.of(config)
+    if correction is None:
+        return None
+    rewritten = {key: correction.applied(entry) for key, entry in made.items()}
+    before = [answer.right for answer in answers.collect(result, made)]
+    after = before
+    if rewritten != made:
+        again = work / "corrected"
+        place = _place(again / "predictions", config)
+        place.parent.mkdir(parents=True)
+        place.write_text(json.dumps(rewritten), encoding="utf-8")
+        after = [a.right for a in answers.collect(_judge(config, again), rewritten)]
+    return {
+        "rule": correction.rule,
+        "k": sum(after),
+        "differ": sum(a != b for a, b in zip(after, before, strict=True)),
+        "right": pack(after),
+    }
+
+
+def _score(
+    result: dict[str, Any],
+    found: list[answers.Answer],
+    dataset: dict[str, Any],
+    too_long: int,
+    corrected: dict[str, Any] | None,
+) -> Score:
     """A result file as a score; its verdicts must add up to the accuracy that it states."""
-    if METRIC not in result:
-        raise RuntimeError(f"{dataset['name']}: OpenCompass returned no {METRIC}: {result}")
-    verdicts = _verdicts(result["details"])
-    k, n = sum(verdicts), len(verdicts)
-    if abs(100 * k / n - result[METRIC]) > 1e-6:
+    metric = dataset["metric"]
+    if metric not in result:
+        there = [key for key, value in result.items() if isinstance(value, int | float)]
         raise RuntimeError(
-            f"{dataset['name']}: OpenCompass says {result[METRIC]}, its verdicts say {k}/{n}"
+            f"{dataset['name']}: OpenCompass returned no {metric}, but {', '.join(there) or result}"
         )
-    return Score(k, n, dataset["questions"], float(result[METRIC]), pack(verdicts))
-
-
-def _verdicts(details: Any) -> list[bool]:
-    """Right or wrong for each question in order, from any of OpenCompass's forms of details."""
-    if isinstance(details, dict):
-        entries = [details[key] for key in sorted((k for k in details if k.isdigit()), key=int)]
-    else:
-        entries = details
-    return [_verdict(entry) for entry in entries]
-
-
-def _verdict(entry: dict[str, Any]) -> bool:
-    for key in ("correct", "is_correct"):
-        if key in entry:
-            value = entry[key]
-            return bool(value[0] if isinstance(value, list) else value)
-    return str(entry["predictions"]) == str(entry["references"])
+    verdicts = [answer.right for answer in found]
+    k, n = sum(verdicts), len(verdicts)
+    if abs(100 * k / n - result[metric]) > 1e-6:
+        raise RuntimeError(
+            f"{dataset['name']}: OpenCompass says {result[metric]}, its verdicts say {k}/{n}"
+        )
+    return Score(
+        k=k,
+        n=n,
+        questions=dataset["questions"],
+        accuracy=float(result[metric]),
+        right=pack(verdicts),
+        unread=sum(answer.read is None for answer in found),
+        too_long=too_long,
+        corrected=corrected,
+    )

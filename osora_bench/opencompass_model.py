@@ -1,20 +1,22 @@
 """The model object that OpenCompass's tasks are handed: a transformers model in memory.
 
-OpenCompass's own Hugging Face wrapper calls a tokenizer method that transformers 5 no longer
-has. This class keeps its behaviour (chat template, greedy decoding, where an answer ends) and
-differs in how the work is batched: by length, so that there is little padding.
+OpenCompass's own Hugging Face wrappers call a tokenizer method that transformers 5 no longer has.
+This class keeps their behaviour (chat template, greedy decoding, where an answer ends, how a
+perplexity is normed) and differs in how the work is done: see decoding.py.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from opencompass.models.base import BaseModel, LMTemplateParser
 from opencompass.models.base_api import APITemplateParser
 
-from osora_bench import progress
-from osora_bench.errors import UserError
+from osora_bench import memory, progress
+from osora_bench.decoding import Decoder, supports
+from osora_bench.journal import Journal
 
 CHAT_ROUND = {
     "round": [
@@ -25,6 +27,7 @@ CHAT_ROUND = {
 }
 """How OpenCompass renders a prompt for a chat model: a list of turns."""
 ROLES = {"HUMAN": "user", "SYSTEM": "system", "BOT": "assistant"}
+Finished = Callable[[int, list[int]], None]
 
 
 class InMemoryModel(BaseModel):
@@ -33,97 +36,205 @@ class InMemoryModel(BaseModel):
     Args:
         model: a transformers or PEFT model, in evaluation mode.
         chat: whether prompts are dialogues for the tokenizer's chat template, or plain text.
-        batch_tokens: upper bound of sequences x (prompt + answer) tokens of one batch.
         label: names the cell in the progress bar.
+        journal: where answers are kept as they come; None keeps none.
+        batch_size: most rows of a batch; None: as many as the memory holds.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, chat: bool, batch_tokens: int, label: str
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        chat: bool,
+        label: str,
+        journal: Journal | None = None,
+        batch_size: int | None = None,
     ) -> None:
         context = int(model.config.max_position_embeddings)
         super().__init__(path=label, max_seq_len=context)
         self.model = model
         self.tokenizer = tokenizer
-        self.chat = chat
-        self.batch_tokens = batch_tokens
         self.label = label
-        self.template_parser = APITemplateParser(CHAT_ROUND) if chat else LMTemplateParser()
+        self.journal = journal
+        self.batch_size = batch_size
+        self.dialogues = chat
+        self.too_long = 0
         self.eos_ids = _eos_ids(model, tokenizer)
 
-    def generate(self, inputs: list[Any], max_out_len: int, **_: Any) -> list[str]:
+    @property
+    def dialogues(self) -> bool:
+        """Whether prompts are turns of a dialogue, or plain text."""
+        return self._dialogues
+
+    @dialogues.setter
+    def dialogues(self, value: bool) -> None:
+        self._dialogues = value
+        self.template_parser = APITemplateParser(CHAT_ROUND) if value else LMTemplateParser()
+
+    def generate(
+        self,
+        inputs: list[Any],
+        max_out_len: int,
+        min_out_len: int | None = None,
+        stopping_criteria: Sequence[str] = (),
+    ) -> list[str]:
         """Greedy continuations of the prompts, in their order, at most `max_out_len` tokens each.
 
+        A prompt that leaves no room in the model's context gets an empty answer and is counted in
+        `too_long`; none is ever cut. Where the room is less than `max_out_len`, the answer ends
+        with it.
+
         Raises:
-            UserError: prompts that do not fit the model's context; none is ever cut.
+            NotImplementedError: a dataset that forbids short answers (`min_out_len`).
         """
+        if min_out_len is not None:
+            raise NotImplementedError("min_out_len: answers of a least length are not supported")
         encoded = [self._encode(prompt) for prompt in inputs]
-        too_long = [len(ids) for ids in encoded if len(ids) + max_out_len > self.max_seq_len]
-        if too_long:
-            raise UserError(
-                f"{len(too_long)} of {len(encoded)} prompts (up to {max(too_long)} tokens) and "
-                f"{max_out_len} new tokens do not fit the context of {self.max_seq_len}"
+        room = [min(max_out_len, self.max_seq_len - len(ids)) for ids in encoded]
+        self.too_long = sum(left < 1 for left in room)
+        asked = [i for i, left in enumerate(room) if left >= 1]
+        questions = [["generate", encoded[i], room[i], list(stopping_criteria)] for i in asked]
+        stopped = self._stopped(stopping_criteria) if stopping_criteria else None
+
+        def answer(missing: list[int], keep: Callable[[int, Any], None]) -> None:
+            self._continue(
+                [encoded[asked[m]] for m in missing],
+                [room[asked[m]] for m in missing],
+                lambda index, tokens: keep(missing[index], self._text(tokens, stopping_criteria)),
+                stopped,
             )
-        outputs = [""] * len(encoded)
-        with progress.bar(len(encoded), f"evaluate {self.label}") as bar:
-            for batch in self._batches(encoded, max_out_len):
-                texts = self._continue([encoded[i] for i in batch], max_out_len)
-                for index, text in zip(batch, texts, strict=True):
-                    outputs[index] = text
-                bar.update(len(batch))
+
+        outputs = [""] * len(inputs)
+        for index, text in zip(asked, self._through_journal(questions, answer), strict=True):
+            outputs[index] = text
         return outputs
+
+    def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
+        """Mean loss of each text as OpenCompass norms it: summed over tokens, over their number.
+
+        Args:
+            mask_length: first tokens of each text whose loss does not count.
+
+        Raises:
+            NotImplementedError: a model that decoding.py does not support.
+        """
+        if not supports(self.model):
+            raise NotImplementedError("perplexity on this kind of model or adapter")
+        encoded = [self._encode(_plain(prompt)) for prompt in inputs]
+        self.too_long = sum(len(ids) > self.max_seq_len for ids in encoded)
+        masked = mask_length or [0] * len(encoded)
+        questions = [["ppl", ids, mask] for ids, mask in zip(encoded, masked, strict=True)]
+
+        def answer(missing: list[int], keep: Callable[[int, Any], None]) -> None:
+            def finished(index: int, losses: torch.Tensor) -> None:
+                ids, mask = encoded[missing[index]], masked[missing[index]]
+                counts = torch.tensor([token != self.tokenizer.pad_token_id for token in ids])
+                losses = losses * counts[1:]
+                total = losses[max(mask - 1, 0) :].sum().item()
+                keep(missing[index], total / (int(counts.sum()) - mask))
+
+            self._decoder().losses([encoded[m] for m in missing], finished)
+
+        return np.array(self._through_journal(questions, answer))
+
+    def get_loglikelihood(self, inputs: list[Any], conts: list[str]) -> Any:
+        """As OpenCompass's wrapper: minus the perplexity beyond as many tokens as `conts` has."""
+        lengths = [len(self.tokenizer(c, add_special_tokens=False)["input_ids"]) for c in conts]
+        return -self.get_ppl(inputs, lengths)
 
     def get_token_len(self, prompt: Any) -> int:
         """Tokens of one prompt as it would be given to the model."""
         return len(self._encode(prompt))
 
-    def _encode(self, prompt: Any) -> list[int]:
-        if not self.chat:
-            return list(self.tokenizer(str(prompt))["input_ids"])
-        text = self.tokenizer.apply_chat_template(
-            messages(prompt), tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _through_journal(
+        self,
+        questions: list[Any],
+        answer: Callable[[list[int], Callable[[int, Any], None]], None],
+    ) -> list[Any]:
+        """An answer for each question: from the journal, or by `answer` and then kept there."""
+        answers = [None if self.journal is None else self.journal.get(q) for q in questions]
+        missing = [i for i, known in enumerate(answers) if known is None]
+        with progress.bar(len(questions), f"evaluate {self.label}") as bar:
+            bar.update(len(questions) - len(missing))
 
-    def _batches(self, encoded: Sequence[list[int]], max_out_len: int) -> Iterator[list[int]]:
-        """Indices of prompts in batches, longest first: the first batch shows what fits."""
-        batch: list[int] = []
-        for index in sorted(range(len(encoded)), key=lambda i: -len(encoded[i])):
-            width = len(encoded[batch[0] if batch else index]) + max_out_len
-            if batch and (len(batch) + 1) * width > self.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+            def keep(index: int, value: Any) -> None:
+                answers[index] = value
+                if self.journal is not None:
+                    self.journal.put(questions[index], value)
+                bar.update()
+
+            if missing:
+                answer(missing, keep)
+        return answers
+
+    def _continue(
+        self,
+        prompts: list[list[int]],
+        room: list[int],
+        finished: Finished,
+        stopped: Callable[[list[int]], bool] | None,
+    ) -> None:
+        if supports(self.model):
+            self._decoder().generate(prompts, room, finished, stopped)
+            return
+        for index, prompt in enumerate(prompts):
+            finished(index, self._one_by_one(prompt, room[index]))
+
+    def _decoder(self) -> Decoder:
+        device = next(self.model.parameters()).device
+        return Decoder(
+            self.model,
+            eos_ids=self.eos_ids,
+            pad_id=self.tokenizer.pad_token_id,
+            memory=memory.for_batches(device),
+            most_rows=self.batch_size or memory.MOST_ROWS[device.type],
+        )
 
     @torch.inference_mode()
-    def _continue(self, prompts: list[list[int]], max_out_len: int) -> list[str]:
-        width = max(len(ids) for ids in prompts)
-        pad = self.tokenizer.pad_token_id
-        device = next(self.model.parameters()).device
-        padded = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
-        mask = torch.tensor(
-            [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device
-        )
+    def _one_by_one(self, prompt: list[int], max_new: int) -> list[int]:
+        """The model's own generation, for what decoding.py does not support."""
         settings = copy.deepcopy(self.model.generation_config)
         settings.update(
             do_sample=False,
             temperature=None,
             top_p=None,
             top_k=None,
-            max_new_tokens=max_out_len,
+            max_new_tokens=max_new,
             eos_token_id=self.eos_ids,
-            pad_token_id=pad,
+            pad_token_id=self.tokenizer.pad_token_id,
         )
+        ids = torch.tensor([prompt], device=next(self.model.parameters()).device)
         tokens = self.model.generate(
-            input_ids=padded, attention_mask=mask, generation_config=settings
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
-        return [self._answer(row) for row in tokens[:, width:].tolist()]
+        new: list[int] = tokens[0, len(prompt) :].tolist()
+        return new
 
-    def _answer(self, tokens: list[int]) -> str:
-        """The text before the first end-of-sequence token."""
+    def _encode(self, prompt: Any) -> list[int]:
+        if not self.dialogues:
+            return list(self.tokenizer(str(prompt))["input_ids"])
+        text = self.tokenizer.apply_chat_template(
+            messages(prompt), tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _stopped(self, stops: Sequence[str]) -> Callable[[list[int]], bool]:
+        # a stop text may begin and end within a token: one more than it has of its own
+        longest = 1 + max(
+            len(self.tokenizer(s, add_special_tokens=False)["input_ids"]) for s in stops
+        )
+        return lambda tokens: any(s in self.tokenizer.decode(tokens[-longest:]) for s in stops)
+
+    def _text(self, tokens: list[int], stops: Sequence[str]) -> str:
+        """The text before the first end token and before the first of `stops`."""
         ends = [i for i, token in enumerate(tokens) if token in self.eos_ids]
-        return str(self.tokenizer.decode(tokens[: ends[0]] if ends else tokens))
+        text = self.tokenizer.decode(
+            tokens[: ends[0]] if ends else tokens, skip_special_tokens=not self.dialogues
+        )
+        for stop in stops:
+            text = text.split(stop)[0]
+        return str(text)
 
 
 def messages(prompt: Any) -> list[dict[str, str]]:
@@ -140,6 +251,10 @@ def messages(prompt: Any) -> list[dict[str, str]]:
         else:
             turns.append({"role": role, "content": text})
     return turns
+
+
+def _plain(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else "".join(item["prompt"] for item in prompt)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:

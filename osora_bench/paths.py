@@ -76,8 +76,9 @@ class RunPaths:
         return self.folder / "trainer"
 
     @property
-    def opencompass(self) -> Path:
-        return self.folder / "opencompass"
+    def evaluation(self) -> Path:
+        """Answers (compressed, one file a set), and OpenCompass's log."""
+        return self.folder / "evaluation"
 
     @property
     def failure(self) -> Path:

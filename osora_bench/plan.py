@@ -128,10 +128,6 @@ def trains(cfg: dict[str, Any]) -> bool:
     return cfg["method"]["peft"] is not None or bool(cfg["method"]["full"])
 
 
-def _kept(node: dict[str, Any], cls: type) -> dict[str, Any]:
-    return {key: node[key] for key in sorted(config.identity_fields(cls)) if key in node}
-
-
 def identity(cfg: dict[str, Any]) -> dict[str, Any]:
     """All that can change the numbers of a cell, with the content that paths point to.
 
@@ -139,22 +135,22 @@ def identity(cfg: dict[str, Any]) -> dict[str, Any]:
     pinned revision. Without training, task, trainer and seed cannot matter.
     """
     content = fingerprints(cfg)
-    model = _kept(cfg["model"], config.ModelConfig)
+    model = config.identity_of(cfg["model"], config.ModelConfig)
     if model["path"] in content:
         model = {**model, "path": content[model["path"]], "revision": None}
-    suite = _kept(cfg["eval"], config.EvalConfig)
+    suite = config.identity_of(cfg["eval"], config.EvalConfig)
     suite["datasets"] = [
-        {**_kept(d, config.DatasetConfig), "files": [content[f] for f in d["files"]]}
+        {**config.identity_of(d, config.DatasetConfig), "files": [content[f] for f in d["files"]]}
         for d in suite["datasets"]
     ]
     result = {"numerics_version": NUMERICS_VERSION, "model": model, "eval": suite}
     if trains(cfg):
-        task = _kept(cfg["task"], config.TaskConfig)
+        task = config.identity_of(cfg["task"], config.TaskConfig)
         task["sources"] = [_source(s, content) for s in task["sources"]]
         result |= {
-            "method": _told(_kept(cfg["method"], config.MethodConfig)),
+            "method": _told(config.identity_of(cfg["method"], config.MethodConfig)),
             "task": task,
-            "trainer": _kept(cfg["trainer"], config.TrainerConfig),
+            "trainer": config.identity_of(cfg["trainer"], config.TrainerConfig),
             "seed": cfg["seed"],
         }
     return result

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench import paths
+from osora_bench.benchdata import advice
 from osora_bench.data import dialogues
 from osora_bench.errors import UserError
 from osora_bench.plan import Cell, trains
@@ -65,13 +66,22 @@ def _writing_to(folder: Path) -> Iterator[None]:
 def _check_data(cell: Cell) -> None:
     if trains(cell.config):
         dialogues(cell.config["task"], cell.config["seed"])
-    for dataset in cell.config["eval"]["datasets"]:
+    check_suite(cell.config["eval"])
+
+
+def check_suite(suite: dict[str, Any]) -> None:
+    """Raise UserError if a file of a suite is missing, or its backend cannot run here."""
+    if suite["backend"] == "vllm":
+        from osora_bench.vllm_model import check_installed
+
+        check_installed()
+    for dataset in suite["datasets"]:
         for name in dataset["files"]:
             place = paths.data_file(name)
             if not place.is_file():
                 raise UserError(
                     f"{dataset['name']}: {place}: no such file. "
-                    f"OSORA_DATA names the data folder (now {paths.data_root()})"
+                    f"OSORA_DATA names the data folder (now {paths.data_root()}){advice(name)}"
                 )
 
 

@@ -58,7 +58,7 @@ class Session:
                 model, training, parameters = self._train(cell, base, device)
             seconds["train"] = time.time() - started - seconds["load"]
             scores = evaluate.evaluate(
-                model, base.tokenizer, cell.config, cell.paths.opencompass, cell.label
+                model, base.tokenizer, cell.config, cell.paths.evaluation, cell.label
             )
         finally:
             self.workspace.release(model)

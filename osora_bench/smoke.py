@@ -155,10 +155,13 @@ def _files() -> dict[str, str]:
     sentence = {"qID": "made up", "sentence": "1 is less than 2 so _ is less.", "answer": "1"}
     return {
         "metamathqa/MetaMathQA-395K.json": json.dumps([meta] * ROWS),
-        "commonsenseqa/train_rand_split.jsonl": _lines(csqa),
+        **{f"commonsenseqa/{split}_rand_split.jsonl": _lines(csqa) for split in ("train", "dev")},
         "gsm8k/train.jsonl": gsm8k,
         "gsm8k/test.jsonl": gsm8k,
-        "math/math.json": json.dumps({str(i): solved for i in range(ROWS)}),
+        **{
+            f"math/{name}.json": json.dumps({str(i): solved for i in range(ROWS)})
+            for name in ("math", "test_prm800k_500")
+        },
         "SuperGLUE/BoolQ/val.jsonl": _lines(
             {"question": "is 1 less", "passage": "1 is less than 2.", "label": "true"}
         ),

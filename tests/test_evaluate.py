@@ -1,11 +1,15 @@
 """Scores come from OpenCompass; our model class answers as its own wrapper does."""
 
+import gzip
+import json
+
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from osora_bench import evaluate, paths
+from osora_bench import answers, corrections, evaluate, paths
 from osora_bench.errors import UserError
+from osora_bench.journal import Journal
 from osora_bench.opencompass_model import InMemoryModel, messages
 from osora_bench.record import unpack
 
@@ -19,8 +23,8 @@ def toy():
     return model, tokenizer
 
 
-def wrapped(toy, batch_tokens=4096, chat=True):
-    return InMemoryModel(*toy, chat=chat, batch_tokens=batch_tokens, label="test")
+def wrapped(toy, batch_size=None, chat=True, **settings):
+    return InMemoryModel(*toy, chat=chat, batch_size=batch_size, label="test", **settings)
 
 
 def prompts(n=24):
@@ -28,29 +32,83 @@ def prompts(n=24):
     return [f"Add {10 + i} and {20 + i}." + " Now." * (i % 7) for i in range(n)]
 
 
-def test_answers_equal_those_of_opencompass_own_wrapper(toy, monkeypatch):
-    from opencompass.models import HuggingFacewithChatTemplate
+@pytest.fixture
+def stock(monkeypatch):
+    """OpenCompass's own wrappers, with the method that they call and transformers 5 lacks."""
+    from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
     from transformers import PreTrainedTokenizerBase
 
-    # the method that its wrapper calls and transformers 5 no longer has
     monkeypatch.setattr(
         PreTrainedTokenizerBase,
         "batch_encode_plus",
         lambda self, texts, **settings: self(texts, **settings),
         raising=False,
     )
-    stock = HuggingFacewithChatTemplate(
-        path=TOY, model_kwargs={"torch_dtype": torch.float32}, max_seq_len=256
-    )
-    ours = wrapped(toy).generate(prompts(), max_out_len=24)
-    assert ours == stock.generate(prompts(), max_out_len=24)
+
+    def make(chat):
+        kind = HuggingFacewithChatTemplate if chat else HuggingFaceBaseModel
+        return kind(path=TOY, model_kwargs={"torch_dtype": torch.float32}, max_seq_len=256)
+
+    return make
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_answers_equal_those_of_opencompass_own_wrappers(toy, stock, chat):
+    ours = wrapped(toy, chat=chat).generate(prompts(), max_out_len=24)
+    assert ours == stock(chat).generate(prompts(), max_out_len=24)
     assert len(set(ours)) > 12  # answers, not one constant
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 100, 400])
-def test_answers_do_not_depend_on_how_they_are_batched(toy, batch_tokens):
-    assert wrapped(toy, batch_tokens).generate(prompts(), 16) == wrapped(toy).generate(
-        prompts(), 16
+def test_stop_texts_end_answers_as_in_opencompass_own_wrapper(toy, stock):
+    whole = wrapped(toy).generate(prompts(), 24)
+    stop = whole[0].split()[-1]
+    ours = wrapped(toy).generate(prompts(), 24, stopping_criteria=[stop])
+    assert ours == stock(True).generate(prompts(), 24, stopping_criteria=[stop])
+    assert ours != whole
+
+
+def test_every_question_of_the_toy_sets_is_answered_and_judged_as_by_the_stock_wrapper(
+    toy, stock, make_cell, tmp_path
+):
+    """Four sets, both kinds of evaluator, through OpenCompass's own tasks."""
+    theirs = stock(True)
+    for suite in ("toy", "toy-validation"):
+        cell = make_cell(f"eval={suite}", "eval.datasets.0.limit=60", "eval.datasets.1.limit=60")
+        for name, config in evaluate.prepare(cell.config["eval"], tmp_path).items():
+            found = [
+                answers.collect(*evaluate._run(model, config, 32, tmp_path / name / who))
+                for who, model in (("ours", wrapped(toy)), ("stock", theirs))
+            ]
+            assert len(found[0]) == 60
+            for one, other in zip(*found, strict=True):
+                assert (one.output, one.read, one.right) == (other.output, other.read, other.right)
+
+
+def test_perplexities_equal_those_of_opencompass_own_wrapper(toy, stock):
+    """One text at a time: with several, the stock wrapper adds the loss of the first token after
+    the padding, so that its numbers depend on the batch."""
+    theirs = stock(False)
+    for masks in (None, [1 + i % 4 for i in range(24)]):
+        ours = wrapped(toy, chat=False).get_ppl(prompts(), masks)
+        one_by_one = [
+            theirs.get_ppl([text], None if masks is None else [masks[i]])[0]
+            for i, text in enumerate(prompts())
+        ]
+        assert ours == pytest.approx(one_by_one, abs=1e-5)
+    ours = wrapped(toy, chat=False).get_loglikelihood(["Add 1 and 2.", "Now."], ["2.", "."])
+    one_by_one = [
+        theirs.get_loglikelihood([t], [c])[0] for t, c in (("Add 1 and 2.", "2."), ("Now.", "."))
+    ]
+    assert ours == pytest.approx(one_by_one, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+def test_answers_do_not_depend_on_how_they_are_batched(toy, batch_size):
+    some = wrapped(toy, batch_size)
+    assert some.generate(prompts(), 16) == wrapped(toy).generate(prompts(), 16)
+    some.dialogues = False
+    assert some.get_ppl(prompts()) == pytest.approx(
+        wrapped(toy, chat=False).get_ppl(prompts()), abs=1e-5
     )
 
 
@@ -60,9 +118,79 @@ def test_answers_keep_the_order_of_the_questions(toy):
     assert backward[::-1] == forward
 
 
-def test_a_prompt_longer_than_the_context_is_refused_not_cut(toy):
-    with pytest.raises(UserError, match=r"1 of 2 prompts .* do not fit the context of 256"):
-        wrapped(toy).generate(["Add 1 and 2.", "word " * 300], 16)
+def test_a_prompt_longer_than_the_context_is_counted_not_cut(toy):
+    model = wrapped(toy)
+    near = ("Now. " * k for k in range(300))
+    nearly_full = next(text for text in near if 0 < 256 - model.get_token_len(text) < 16)
+    asked = ["Add 1 and 2.", "Now. " * 300, nearly_full]
+    made = model.generate(asked, 16)
+    assert model.too_long == 1
+    assert made[1] == ""
+    assert made[0] == wrapped(toy).generate(asked[:1], 16)[0] != ""
+    room = 256 - model.get_token_len(asked[2])
+    assert made[2] == wrapped(toy).generate(asked[2:], room)[0]
+
+
+def test_a_least_length_is_refused_not_ignored(toy):
+    with pytest.raises(NotImplementedError, match="min_out_len"):
+        wrapped(toy).generate(["Add 1 and 2."], 16, min_out_len=3)
+
+
+def test_a_model_with_a_window_answers_by_its_own_generation(toy):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(vocab_size=len(toy[1]), sliding_window=4, **sizes, **heads)
+    model = wrapped((MistralForCausalLM(config).eval(), toy[1]))
+    made = model.generate(prompts(4), 8)
+    for text, prompt in zip(made, prompts(4), strict=True):
+        ids = torch.tensor([model._encode(prompt)])
+        tokens = model.model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
+        assert text == model._text(tokens[0, ids.shape[1] :].tolist(), ())
+    with pytest.raises(NotImplementedError, match="perplexity"):
+        model.get_ppl(["a"])
+
+
+def test_an_evaluation_that_dies_goes_on_where_it_stopped(toy, tmp_path):
+    expected = wrapped(toy, 3).generate(prompts(), 16)
+
+    class Dies(Journal):
+        def put(self, question, answer):
+            super().put(question, answer)
+            if len(self._answers) == 7:
+                raise KeyboardInterrupt
+
+    with Dies(tmp_path / "journal", "me") as journal, pytest.raises(KeyboardInterrupt):
+        wrapped(toy, 3, journal=journal).generate(prompts(), 16)
+    with (tmp_path / "journal").open("a") as file:
+        file.write('["half a line')  # what a crash in the middle of writing leaves
+    with Journal(tmp_path / "journal", "me") as journal:
+        assert len(journal._answers) == 7
+        model = wrapped(toy, 3, journal=journal)
+        asked = []
+        whole = model._continue
+        model._continue = lambda *args: asked.append(len(args[0])) or whole(*args)
+        assert model.generate(prompts(), 16) == expected
+    assert asked == [24 - 7]
+    with Journal(tmp_path / "journal", "me") as journal:
+        assert len(journal._answers) == 24
+    with Journal(tmp_path / "journal", "another adapter") as journal:
+        assert not journal._answers
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
+    with Journal(tmp_path / "journal", "me") as journal:
+        journal.put("first", 1)
+    broken = Journal(tmp_path / "journal", "me")
+    broken._file.close()
+    broken._file = open("/dev/full", "w")  # noqa: PTH123, SIM115
+    with pytest.raises(UserError, match="No space left on device.*goes on from them"):
+        broken.put("second", 2)
+    with Journal(tmp_path / "journal", "me") as again:
+        assert again.get("first") == 1
+        assert again.get("second") is None
 
 
 def test_turns_of_one_role_become_one():
@@ -80,20 +208,26 @@ def test_turns_of_one_role_become_one():
 
 def test_shipped_configurations_are_found_by_their_name():
     config = evaluate.dataset_config(
-        {"name": "gsm8k", "config": "gsm8k_gen_1d7fe4", "max_out_len": 7, "limit": 5}
+        {"name": "gsm8k", "config": "gsm8k_gen_1d7fe4", "max_out_len": 7, "limit": 5, "abbr": None}
     )
     assert config.infer_cfg.inferencer.max_out_len == 7
     assert config.reader_cfg.test_range == "[0:5]"
 
 
+def judged(*verdicts):
+    return [answers.Answer("q", "o", "o", right) for right in verdicts]
+
+
 def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
-    dataset = {"name": "x", "questions": 2}
-    details = [{"correct": [True]}, {"correct": [False]}]
-    assert evaluate._score({"accuracy": 50.0, "details": details}, dataset).k == 1
+    dataset = {"name": "x", "questions": 2, "metric": "accuracy"}
+    assert evaluate._score({"accuracy": 50.0}, judged(True, False), dataset, 0, None).k == 1
     with pytest.raises(RuntimeError, match="OpenCompass says 60.0, its verdicts say 1/2"):
-        evaluate._score({"accuracy": 60.0, "details": details}, dataset)
+        evaluate._score({"accuracy": 60.0}, judged(True, False), dataset, 0, None)
     with pytest.raises(RuntimeError, match="returned no accuracy"):
-        evaluate._score({"error": "different length"}, dataset)
+        evaluate._score({"error": "different length"}, judged(True), dataset, 0, None)
+    made = {"0": {"prediction": "a"}, "1": {"prediction": "b"}}
+    with pytest.raises(RuntimeError, match="judged 1 questions and has predictions for 2"):
+        answers.collect({"details": [{"correct": True}]}, made)
 
 
 def test_a_model_that_knows_the_answers_scores_full_marks(toy, make_cell, monkeypatch):
@@ -114,14 +248,82 @@ def test_a_model_that_knows_the_answers_scores_full_marks(toy, make_cell, monkey
         for prompt in inputs:
             text = prompt[0]["prompt"]
             (index,) = (i for i, (parts, _) in enumerate(known) if all(p in text for p in parts))
-            replies.append("no idea" if index % 3 == 0 else known[index][1])
+            replies.append("?" if index % 3 == 0 else f"it is {known[index][1]}")
         return replies
 
     monkeypatch.setattr(InMemoryModel, "generate", answer)
-    scores = evaluate.evaluate(*toy, cell.config, cell.paths.opencompass, "test")
+    scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
     for score in scores.values():
         assert (score.k, score.n, score.questions) == (20, 30, 500)
         assert unpack(score.right, 30) == [i % 3 != 0 for i in range(30)]
+        assert (score.unread, score.too_long) == (10, 0)
+    kept = cell.paths.evaluation / "answers" / "gsm8k-toy.jsonl.gz"
+    with gzip.open(kept, "rt") as file:
+        lines = [json.loads(line) for line in file]
+    assert [line["right"] for line in lines] == [i % 3 != 0 for i in range(30)]
+    assert lines[0]["output"] == "?"
+    assert lines[0]["read"] is None
+    assert lines[1]["read"] == known[1][1]
+    assert known[1][0][0] in str(lines[1]["prompt"])
+    left = {p.name for p in cell.paths.evaluation.iterdir()}
+    assert left == {"answers", "opencompass.log"}
+
+
+def test_a_number_with_separators_is_corrected_beside_the_official_score(
+    toy, make_cell, monkeypatch
+):
+    """OpenCompass reads "0,021" as 021."""
+    cell = make_cell("eval.datasets.0.limit=9", "eval.datasets.1.limit=9")
+    config = evaluate.prepare(cell.config["eval"], cell.paths.runs)["gsm8k-toy"]
+    golds = [row["answer"].split("#### ")[1] for row in evaluate._build(config).test]
+
+    def answer(self, inputs, max_out_len, **_):
+        # right; right but for leading zeros that make a separator; wrong
+        return [(g, f"0,{int(g):03d}", "5 apples, 6")[i % 3] for i, g in enumerate(golds[:9])]
+
+    monkeypatch.setattr(InMemoryModel, "generate", answer)
+    result, made = evaluate._run(wrapped(toy), config, 32, cell.paths.folder)
+    official = [a.right for a in answers.collect(result, made)]
+    found = evaluate._corrected(config, result, made, cell.paths.folder)
+    corrected = unpack(found["right"], 9)
+    assert corrected[::3] == official[::3] == [True] * 3
+    assert found["differ"] == sum(a != b for a, b in zip(official, corrected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "rewritten"),
+    [
+        ("It is 1,234.", "It is 1234."),
+        ("$1,234,567.89, then 2,345", "$1234567.89, then 2345"),
+        ("1, 2,34 and 1,2345", "1, 2,34 and 1,2345"),
+    ],
+)
+def test_separators_of_thousands(text, rewritten):
+    assert corrections.without_separators(text) == rewritten
+
+
+def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
+    import peft
+
+    cell = make_cell("eval.datasets.0.limit=12", "eval.datasets.1.limit=12")
+    merged = {**cell.config, "eval": {**cell.config["eval"], "merge": True}}
+    base = LlamaForCausalLM.from_pretrained(TOY).eval()
+    config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(base, config)
+    before = {n: p.clone() for n, p in base.named_parameters()}
+    one, other = (
+        evaluate.evaluate(adapted, toy[1], cfg, cell.paths.evaluation, "test")
+        for cfg in (cell.config, merged)
+    )
+    assert one == other
+    for name, parameter in base.named_parameters():
+        torch.testing.assert_close(parameter, before[name], atol=1e-6, rtol=0)
+    virtual = peft.get_peft_model(
+        LlamaForCausalLM.from_pretrained(TOY),
+        peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    )
+    with pytest.raises(UserError, match="eval.merge: this kind of adapter cannot be merged"):
+        evaluate.evaluate(virtual, toy[1], merged, cell.paths.evaluation, "test")
 
 
 def test_an_untrained_model_is_scored_too(make_cell):
@@ -137,7 +339,7 @@ def test_an_untrained_model_is_scored_too(make_cell):
     model = LlamaForCausalLM(config).eval()
     cell = make_cell("eval.datasets.0.limit=8", "eval.datasets.1.limit=8")
     scores = evaluate.evaluate(
-        model, AutoTokenizer.from_pretrained(TOY), cell.config, cell.paths.opencompass, "test"
+        model, AutoTokenizer.from_pretrained(TOY), cell.config, cell.paths.evaluation, "test"
     )
     assert {name: score.n for name, score in scores.items()} == {
         "gsm8k-toy": 8,

@@ -19,7 +19,7 @@ from osora_bench.errors import UserError
         "tracker=wandb",
         "trainer.micro_batch_size=8",
         "trainer.gradient_checkpointing=true",
-        "eval.batch_tokens=64",
+        "eval.batch_size=64",
         "model.label=Other",
         "method.name=other",
     ],

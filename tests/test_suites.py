@@ -25,8 +25,10 @@ def task(name: str) -> dict:
 def shots(config) -> int:
     """Worked examples in a dataset's prompt: turns of the model's, or fixed retrieved rows."""
     fixed = config.infer_cfg.retriever.get("fix_id_list", [])
+    if fixed or evaluate._by_perplexity(config):  # by perplexity: one template for each answer
+        return len(fixed)
     turns = config.infer_cfg.prompt_template.template["round"]
-    return len(fixed) or sum(turn["role"] == "BOT" for turn in turns)
+    return sum(turn["role"] == "BOT" for turn in turns)
 
 
 @pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
@@ -36,7 +38,8 @@ def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
         assert shots(config) == dataset["shots"], dataset["name"]
         length = config.infer_cfg.inferencer.get("max_out_len", suite(name)["max_out_len"])
         assert length == 512, "the authors' setting"
-        assert "gen" in dataset["config"]
+        assert evaluate._by_perplexity(config) == name.endswith("-ppl")
+        assert ("gen" in dataset["config"]) != name.endswith("-ppl")
 
 
 def test_maths_two_configurations_differ_in_the_scoring_only():
@@ -85,9 +88,50 @@ def missing(name: str) -> list[str]:
     return [f for d in suite(name)["datasets"] for f in d["files"] if not (REAL / f).is_file()]
 
 
-@pytest.mark.parametrize(
-    "name", ["math", "math-verify", "commonsense", "commonsense-0shot", "gpqa"]
-)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random model with a long context, and a tokenizer that keeps prompts short."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from osora_bench import smoke
+
+    architecture = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 64}
+    folder = tmp_path_factory.mktemp("tiny")
+    smoke._build({**architecture, **heads}, folder)
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def evaluated(name, tiny, folder, questions):
+    """Every set of a suite, a few questions of it, through OpenCompass."""
+    limited = suite(name)
+    for dataset in limited["datasets"]:
+        dataset.update(limit=questions, max_out_len=4)
+    cfg = {"eval": limited, "model": {"chat": True}, "runs": str(folder)}
+    return limited, evaluate.evaluate(*tiny, cfg, folder / "evaluation", name)
+
+
+@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
+def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_path, monkeypatch):
+    from osora_bench import smoke
+
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    smoke.use_made_up_data(tmp_path)
+    limited, scores = evaluated(name, tiny, tmp_path, 3)
+    assert list(scores) == [d["name"] for d in limited["datasets"]]
+    assert all((score.n, score.too_long) == (3, 0) for score in scores.values())
+
+
+@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
+def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
+    if missing(name):
+        pytest.skip(f"OSORA_DATA has no {', '.join(missing(name))}")
+    limited, scores = evaluated(name, tiny, tmp_path, 3)
+    assert all((score.n, score.too_long) == (3, 0) for score in scores.values())
+    assert [s.questions for s in scores.values()] == [d["questions"] for d in limited["datasets"]]
+
+
+@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
 def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
     if missing(name):
         pytest.skip(f"OSORA_DATA has no {', '.join(missing(name))}")

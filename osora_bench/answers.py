@@ -1,0 +1,74 @@
+"""What OpenCompass wrote about one dataset, question by question."""
+
+import gzip
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+UNREAD = ("", "NULL", "None", "null")
+"""What OpenCompass's post-processors return for an output in which they find no answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of a dataset: what was asked, what came out, how it was read and judged.
+
+    `read` is the answer that the post-processor found in `output`; None if it found none.
+    """
+
+    prompt: Any
+    output: Any
+    read: Any
+    right: bool
+
+
+def collect(result: dict[str, Any], predictions: dict[str, Any]) -> list[Answer]:
+    """Every question in order, from OpenCompass's result file and its predictions file.
+
+    Raises:
+        RuntimeError: a result without details, or with another number of questions.
+    """
+    entries = _in_order(result.get("details") or {})
+    asked = _in_order(predictions)
+    if len(entries) != len(asked) or not asked:
+        raise RuntimeError(
+            f"OpenCompass judged {len(entries)} questions and has predictions for {len(asked)}"
+        )
+    return [_answer(entry, made) for entry, made in zip(entries, asked, strict=True)]
+
+
+def _in_order(listed: Any) -> list[dict[str, Any]]:
+    """The entries of any of OpenCompass's forms of details: a list, or keys 0, 1, ..."""
+    if isinstance(listed, list):
+        return listed
+    return [listed[key] for key in sorted((k for k in listed if k.isdigit()), key=int)]
+
+
+def _answer(entry: dict[str, Any], made: dict[str, Any]) -> Answer:
+    read = entry["pred"] if "pred" in entry else entry.get("predictions")
+    if isinstance(read, list) and len(read) == 1:
+        read = read[0]
+    unread = read is None or str(read).strip() in UNREAD
+    return Answer(
+        prompt=made.get("origin_prompt"),
+        output=made["prediction"],
+        read=None if unread else read,
+        right=_right(entry),
+    )
+
+
+def _right(entry: dict[str, Any]) -> bool:
+    for key in ("correct", "is_correct"):
+        if key in entry:
+            value = entry[key]
+            return bool(value[0] if isinstance(value, list) else value)
+    return str(entry["predictions"]) == str(entry["references"])
+
+
+def write(answers: list[Answer], path: Path) -> None:
+    """Keep the answers, one JSON line a question, gzipped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for answer in answers:
+            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")

@@ -1,0 +1,186 @@
+"""Decoding and scoring of batches gives what the model itself gives, one prompt at a time."""
+
+import peft
+import pytest
+import torch
+import transformers as tf
+
+from osora_bench import memory
+from osora_bench.decoding import Decoder, _shared, supports
+from osora_bench.osora import OsoraConfig
+
+SHAPE = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+FAMILIES = {
+    "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SHAPE)),
+    "qwen2": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**SHAPE)),
+    "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**SHAPE, sliding_window=None)),
+    "gpt2": lambda: tf.GPT2LMHeadModel(
+        tf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    ),
+}
+END = 7
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def model(request):
+    torch.manual_seed(0)
+    made = FAMILIES[request.param]().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)  # far from uniform, so that ties are rare
+    return made
+
+
+def prompts(begin=(5, 9, 4, 11), n=12):
+    """Prompts of many lengths that begin alike."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 20, (n,), generator=generator).tolist()
+    return [[*begin, *torch.randint(8, 50, (k,), generator=generator).tolist()] for k in lengths]
+
+
+def decode(model, asked, most=16, stopped=None, **settings):
+    decoder = Decoder(
+        model, eos_ids=[END], pad_id=0, **{"memory": 1 << 30, "most_rows": 64, **settings}
+    )
+    made = {}
+    decoder.generate(asked, [most] * len(asked), made.__setitem__, stopped)
+    return [made[i] for i in range(len(asked))]
+
+
+def reference(model, asked, most=16):
+    """Greedy decoding by the plain forward pass: one prompt, no cache, no padding."""
+    made = []
+    for prompt in asked:
+        ids = list(prompt)
+        while len(ids) < len(prompt) + most and (len(ids) == len(prompt) or ids[-1] != END):
+            with torch.inference_mode():
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        made.append(ids[len(prompt) :])
+    return made
+
+
+def test_outputs_are_those_of_one_prompt_at_a_time(model):
+    assert supports(model)
+    made = decode(model, prompts())
+    assert made == reference(model, prompts())
+    assert len({tuple(m) for m in made}) > 6
+    assert any(m[-1] == END for m in made)  # some end early and leave the batch
+    assert any(len(m) == 16 for m in made)
+
+
+@pytest.mark.parametrize("settings", [{"most_rows": 1}, {"most_rows": 5}, {"memory": 1}])
+def test_outputs_do_not_depend_on_the_batches(model, settings):
+    assert decode(model, prompts(), **settings) == decode(model, prompts())
+
+
+@pytest.mark.parametrize("asked", [prompts(begin=()), [[5, 9, 4], [5, 9, 4]], [[3]], []])
+def test_prompts_without_a_common_beginning_alike_or_single(model, asked):
+    assert decode(model, asked) == reference(model, asked)
+
+
+def test_each_prompt_has_its_own_room(model):
+    asked = prompts(n=3)
+    made = {}
+    decoder = Decoder(model, eos_ids=[], pad_id=0, memory=1 << 30, most_rows=64)
+    decoder.generate(asked, [1, 40, 70], made.__setitem__)  # beyond one growth of the cache
+    assert [len(made[i]) for i in range(3)] == [1, 40, 70]
+    assert made[2] == reference(model, asked[2:], 70)[0] or END in made[2]
+
+
+def test_a_stop_ends_its_row_alone(model):
+    whole = decode(model, prompts())
+    made = decode(model, prompts(), stopped=lambda tokens: len(tokens) == 2 and tokens[0] % 2 == 0)
+    assert made == [m[:2] if m[0] % 2 == 0 else m for m in whole]
+
+
+def test_losses_are_those_of_the_plain_forward_pass(model):
+    asked = [*prompts(), [3], [5, 9]]
+    for some in (asked[:12], asked, asked[:1]):
+        found = {}
+        decoder = Decoder(model, eos_ids=[], pad_id=0, memory=1 << 22, most_rows=4)
+        decoder.losses(some, found.__setitem__)
+        for index, prompt in enumerate(some):
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([prompt])).logits[0]
+            expected = torch.nn.functional.cross_entropy(
+                logits[:-1], torch.tensor(prompt[1:], dtype=torch.long), reduction="none"
+            )
+            torch.testing.assert_close(found[index], expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+        OsoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+    ],
+)
+def test_an_adapter_takes_part(config):
+    torch.manual_seed(0)
+    base = FAMILIES["llama"]().eval()
+    without = decode(base, prompts())
+    adapted = peft.get_peft_model(base, config).eval()
+    for name, parameter in adapted.named_parameters():
+        if "osora_S" in name or "lora_B" in name:
+            parameter.data += 1.0
+    assert decode(adapted, prompts()) == reference(adapted, prompts()) != without
+
+
+def test_the_models_own_attention_comes_back(model):
+    before = model.config._attn_implementation
+    with pytest.raises(ZeroDivisionError):
+        decode(model, prompts(), stopped=lambda tokens: 1 / 0)
+    assert model.config._attn_implementation == before
+
+
+def test_what_is_not_supported_is_known():
+    windows = tf.MistralForCausalLM(tf.MistralConfig(**SHAPE, sliding_window=8))
+    assert not supports(windows)
+    virtual = peft.get_peft_model(
+        FAMILIES["llama"](), peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    )
+    assert not supports(virtual)
+
+
+def test_what_all_prompts_begin_with():
+    assert _shared([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert _shared([[1, 2], [1, 2, 3]]) == 1  # a token is left to each
+    assert _shared([[1], [2]]) == 0
+    assert _shared([[1, 2, 3]]) == 0  # alone: read in one go
+
+
+def test_a_batch_that_is_too_large_for_the_gpu_is_halved(monkeypatch):
+    base = FAMILIES["llama"]().eval()
+    expected = decode(base, prompts())
+    whole = Decoder._decode
+    sizes = []
+
+    def fail_above_three(self, batch, task):
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError
+        whole(self, batch, task)
+
+    monkeypatch.setattr(Decoder, "_decode", fail_above_three)
+    assert decode(base, prompts()) == expected
+    assert max(sizes) == 12
+    assert sizes.count(3) == 4
+
+
+def test_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    free = memory.for_batches(torch.device("cpu"))
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.for_batches(torch.device("cpu")) == pytest.approx(free, rel=0.2)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert memory.for_batches(torch.device("cpu")) == 300
