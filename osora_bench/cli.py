@@ -26,6 +26,8 @@ usage: osora-bench VERB [KEY=VALUE ...]
                             downloading what is missing (--replace: also what is wrong)
   audit                     where the paper's printed averages differ from its own cells
   cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
+  evaluate --model M [--adapter FOLDER] --suite S
+                            score a model or an adapter (osora-bench evaluate --help)
   export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
   svd     ...               the store of decompositions: build, list, clean (osora-bench svd --help)
 
@@ -219,6 +221,13 @@ def cell_verb(arguments: Sequence[str]) -> int:
     return hydra_main(arguments)
 
 
+def evaluate_verb(arguments: Sequence[str]) -> int:
+    """Score a model or an adapter that lies in a folder."""
+    from osora_bench.standalone import main as evaluate_main
+
+    return evaluate_main(arguments)
+
+
 def export_verb(arguments: Sequence[str]) -> int:
     """OSoRA's own command, which needs nothing of the harness."""
     from osora_bench.osora.commands import export_main
@@ -242,6 +251,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "data": data_verb,
     "audit": audit_verb,
     "cell": cell_verb,
+    "evaluate": evaluate_verb,
     "export": export_verb,
     "svd": svd_verb,
 }

@@ -185,7 +185,7 @@ def evaluate(
     configs = prepare(suite, Path(cfg["runs"]))
     was_training = model.training
     model.eval()
-    with _merged(model, suite["merge"]), Journal(folder / JOURNAL, _owner(model)) as journal:
+    with _merged(model, suite["merge"]), Journal(folder / JOURNAL, owner(model)) as journal:
         wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
         scores = {
             dataset["name"]: _evaluate(wrapped, dataset, configs[dataset["name"]], cfg, folder)
@@ -241,7 +241,7 @@ def _by_perplexity(config: ConfigDict) -> bool:
     return getattr(inferencer, "__name__", str(inferencer)).rpartition(".")[2] in PERPLEXITY
 
 
-def _owner(model: Any) -> str:
+def owner(model: Any) -> str:
     """The content of every weight, adapter and all: whose answers a journal holds."""
     content = json.dumps(models.checksums(model), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Base models: what can be known without weights, and a workspace that loads each once."""
 
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,13 @@ from osora_bench import paths
 from osora_bench.errors import UserError
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+def quiet() -> None:
+    """Keep transformers' own bars, warnings and advice off the terminal of a sweep."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def location(model: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,7 +14,16 @@ from typing import Any
 import peft
 import transformers
 
-from osora_bench import data, evaluate, models, preflight, provenance, record, train
+from osora_bench import (
+    data,
+    evaluate,
+    models,
+    preflight,
+    provenance,
+    record,
+    standalone,
+    train,
+)
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.plan import Cell, fingerprints, revision, trains
 from osora_bench.tracker import tracking
@@ -25,9 +33,7 @@ class Session:
     """One process's shared work: libraries, base model, tokenised rows, OpenCompass datasets."""
 
     def __init__(self) -> None:
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        models.quiet()
         self.workspace = models.Workspace()
         self._tokenised: dict[str, data.TokenisedTask] = {}
 
@@ -99,6 +105,9 @@ class Session:
             label=cell.label,
         )
         model.save_pretrained(str(cell.paths.adapter))
+        standalone.remember(cell.paths.adapter, base, method)
+        if method["full"]:  # a whole model, then
+            base.tokenizer.save_pretrained(cell.paths.adapter)
         size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
         return model, training, {"trainable": trainable, "adapter_bytes": size}
 

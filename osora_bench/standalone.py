@@ -1,0 +1,233 @@
+"""The command `osora-bench evaluate`: a model or an adapter from a folder, scored on a suite."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from osora_bench import config
+from osora_bench.compose import check_overrides, compose, composer, group_choices, resolve
+from osora_bench.errors import UserError, unknown
+from osora_bench.progress import say
+
+ORIGIN = "osora_bench.json"
+"""Beside an adapter that this project trained: its base's content, and how the method starts."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(
+        prog="osora-bench evaluate",
+        description="Score a model, or an adapter on it, on a suite of OpenCompass data sets. "
+        "What is interrupted goes on where it stopped.",
+    )
+    made.add_argument("--model", required=True, help="a file of conf/model, or a model's folder")
+    made.add_argument("--suite", required=True, help="a file of conf/eval")
+    made.add_argument("--adapter", type=Path, help="folder of an adapter of any PEFT method")
+    made.add_argument("--sets", nargs="+", help="only these sets of the suite")
+    made.add_argument("--limit", type=int, help="only the first so many questions of each set")
+    made.add_argument("--merge", action="store_true", help="merge the adapter into the weights")
+    made.add_argument("--plain", action="store_true", help="no chat template: a base model")
+    made.add_argument("--backend", default="transformers", help="transformers or vllm")
+    made.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the model's own)")
+    made.add_argument("--output", type=Path, help="folder to write (default: below runs/evaluate)")
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any configuration key")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate, print the scores, and write them beside the answers. Returns the exit status."""
+    args = parser().parse_intermixed_args(argv)
+    cfg = configuration(args)
+    check(args, cfg)
+    say("loading torch, transformers and OpenCompass ...")
+    from osora_bench import evaluate, models
+
+    models.quiet()
+    evaluate.prepare(cfg["eval"], Path(cfg["runs"]))
+    base = models.Workspace().base(cfg)
+    model = base.model if args.adapter is None else adapted(base, args.adapter, cfg)
+    folder = args.output or Path(cfg["runs"]) / "evaluate" / name(args, cfg, model)
+    scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
+    write(folder, args, cfg, scores)
+    print(table(scores))
+    print(f"written to {folder}")
+    return 0
+
+
+def configuration(args: argparse.Namespace) -> dict[str, Any]:
+    """A resolved configuration without training, from the options and overrides.
+
+    Raises:
+        UserError: an unknown model, suite, set or key.
+    """
+    chosen = ["method=none", "task=toy", "trainer=toy", f"eval={args.suite}", *_model(args)]
+    chosen += [f"eval.merge={args.merge}", f"eval.backend={args.backend}", *args.overrides]
+    check_overrides(chosen)
+    with composer():
+        cfg = resolve(compose(chosen, "evaluate"), "evaluate")
+    suite = cfg["eval"]
+    names = [d["name"] for d in suite["datasets"]]
+    for wanted in args.sets or ():
+        if wanted not in names:
+            raise UserError(unknown(f"set of suite {args.suite}", wanted, names))
+    suite["datasets"] = [
+        {**d, "limit": d["limit"] if args.limit is None else min(args.limit, d["questions"])}
+        for d in suite["datasets"]
+        if args.sets is None or d["name"] in args.sets
+    ]
+    config.check(cfg, "evaluate")
+    return cfg
+
+
+def _model(args: argparse.Namespace) -> list[str]:
+    """Overrides for a member of conf/model, or for a folder of any model."""
+    dtype = [f"model.dtype={args.dtype}"] if args.dtype else []
+    if args.model in group_choices("model"):
+        return [f"model={args.model}", *dtype, *(["model.chat=false"] if args.plain else [])]
+    folder = Path(args.model)
+    if not (folder / "config.json").is_file():
+        near = unknown("model", args.model, group_choices("model"))
+        raise UserError(f"{near}; nor is it a folder with a config.json")
+    own = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = own.get("dtype") or own.get("torch_dtype") or "float32"
+    chat = not args.plain and _has_chat_template(folder)
+    settings = {
+        "path": folder.absolute(), "name": folder.name, "label": folder.name, "revision": "null",
+        "architecture": "null", "needs_gpu": "false", "gated": "false", "licence": "null",
+        "chat": str(chat).lower(), "dtype": stored,
+    }  # fmt: skip
+    return ["model=toy", *(f"model.{key}={value}" for key, value in settings.items()), *dtype]
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and "chat_template" in json.loads(settings.read_text("utf-8"))
+
+
+def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
+    """Refuse what cannot run before anything large is loaded."""
+    from osora_bench import models, preflight
+
+    preflight.check_suite(cfg["eval"])
+    models.check_weights(cfg["model"])
+    if args.adapter is not None and not (args.adapter / "adapter_config.json").is_file():
+        raise UserError(f"--adapter {args.adapter}: no folder with an adapter_config.json")
+    if args.merge and args.adapter is None:
+        raise UserError("--merge has no effect without --adapter")
+
+
+def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
+    """Write down beside a trained adapter what loading it takes."""
+    origin = {"base": fingerprint(base), "start": method["start"]}
+    (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+
+
+def fingerprint(base: Any) -> str:
+    """Of a base model's weights as they were loaded."""
+    content = json.dumps(base.checksums, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
+    """The base model with the adapter of a folder.
+
+    Raises:
+        UserError: the adapter was trained on another base, or its tensors do not fit this one.
+    """
+    origin = {"base": None, "start": None}
+    if (folder / ORIGIN).is_file():
+        origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    if origin["base"] not in (None, fingerprint(base)):
+        raise UserError(
+            f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
+        )
+    try:
+        model = _load(base.model, folder, origin["start"])
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"--adapter {folder} does not fit {cfg['model']['name']}: {error}"
+        ) from error
+    said = model.active_peft_config.base_model_name_or_path
+    if origin["base"] is None and said and Path(said).name != Path(cfg["model"]["path"]).name:
+        say(f"WARNING: {folder} says that it was made for {said}, not {cfg['model']['path']}")
+    return model
+
+
+def _load(base: Any, folder: Path, start: str | None) -> Any:
+    from hydra.utils import get_method
+    from peft import PeftConfig, PeftModel, get_peft_model
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    import osora_bench.osora  # noqa: F401 (makes the method known)
+
+    if start is None:
+        model = PeftModel.from_pretrained(base, str(folder))
+    else:  # the base weights change with the start, and the saved tensors belong to the changed
+        settings = PeftConfig.from_pretrained(str(folder))
+        settings.inference_mode = False
+        model = get_peft_model(base, settings)
+        get_method(start)(model)
+        set_peft_model_state_dict(model, load_peft_weights(str(folder)))
+    _check_names(model, folder)
+    return model
+
+
+def _check_names(model: Any, folder: Path) -> None:
+    """PEFT passes over tensors without a place in the model, and over places without a tensor."""
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    here, stored = set(get_peft_model_state_dict(model)), set(load_peft_weights(str(folder)))
+    if here != stored:
+        first = sorted(here ^ stored)[0]
+        where = "this model has" if first in here else "only the file has"
+        raise ValueError(f"{len(here ^ stored)} tensors do not match, the first {where}: {first}")
+
+
+def name(args: argparse.Namespace, cfg: dict[str, Any], model: Any) -> str:
+    """A folder's name that another model, adapter or suite does not share."""
+    from osora_bench.evaluate import owner
+
+    told = json.dumps([owner(model), cfg["eval"], cfg["model"]["chat"]], sort_keys=True)
+    short = hashlib.sha256(told.encode()).hexdigest()[:8]
+    adapter = "" if args.adapter is None else f"-{args.adapter.absolute().name}"
+    return f"{cfg['model']['name']}{adapter}-{args.suite}-{short}"
+
+
+def write(
+    folder: Path, args: argparse.Namespace, cfg: dict[str, Any], scores: dict[str, Any]
+) -> None:
+    """Keep the scores with what they are of."""
+    from osora_bench import models
+    from osora_bench.provenance import provenance
+
+    made = {
+        "model": cfg["model"]["name"],
+        "adapter": None if args.adapter is None else args.adapter.name,
+        "eval": cfg["eval"],
+        "scores": {key: asdict(score) for key, score in scores.items()},
+        "provenance": provenance(models.device_of(cfg)),
+    }
+    (folder / "scores.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores as lines of text."""
+    from tabulate import tabulate
+
+    rows = []
+    for key, score in scores.items():
+        limited = "" if score.n == score.questions else f" of {score.questions}"
+        corrected = "" if score.corrected is None else f"{100 * score.corrected['k'] / score.n:.2f}"
+        rows.append(
+            [key, f"{score.n}{limited}", f"{score.accuracy:.2f}", corrected, score.unread,
+             score.too_long]
+        )  # fmt: skip
+    heads = ["set", "questions", "accuracy", "corrected", "unread", "too long"]
+    return str(tabulate(rows, heads, disable_numparse=True))

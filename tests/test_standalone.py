@@ -1,0 +1,120 @@
+"""`osora-bench evaluate`: the scores of a cell again, from the folder that it left."""
+
+import json
+import shutil
+
+import pytest
+
+from osora_bench import standalone
+from osora_bench.cli import main
+from osora_bench.errors import UserError
+
+LIMITS = ["eval.datasets.0.limit=20", "eval.datasets.1.limit=20"]
+
+
+def evaluated(capsys, *arguments):
+    """The scores that a call writes."""
+    assert main(["evaluate", *arguments]) == 0
+    folder = capsys.readouterr().out.rsplit("written to ", 1)[1].strip()
+    with open(f"{folder}/scores.json", encoding="utf-8") as file:  # noqa: PTH123
+        return json.load(file)["scores"]
+
+
+@pytest.fixture(scope="module")
+def trained(session, tmp_path_factory):
+    """Records and folders: an adapter, one whose start changes the base, and a whole model."""
+    from osora_bench import plan
+    from osora_bench.compose import compose, composer, resolve
+
+    made = {}
+    for method in ("osora", "pissa", "full"):
+        place = tmp_path_factory.mktemp(method)
+        chosen = [f"method={method}", f"ledger={place}/ledger", f"runs={place}/runs", *LIMITS]
+        chosen.append("trainer.max_steps=8")
+        with composer():
+            cell = plan.cell(resolve(compose(chosen, "test"), "test"), chosen)
+        made[method] = (session.run(cell), cell.paths.adapter, place)
+    return made
+
+
+@pytest.mark.parametrize("method", ["osora", "pissa"])
+def test_an_adapters_scores_are_those_of_its_record(method, trained, capsys):
+    record, adapter, place = trained[method]
+    found = evaluated(
+        capsys, "--model", "toy", "--adapter", str(adapter), "--suite", "toy", "--limit", "20",
+        f"runs={place}/runs",
+    )  # fmt: skip
+    assert found == record["scores"]
+    assert any(score["unread"] < score["n"] for score in found.values())
+
+
+def test_a_whole_models_scores_are_those_of_its_record(trained, capsys):
+    record, folder, place = trained["full"]
+    arguments = ["--model", str(folder), "--suite", "toy", "--limit", "20", f"runs={place}/runs"]
+    assert evaluated(capsys, *arguments) == record["scores"]
+    output = ["--output", str(place / "chosen"), "--sets", "gsm8k-toy"]
+    assert list(evaluated(capsys, *arguments, *output)) == ["gsm8k-toy"]
+    assert (place / "chosen" / "answers" / "gsm8k-toy.jsonl.gz").is_file()
+
+
+def test_an_adapter_for_other_weights_is_refused(trained, tmp_path, capsys):
+    _, adapter, _ = trained["osora"]
+    _, other, place = trained["full"]
+    arguments = ["--model", str(other), "--suite", "toy", "--limit", "2", f"runs={place}/runs"]
+    assert main(["evaluate", *arguments, "--adapter", str(adapter)]) == 2
+    assert "was trained on other weights than those of adapter" in capsys.readouterr().err
+    # also without what this project writes beside an adapter: OSoRA knows its weights
+    foreign = shutil.copytree(adapter, tmp_path / "foreign")
+    (foreign / standalone.ORIGIN).unlink()
+    assert main(["evaluate", *arguments, "--adapter", str(foreign)]) == 2
+    assert "trained on other base weights" in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_shape_is_refused(tmp_path, capsys):
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from osora_bench import paths
+
+    base = AutoModelForCausalLM.from_pretrained(paths.resolve("pkg://osora_bench.toy/model"))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[0])
+    model = peft.get_peft_model(base, config)
+    model.save_pretrained(tmp_path / "lora")
+    place = tmp_path / "lora" / "adapter_config.json"
+    told = json.loads(place.read_text())
+    place.write_text(json.dumps({**told, "layers_to_transform": [1]}))
+    arguments = ["--model", "toy", "--suite", "toy", "--limit", "2", f"runs={tmp_path}"]
+    assert main(["evaluate", *arguments, "--adapter", str(tmp_path / "lora")]) == 2
+    assert "4 tensors do not match" in capsys.readouterr().err
+    place.write_text(json.dumps({**told, "r": 3}))
+    assert main(["evaluate", *arguments, "--adapter", str(tmp_path / "lora")]) == 2
+    assert "does not fit toy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--model toyy --suite toy", "unknown model 'toyy'. Did you mean 'toy'"),
+        ("--model toy --suite toi", "unknown eval 'toi'. Did you mean 'toy'"),
+        ("--model toy --suite toy --sets gsm8k", "Did you mean 'gsm8k-toy'"),
+        ("--model toy --suite toy --adapter /tmp/nowhere", "no folder with an adapter_config.json"),
+        ("--model toy --suite toy --merge", "--merge has no effect without --adapter"),
+        ("--model toy --suite toy --limit 0", "must be at least 1"),
+        ("--model toy --suite toy --backend vlm", "unknown eval.backend 'vlm'"),
+        ("--model toy --suite toy --backend vllm", "vLLM is not installed here"),
+        ("--model toy --suite toy eval.batch=3", "unknown key 'eval.batch'"),
+        ("--model toy --suite gsm8k", "`osora-bench data fetch gsm8k` gets it"),
+    ],
+)
+def test_mistakes(arguments, told, capsys, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", "/nowhere")
+    assert main(["evaluate", *arguments.split()]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_two_sets_of_one_name_are_refused():
+    args = standalone.parser().parse_args(
+        ["--model=toy", "--suite=toy", "eval.datasets.1.name=gsm8k-toy"]
+    )
+    with pytest.raises(UserError, match="two sets are called 'gsm8k-toy'"):
+        standalone.configuration(args)
