@@ -141,6 +141,7 @@ class DatasetConfig:
 class EvalConfig:
     """A suite of OpenCompass datasets.
 
+    `max_out_len` bounds the new tokens of an answer, also where a dataset's configuration has more.
     `batch_size` is the most rows of a batch (null: as many as the memory holds). `merge` adds the
     adapter into the base weights before evaluating, which rounds it to their precision. `backend`
     is `transformers`, or `vllm` on a GPU where that is installed.

@@ -87,6 +87,16 @@ def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def _bounded(config: ConfigDict, suite: dict[str, Any]) -> ConfigDict:
+    """The suite's `max_out_len` bounds what a configuration sets itself; OpenCompass would take
+    it only where that sets nothing."""
+    inferencer = config.infer_cfg.inferencer
+    if not _by_perplexity(config):
+        own = inferencer.get("max_out_len", suite["max_out_len"])
+        inferencer.max_out_len = min(own, suite["max_out_len"])
+    return config
+
+
 def _own_datasets(reference: str) -> list[dict[str, Any]]:
     module, _, variable = reference.partition(":")
     try:
@@ -113,7 +123,7 @@ def prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
 
 def _prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
     _point_at_data(runs)
-    configs = {d["name"]: dataset_config(d) for d in suite["datasets"]}
+    configs = {d["name"]: _bounded(dataset_config(d), suite) for d in suite["datasets"]}
     with _quiet(runs / "opencompass.log"):
         sizes = {name: len(_build(config).test) for name, config in configs.items()}
     for dataset in suite["datasets"]:

@@ -1,5 +1,6 @@
 """Base models: what can be known without weights, and a workspace that loads each once."""
 
+import json
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -162,10 +163,14 @@ def device_of(cfg: dict[str, Any]) -> torch.device:
     return torch.device(wanted)
 
 
+def skeleton(model: dict[str, Any]) -> nn.Module:
+    """As `blank`, but one for all who only look at its shapes and names."""
+    return _skeleton(json.dumps({k: model[k] for k in ("name", "path", "architecture")}))
+
+
 @cache
-def skeleton(path: str, revision: str | None) -> nn.Module:
-    """The model's modules on the meta device: shapes and names, no weights."""
-    return _blank(AutoConfig.from_pretrained(path, revision=revision, local_files_only=True))
+def _skeleton(told: str) -> nn.Module:
+    return blank(json.loads(told))
 
 
 def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:

@@ -31,8 +31,6 @@ def check(cells: Sequence[Cell], hint: str | None = None) -> None:
         (_check_layers, cells),
     )
     for one, over in checks:
-        if problems and one is _check_layers:
-            break  # without a model's files nothing can be said of its layers
         for cell in over:
             try:
                 one(cell)
@@ -110,7 +108,9 @@ def _check_layers(cell: Cell) -> None:
 
     instantiate(method)
     start(method)
-    check_rank(cell.config, models.skeleton(models.location(model), model["revision"]))
+    if model["architecture"] is None:
+        models.check_weights(model)  # what is not there has been told already
+    check_rank(cell.config, models.skeleton(model))
 
 
 def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:

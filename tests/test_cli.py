@@ -146,6 +146,15 @@ def test_a_rank_above_the_layer_is_fine_where_the_method_allows_it(make_cell):
     preflight.check([make_cell("method=vera", "method.rank=200")])
 
 
+def test_a_rank_is_refused_also_where_the_weights_are_missing(here, capsys):
+    overrides = ["model=mistral-7b-instruct-v0.3", "method=osora", "method.rank=1025", "device=cpu"]
+    assert cell_main(overrides) == 2
+    told = capsys.readouterr().err
+    assert "are not on this machine" in told
+    assert "rank 1025 is above min(d_out, d_in) of" in told
+    assert "the largest rank for osora here is 1024" in told
+
+
 @pytest.mark.parametrize("verb", ["plan", "tables"])
 def test_planning_and_tables_import_no_torch(here, verb):
     code = (

@@ -193,6 +193,20 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
         assert again.get("second") is None
 
 
+@pytest.mark.parametrize(
+    ("override", "lengths"),
+    [
+        ("eval.max_out_len=32", {24, 4}),
+        ("eval.max_out_len=8", {8, 4}),
+        ("eval.datasets.0.max_out_len=20", {20, 4}),
+    ],
+)
+def test_the_suites_answer_length_bounds_that_of_each_set(override, lengths, make_cell):
+    cell = make_cell(override)
+    configs = evaluate.prepare(cell.config["eval"], cell.paths.runs).values()
+    assert {c.infer_cfg.inferencer.max_out_len for c in configs} == lengths
+
+
 def test_turns_of_one_role_become_one():
     turns = [
         {"role": "HUMAN", "prompt": "a"},
