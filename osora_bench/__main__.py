@@ -15,7 +15,7 @@ from osora_bench.compose import check_overrides, resolve
 from osora_bench.errors import UserError
 from osora_bench.plan import cell
 from osora_bench.progress import say
-from osora_bench.run import FAILED, MISTAKE, OK, attempt, damage, session
+from osora_bench.run import FAILED, MISTAKE, OK, attempt, damage, session, where
 
 _statuses: list[int] = []
 
@@ -36,10 +36,13 @@ def _run(cfg: DictConfig) -> None:
         print(f"osora-bench: {error}", file=sys.stderr)
         _statuses.append(MISTAKE)
         return
-    if attempt(one):
+    state = attempt(one)
+    if state == "done":
         say(f"record: {one.record}")
-    else:
-        _statuses.append(FAILED)
+        return
+    if state == "running":
+        say(f"{one.label}: runs already{where(one)}")
+    _statuses.append(FAILED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

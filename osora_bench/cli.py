@@ -12,6 +12,7 @@ usage: osora-bench VERB [KEY=VALUE ...]
 
   plan    experiment=NAME   the cells of an experiment, their run ids and states (--json)
   run     experiment=NAME   run the cells that have no record yet, in this process
+                            (workers=N: in N processes, which go on without this one)
   tables  experiment=NAME   the experiment's tables from its records
                             (out=FOLDER: write them there; params=true: with parameter counts;
                             compare=paper: the paper's numbers and the difference below ours;
@@ -81,12 +82,21 @@ def run_verb(arguments: Sequence[str]) -> int:
     from osora_bench.plan import expand, load_experiment
     from osora_bench.run import run_missing
 
-    name, overrides = _experiment(arguments)
+    name, rest = _experiment(arguments)
+    options, overrides = _options(rest, ("workers", "allow_changed"))
+    workers = _count(options.get("workers", "1"), "workers")
+    changed = _choice(options, "allow_changed", "true")
     experiment = load_experiment(name)
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
-    return run_missing(expand(name, overrides), experiment.hint)
+    return run_missing(expand(name, overrides), experiment.hint, workers, changed)
+
+
+def _count(text: str, key: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{key}={text}: a whole number of at least 1")
+    return int(text)
 
 
 def _options(arguments: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:

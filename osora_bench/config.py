@@ -158,7 +158,8 @@ class EvalConfig:
 
 @dataclass
 class TrainerConfig:
-    """Optimisation. `batch_size` is the effective one; `micro_batch_size` rows fit in memory."""
+    """Optimisation. `batch_size` is the effective one; `micro_batch_size` rows fit in memory.
+    `checkpoint_minutes` lie between two checkpoints; null: one is written on a signal only."""
 
     learning_rate: float = MISSING
     batch_size: int = MISSING
@@ -172,6 +173,7 @@ class TrainerConfig:
     precision: str = MISSING
     micro_batch_size: int = shown()
     gradient_checkpointing: bool = shown()
+    checkpoint_minutes: float | None = shown(10.0)
 
 
 @dataclass

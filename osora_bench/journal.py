@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from osora_bench import interruption
 from osora_bench.errors import UserError
 
 
@@ -56,6 +57,7 @@ class Journal:
         with _writing_to(self.path):
             self._file.write(json.dumps([key, answer]) + "\n")
             self._file.flush()
+        interruption.current().safe_point()
 
     def __enter__(self) -> Self:
         return self

@@ -6,16 +6,19 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench import NUMERICS_VERSION, config, paths, record, smoke
+from osora_bench import NUMERICS_VERSION, claim, config, paths, record, smoke
 from osora_bench.compose import check_overrides, compose, composer, resolve
 from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
+
+STATES = ("done", "running", "missing", "failed", "damaged")
 
 
 @dataclass
@@ -103,6 +106,33 @@ class Cell:
         return self.ledger / f"{self.run_id}.json"
 
     @property
+    def holder(self) -> dict[str, Any] | None:
+        """Where it runs now and since when, or None."""
+        return claim.holder(self.paths.folder)
+
+    @property
+    def error(self) -> str:
+        """The first line of what made it fail."""
+        return self._failure()["error"].partition("\n")[0]
+
+    @property
+    def failed(self) -> str:
+        """When it failed (UTC, ISO 8601)."""
+        return self._failure()["time"]
+
+    def _failure(self) -> dict[str, str]:
+        told: dict[str, str] = json.loads(self.paths.failure.read_text(encoding="utf-8"))
+        return told
+
+    def fail(self, error: str, trace: str | None = None) -> None:
+        """Write a failure beside the run."""
+        when = datetime.now(UTC).isoformat(timespec="microseconds")
+        told = json.dumps({"error": error, "time": when, "traceback": trace}, indent=1)
+        temporary = self.paths.failure.with_suffix(".tmp")
+        temporary.write_text(told, encoding="utf-8")
+        temporary.replace(self.paths.failure)
+
+    @property
     def label(self) -> str:
         """`toy lora r=8 seed=0`, for progress lines and messages."""
         rank = self.config["method"]["rank"]
@@ -113,13 +143,15 @@ class Cell:
 
     @property
     def state(self) -> str:
-        """`done`, `damaged` (a record that cannot be read), `failed` or `missing`."""
+        """`done`, `damaged` (a record that cannot be read), `running`, `failed` or `missing`."""
         if self.record.exists():
             try:
                 record.read(self.record)
             except record.DamagedRecord:
                 return "damaged"
             return "done"
+        if self.holder is not None:
+            return "running"
         return "failed" if self.paths.failure.exists() else "missing"
 
 

@@ -1,15 +1,17 @@
 """Where a record comes from: commit, dirty flag, versions of what computes, hardware."""
 
 import importlib.metadata
+import os
 import platform
-import subprocess
 from functools import cache
 from typing import Any
 
 import torch
 
-from osora_bench import paths
+from osora_bench.checkout import code
 
+CHANGED = "OSORA_CHANGED_SINCE_PLAN"
+"""Set in a worker that was told to run other code than its sweep was started with."""
 PACKAGES = (
     "osora-bench",
     "torch",
@@ -21,26 +23,6 @@ PACKAGES = (
     "opencompass",
     "numpy",
 )
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-@cache
-def code() -> dict[str, Any]:
-    """The commit that runs and whether tracked files differ from it; null outside a checkout."""
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-    }
 
 
 @cache
@@ -66,5 +48,6 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Everything above, for a record."""
-    return {"code": code(), "versions": versions(), "hardware": hardware(device)}
+    """Everything above, for a record, with a mark where a sweep's code changed under it."""
+    changed = {"changed_since_plan": True} if CHANGED in os.environ else {}
+    return {"code": code(), "versions": versions(), "hardware": hardware(device), **changed}

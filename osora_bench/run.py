@@ -1,16 +1,18 @@
 """What a plan still misses -> records, in this process; a cell that fails stops no other."""
 
 import gc
-import json
 import os
 import shutil
+import time
 import traceback
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from osora_bench import preflight
-from osora_bench.plan import Cell, revision, trains
+from osora_bench import interruption, preflight
+from osora_bench.claim import claimed
+from osora_bench.plan import STATES, Cell, revision, trains
 from osora_bench.progress import say
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 # 158 s, not 5.7); never spinning makes it twice as slow when none does. This: 5 s, and 17 s.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks at cells that run elsewhere."""
 OK, FAILED, MISTAKE = 0, 1, 2
 """Exit statuses: every cell has its record; a cell failed; the call itself is wrong."""
 
@@ -35,24 +39,86 @@ def session() -> "Session":
     return Session()
 
 
-def run_missing(cells: Sequence[Cell], hint: str | None = None) -> int:
-    """Run every cell that has no record yet in this process; return the exit status.
+def run_missing(
+    cells: Sequence[Cell], hint: str | None = None, workers: int = 1, allow_changed: bool = False
+) -> int:
+    """Run every cell that has no record yet; return the exit status.
+
+    Args:
+        workers: processes to run them in; 1 is this process.
+        allow_changed: whether workers may run other code than the sweep was started with.
 
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
     """
     states = {cell.run_id: cell.state for cell in cells}
     missing = [cell for cell in cells if states[cell.run_id] in ("missing", "failed")]
-    damaged = [cell for cell in cells if states[cell.run_id] == "damaged"]
-    done = len(cells) - len(missing) - len(damaged)
-    say(f"{len(cells)} cells: {done} done, {len(missing)} to run")
-    for cell in damaged:
+    for cell in (c for c in cells if states[c.run_id] == "damaged"):
         say(damage(cell))
-    failed = _run_all(missing, hint) if missing else []
-    for cell in failed:
-        say(f"failed: {cell.label}  (see {cell.paths.failure})")
+    if set(states.values()) <= {"done", "damaged"}:
+        return verdict(cells)
+    say(f"{len(cells)} cells: {_counted(states.values())}")
+    if missing:
+        preflight.check(missing, hint)
+        for line in warnings(missing):
+            say(f"WARNING: {line}")
+    if workers > 1:
+        from osora_bench.workers import run_in_workers
+
+        run_in_workers(cells, workers, allow_changed)
+    else:
+        run_here(cells)
+    return verdict(cells)
+
+
+def run_here(cells: Sequence[Cell]) -> None:
+    """Run what is missing in this process, and wait for what runs elsewhere: if that ends without
+    a record, it is run here. Every cell is tried at most once."""
+    tried: set[str] = set()
+    told: set[str] = set()
+    while True:
+        states = {c.run_id: c.state for c in cells if c.run_id not in tried}
+        ready = [c for c in cells if states.get(c.run_id) in ("missing", "failed")]
+        if ready:
+            session().prepare(ready)
+        for number, cell in enumerate(ready, start=1):
+            if attempt(cell, f"[{number}/{len(ready)}] ") != "running":
+                tried.add(cell.run_id)
+        waiting = [c for c in cells if states.get(c.run_id) == "running"]
+        if not ready and not waiting:
+            return
+        for cell in (c for c in waiting if c.run_id not in told):
+            say(f"{cell.label}: runs already{where(cell)}; waiting for it")
+            told.add(cell.run_id)
+        if waiting and not ready:
+            time.sleep(LOOK_EVERY)
+
+
+def where(cell: Cell) -> str:
+    """On which host, in which process, since when a cell runs."""
+    holder = cell.holder or {}
+    if not holder:
+        return ""
+    job = f", job {holder['job']}" if holder["job"] else ""
+    return f" on {holder['host']} (pid {holder['pid']}{job}) since {holder['since']}"
+
+
+def verdict(cells: Sequence[Cell]) -> int:
+    """Say what became of every cell; the exit status: OK only if all have their record."""
+    states = {cell.run_id: cell.state for cell in cells}
+    for cell in cells:
+        if states[cell.run_id] == "failed":
+            say(f"failed: {cell.label}: {cell.error}  (see {cell.paths.failure})")
+        elif states[cell.run_id] != "done":
+            say(f"{states[cell.run_id]}: {cell.label}{where(cell)}")
+    say(f"{len(cells)} cells: {_counted(states.values())}")
     say(f"records: {', '.join(sorted({str(cell.ledger) for cell in cells}))}")
-    return FAILED if failed or damaged else OK
+    return OK if set(states.values()) <= {"done"} else FAILED
+
+
+def _counted(states: Iterable[str]) -> str:
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
 def warnings(cells: Sequence[Cell]) -> list[str]:
@@ -73,31 +139,44 @@ def damage(cell: Cell) -> str:
     return f"{cell.record} is damaged and left alone: move it away to run {cell.label} again"
 
 
-def _run_all(cells: Sequence[Cell], hint: str | None) -> list[Cell]:
-    preflight.check(cells, hint)
-    for line in warnings(cells):
-        say(f"WARNING: {line}")
-    session().prepare(cells)
-    return [
-        cell
-        for number, cell in enumerate(cells, start=1)
-        if not attempt(cell, f"[{number}/{len(cells)}] ")
-    ]
+def attempt(cell: Cell, counter: str = "") -> str:
+    """Run one cell, unless another process does; its state afterwards.
 
+    A failure is written beside the run.
 
-def attempt(cell: Cell, counter: str = "") -> bool:
-    """Run one cell; whether it has its record now. A failure is written beside the run."""
-    try:
-        made = session().run(cell)
-    except Exception as error:
-        report = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        cell.paths.folder.mkdir(parents=True, exist_ok=True)
-        cell.paths.failure.write_text(json.dumps(report, indent=1), encoding="utf-8")
-        say(f"{counter}{cell.label}: FAILED, {report['error']}  (see {cell.paths.failure})")
-        return False
-    shutil.rmtree(cell.paths.trainer, ignore_errors=True)
+    Raises:
+        Interrupted: the process was asked to end; what was done is kept.
+    """
+    with claimed(cell.paths.folder) as free:
+        if not free or cell.record.exists():
+            return cell.state
+        try:
+            with interruption.current():
+                made = session().run(cell)
+        except Exception as error:
+            cell.fail(explained(error, cell), traceback.format_exc())
+            say(f"{counter}{cell.label}: FAILED, {cell.error}  (see {cell.paths.failure})")
+            return "failed"
+        shutil.rmtree(cell.paths.trainer, ignore_errors=True)
     say(f"{counter}{summary(cell, made)}")
-    return True
+    return "done"
+
+
+def explained(error: Exception, cell: Cell) -> str:
+    """An error for people; its first line says what to do where that is known."""
+    line = f"{type(error).__name__}: {error}"
+    if not _out_of_memory(error):
+        return line
+    micro = cell.config["trainer"]["micro_batch_size"]
+    return (
+        f"out of memory: trainer.micro_batch_size (now {micro}), "
+        f"trainer.gradient_checkpointing=true or eval.batch_size make it smaller\n{line}"
+    )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    kinds = ("OutOfMemoryError", "MemoryError")
+    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
 
 
 def summary(cell: Cell, made: dict[str, Any]) -> str:

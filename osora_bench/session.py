@@ -15,6 +15,7 @@ import peft
 import transformers
 
 from osora_bench import (
+    claim,
     data,
     evaluate,
     models,
@@ -82,7 +83,7 @@ class Session:
             "parameters": parameters,
             "training": None if training is None else asdict(training),
             "scores": {name: asdict(score) for name, score in scores.items()},
-            "measured": _measured(seconds),
+            "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
         }
         record.write(made, cell.ledger)
         return made
@@ -150,10 +151,12 @@ def _without_folders(node: Any) -> Any:
     return node
 
 
-def _measured(seconds: dict[str, float]) -> dict[str, Any]:
-    """Costs of this run: seconds by stage, peak memory of the process so far, when it ended."""
+def _measured(seconds: dict[str, float], starts: int) -> dict[str, Any]:
+    """Costs of this run: seconds by stage since its last start, how many starts it took, peak
+    memory of the process so far, when it ended."""
     return {
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "starts": starts,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -1,5 +1,6 @@
 """configuration -> adapter: transformers' Trainer around a model that PEFT has wrapped."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from osora_bench import progress
+from osora_bench import checkpoint, interruption, progress
 from osora_bench.data import IGNORED_LABEL, TokenisedTask
 
 CURVE_POINTS = 50
@@ -67,6 +68,21 @@ class ProgressBar(TrainerCallback):
         self.bar.close()
 
 
+class Diverged(ArithmeticError):
+    """The loss is no number any more; nothing that follows could bring it back."""
+
+
+class LossGuard(TrainerCallback):
+    """Stops a training whose loss is NaN or infinite, at that step."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            raise Diverged(
+                f"the loss is {logs['loss']} at step {state.global_step} of {state.max_steps}; a "
+                "smaller trainer.learning_rate, a warm-up or trainer.precision=float32 may help"
+            )
+
+
 class Allocation(TrainerCallback):
     """Moves a rank budget between layers as AdaLoRA and its kin ask: PEFT leaves the call, between
     the optimiser's step and the zeroing of gradients, to the training loop."""
@@ -79,7 +95,7 @@ class Allocation(TrainerCallback):
 
 def _own_callbacks(model: Any, label: str) -> list[TrainerCallback]:
     allocates = hasattr(getattr(model, "base_model", None), "update_and_allocate")
-    return [ProgressBar(label), *([Allocation()] if allocates else [])]
+    return [ProgressBar(label), LossGuard(), *([Allocation()] if allocates else [])]
 
 
 def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> TrainingArguments:
@@ -107,7 +123,9 @@ def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> Traini
         dataloader_pin_memory=device.type == "cuda",
         report_to=[] if report_to == "none" else [report_to],
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="no",  # Checkpoints says when
+        save_total_limit=checkpoint.KEPT,
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         disable_tqdm=True,
         include_num_input_tokens_seen="non_padding",
@@ -124,21 +142,27 @@ def train(
     device: torch.device,
     label: str,
 ) -> Training:
-    """Train the adapter of `model` in place on the tokenised rows.
+    """Train the adapter of `model` in place on the tokenised rows, from the newest checkpoint on.
 
     Args:
-        folder: where the Trainer may write.
+        folder: where checkpoints are kept.
         label: names the cell in the progress bar.
     """
+    minutes = cfg["trainer"]["checkpoint_minutes"]
+    every = None if minutes is None else 60 * minutes
+    checkpoints = checkpoint.Checkpoints(folder, every, interruption.current())
     trainer = Trainer(
         model=model,
         args=arguments(cfg, folder, device),
         train_dataset=task.rows,
         data_collator=Collator(pad_token_id),
-        callbacks=_own_callbacks(model, label),
+        callbacks=[*_own_callbacks(model, label), checkpoints],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    start = checkpoint.newest(folder)
+    if start is not None:
+        progress.say(f"{label}: goes on from {start}")
+    trainer.train(resume_from_checkpoint=None if start is None else str(start))
     losses = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
     return Training(
         steps=trainer.state.global_step,

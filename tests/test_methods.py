@@ -95,7 +95,7 @@ def test_adalora_really_allocates_its_rank(two_more_methods, make_cell, session,
 
     monkeypatch.setattr(RankAllocator, "update_and_allocate", watched)
     cell = make_cell("method=adalora", *QUICK, "trainer.max_steps=4")
-    assert run.attempt(cell)
+    assert run.attempt(cell) == "done"
     assert [step for step, _ in budgets] == [1, 2, 3]  # from total_step - tfinal on it is fixed
     assert budgets[0][1] > budgets[-1][1]
 
@@ -107,7 +107,7 @@ def test_full_fine_tuning_trains_every_weight_and_leaves_the_next_cell_a_fresh_b
     before = {
         n: t.clone() for n, t in session.workspace.base(cell.config).model.state_dict().items()
     }
-    assert run.attempt(cell)
+    assert run.attempt(cell) == "done"
     made = record.read(cell.record)
     model = session.workspace.base(cell.config).model
     assert made["parameters"]["trainable"] == sum(p.numel() for p in model.parameters())

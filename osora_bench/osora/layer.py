@@ -97,7 +97,11 @@ class OsoraLayer(BaseTunerLayer):
         buffers = (self.osora_U, self.osora_S0, self.osora_V)
         for buffer, value in zip(buffers, found, strict=True):
             # a slice of a stored decomposition would keep all of it in memory
-            buffer.register_buffer(name, value.clone(), persistent=config.save_projection)
+            buffer.register_buffer(
+                name,
+                value.clone(memory_format=torch.contiguous_format),
+                persistent=config.save_projection,
+            )
 
     def _start_o(self, name: str, r: int, config: OsoraConfig, like: Tensor) -> None:
         size = self.out_features if config.o_side == "output" else self.in_features

@@ -250,4 +250,5 @@ def decompose(weight: Tensor, r: int) -> Triplets:
     store = current_store()
     found = top_triplets(weight, r) if store is None else store.get(weight, r)
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    return Triplets(*(t.to(weight.device, dtype) for t in found))
+    # one layout wherever they come from: another one is another order of sums in what uses them
+    return Triplets(*(t.to(weight.device, dtype).contiguous() for t in found))

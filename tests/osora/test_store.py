@@ -247,3 +247,13 @@ def test_file_is_what_it_says(tmp_path: Path) -> None:
     assert {k: tuple(v.shape) for k, v in tensors.items()} == {
         "u": (30, 30), "s": (30,), "vh": (30, 40),
     }  # fmt: skip
+
+
+def test_the_layout_does_not_tell_where_a_decomposition_came_from(tmp_path: Path) -> None:
+    """Other strides are another order of sums in every product with it."""
+    w = weight()
+    alone = decompose(w, 5)
+    with use_store(SvdStore(tmp_path)):
+        for found in (decompose(w, 5), decompose(w, 5)):  # computed, then read
+            assert same(found, alone)
+            assert [t.stride() for t in found] == [t.stride() for t in alone]

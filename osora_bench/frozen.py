@@ -1,0 +1,85 @@
+"""What a sweep runs, fixed at its start: resolved configurations and the code that they are for.
+
+Workers and cluster jobs start later, perhaps much later. They read their cells from this file and
+not from conf/, and refuse to run them with other code or on other data.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from osora_bench import checkout, plan
+from osora_bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A sweep: when it started, the state of the code then, and its cells."""
+
+    path: Path
+    started: str
+    code: dict[str, Any]
+    cells: list[plan.Cell]
+
+    def settled(self, cell: plan.Cell) -> bool:
+        """Whether nothing is left to do for a cell in this sweep: done, damaged or failed in it."""
+        state = cell.state
+        return state in ("done", "damaged") or (state == "failed" and cell.failed >= self.started)
+
+    def waits(self, cell: plan.Cell) -> bool:
+        """Whether a cell is still to be run, and nobody runs it."""
+        return not self.settled(cell) and cell.state != "running"
+
+
+def freeze(cells: Sequence[plan.Cell]) -> Frozen:
+    """Write down a sweep below its runs folder."""
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    listed = [
+        {"run_id": c.run_id, "config": c.config, "overrides": list(c.overrides)} for c in cells
+    ]
+    code = checkout.code()
+    text = json.dumps({"started": started, "code": code, "cells": listed})
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = cells[0].paths.runs.absolute() / "plans" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return Frozen(path, started, code, list(cells))
+
+
+def thaw(path: Path) -> Frozen:
+    """Read a sweep back."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    cells = [plan.Cell(c["run_id"], c["config"], tuple(c["overrides"])) for c in told["cells"]]
+    return Frozen(path, told["started"], told["code"], cells)
+
+
+def changes(frozen: Frozen) -> str | None:
+    """How the code differs from the sweep's, None if it does not."""
+    here = checkout.code()
+    if here == frozen.code:
+        return None
+    return (
+        f"the sweep was started with commit {_told(frozen.code)}, this is {_told(here)}; "
+        "allow_changed=true runs it all the same and marks the records"
+    )
+
+
+def _told(code: dict[str, Any]) -> str:
+    dirty = f" with changes {code['diff'][:12]}" if code["diff"] else ""
+    return f"{(code['commit'] or 'unknown')[:12]}{dirty}"
+
+
+def check_content(cell: plan.Cell) -> None:
+    """Raise UserError if the files that a cell reads are not those that it was planned with."""
+    now = plan.cell(cell.config, cell.overrides)
+    if now.run_id != cell.run_id:
+        raise UserError(
+            f"{cell.label}: the model or data files on disk have changed since the sweep was "
+            "started; start it anew"
+        )

@@ -1,0 +1,69 @@
+"""Signals that ask a cell to stop: taken at a safe point, when everything is on disk."""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+class Interrupted(BaseException):
+    """The process was asked to end, and what was done is kept. Not an error of the cell."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+
+class Interruption:
+    """Remembers the first signal until a safe point; a second one of its kind acts at once.
+
+    Under SLURM a SIGTERM says that the job is about to be killed and perhaps requeued: the state is
+    saved and the work goes on, since an exit would count as completed. USR2 is submitit's notice
+    of a time limit or pre-emption: its own handler requeues the job.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        for number in SIGNALS:
+            # USR2 ends a process that does not expect it; it is taken only where submitit does
+            if number != signal.SIGUSR2 or callable(signal.getsignal(number)):
+                self._before[number] = signal.signal(number, self._received)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _received(self, number: int, _: FrameType | None) -> None:
+        if self.number == number:
+            signal.signal(number, self._before[number])
+        self.number = number
+
+    def safe_point(self) -> None:
+        """Act on a signal that came: call this when all that is done is on disk.
+
+        Raises:
+            Interrupted: the process should end now.
+        """
+        number, self.number = self.number, None
+        if number is None:
+            return
+        in_job = "SLURM_JOB_ID" in os.environ
+        if number == signal.SIGUSR2:
+            self._before[number](number, None)
+        elif not (in_job and number == signal.SIGTERM):
+            raise Interrupted(number)
+
+
+_current = Interruption()
+
+
+def current() -> Interruption:
+    """The process's one."""
+    return _current

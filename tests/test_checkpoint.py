@@ -1,0 +1,227 @@
+"""A cell that is interrupted ends with the record that it would have had without."""
+
+import json
+import os
+import random
+import signal
+
+import peft
+import pytest
+import torch
+
+from osora_bench import checkpoint, interruption, record, run, train
+from osora_bench.claim import claimed, holder, note
+
+STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
+
+
+def numbers(cell):
+    """A record without its block of measured costs (and the checksum that covers it)."""
+    body = record.read(cell.record)
+    return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
+
+
+def stop_at(monkeypatch, step, number=signal.SIGTERM):
+    """Send this process a signal in the middle of a training step."""
+    asked = train.Collator.__call__
+    calls = iter(range(1, 1000))
+
+    def collate(self, rows):
+        if next(calls) == step:
+            os.kill(os.getpid(), number)
+        return asked(self, rows)
+
+    monkeypatch.setattr(train.Collator, "__call__", collate)
+
+
+def run_to_the_end(cell, monkeypatch, steps):
+    """Start a cell again until it is through, with a signal in each of its first starts."""
+    for step in steps:
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(interruption.Interrupted, match="SIGTERM"):
+                run.attempt(cell)
+        assert cell.state == "missing"
+        assert checkpoint.newest(cell.paths.trainer) is not None
+    assert run.attempt(cell) == "done"
+
+
+@pytest.mark.parametrize("method", ["osora", "osora_g", "lora", "pissa", "vera", "dora", "full"])
+def test_interrupted_cells_give_the_same_record_and_adapter(
+    make_cell, method, session, tmp_path, monkeypatch
+):
+    """Five times, each at a random step: the adapter is bitwise that of an undisturbed run."""
+    whole, broken = (
+        make_cell(
+            f"method={method}", "trainer.micro_batch_size=4", *STEPS,
+            f"ledger={tmp_path}/{name}", f"runs={tmp_path}/{name}",
+        )
+        for name in ("whole", "broken")
+    )  # fmt: skip
+    assert run.attempt(whole) == "done"
+    per_step = whole.config["trainer"]["batch_size"] // 4
+    chance = random.Random(method)
+    # each start goes on from the last checkpoint: 2 to 11 batches further, and 12 steps in all
+    run_to_the_end(broken, monkeypatch, [chance.randint(1, 2 * per_step) for _ in range(5)])
+    assert numbers(broken) == numbers(whole)
+    assert record.read(broken.record)["measured"]["starts"] == 6
+    one, other = (
+        {p.name: p.read_bytes() for p in c.paths.adapter.glob("*.safetensors")}
+        for c in (whole, broken)
+    )
+    assert one == other
+    assert one
+    assert not broken.paths.trainer.exists()
+
+
+def test_a_second_signal_acts_at_once(make_cell):
+    with interruption.Interruption() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)  # the handler from before is back
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_under_slurm_a_termination_is_saved_and_the_work_goes_on(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with interruption.Interruption() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.number == signal.SIGTERM
+        asked.safe_point()
+        assert asked.number is None
+
+
+def test_submitits_handler_is_called_at_the_safe_point():
+    heard = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with interruption.Interruption() as asked:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert not heard
+            asked.safe_point()
+            assert heard == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_an_evaluation_that_is_interrupted_goes_on(make_cell, session, monkeypatch):
+    from osora_bench.journal import Journal
+
+    cell = make_cell("method=none", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6")
+    put = Journal.put
+
+    def interrupting(self, question, answer):
+        if len(self._answers) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        put(self, question, answer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "put", interrupting)
+        with pytest.raises(interruption.Interrupted):
+            run.attempt(cell)
+    kept = cell.paths.evaluation / "journal.jsonl"
+    assert len(kept.read_text().splitlines()) == 1 + 5
+    assert run.attempt(cell) == "done"
+    assert not kept.exists()
+
+
+def test_only_whole_checkpoints_count(tmp_path, capsys):
+    for step in (2, 10):
+        place = tmp_path / f"checkpoint-{step}"
+        place.mkdir()
+        (place / "weights").write_bytes(b"w" * 100)
+        checkpoint.seal(place)
+    assert checkpoint.newest(tmp_path).name == "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "weights").write_bytes(b"w" * 99 + b"x")  # a damaged byte
+    (tmp_path / "checkpoint-12").mkdir()  # killed before it was sealed
+    assert checkpoint.newest(tmp_path).name == "checkpoint-2"
+    assert capsys.readouterr().out.count("no whole checkpoint, removed") == 2
+    assert not (tmp_path / "checkpoint-10").exists()
+    (tmp_path / "checkpoint-2" / "weights").unlink()
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_checkpoints_are_written_in_time_and_few_are_kept(make_cell, session, monkeypatch):
+    cell = make_cell(*STEPS, "trainer.checkpoint_minutes=0")
+    seen = []
+    sealed = checkpoint.seal
+
+    def seal(folder):
+        sealed(folder)
+        seen.append((folder.name, len(list(folder.parent.glob("checkpoint-*")))))
+
+    monkeypatch.setattr(checkpoint, "seal", seal)
+    assert run.attempt(cell) == "done"
+    assert [name for name, _ in seen] == [f"checkpoint-{i}" for i in range(1, 13)]
+    assert {count for _, count in seen[1:]} == {checkpoint.KEPT}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_cell_at_its_step(
+    make_cell, session, monkeypatch, value
+):
+    from osora_bench.osora.layer import Linear
+
+    steps = iter(range(1000))
+    forward = Linear.forward
+
+    def spoiled(self, x, *args, **kwargs):
+        made = forward(self, x, *args, **kwargs)
+        return made * value if self.training and next(steps) > 60 else made
+
+    monkeypatch.setattr(Linear, "forward", spoiled)
+    cell = make_cell("method=osora", *STEPS, "trainer.micro_batch_size=32")
+    assert run.attempt(cell) == "failed"
+    assert cell.state == "failed"
+    assert "Diverged: the loss is nan at step" in cell.error
+    assert "of 12; a smaller trainer.learning_rate" in cell.error
+
+
+def test_out_of_memory_is_named_with_the_setting_to_change(make_cell, session, monkeypatch):
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
+
+        def fail(cell, error=error):
+            raise error
+
+        monkeypatch.setattr(session, "_run", fail)
+        cell = make_cell("method=lora", *STEPS)
+        assert run.attempt(cell) == "failed"
+        assert cell.error.startswith("out of memory: trainer.micro_batch_size (now 32)")
+
+
+def test_a_cell_that_runs_is_left_to_its_runner(make_cell, session):
+    cell = make_cell("method=lora", *STEPS)
+    with claimed(cell.paths.folder) as free:
+        assert free
+        assert cell.state == "running"
+        told = holder(cell.paths.folder)
+        assert (told["pid"], told["starts"], told["job"]) == (os.getpid(), 1, None)
+        assert run.attempt(cell) == "running"  # another opening of the file: another holder
+    assert cell.state == "missing"
+    assert holder(cell.paths.folder) is None
+    assert note(cell.paths.folder) == {}
+
+
+def test_a_lock_dies_with_its_holder(make_cell, tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import os, signal, sys; from pathlib import Path; from osora_bench.claim import claimed\n"
+        f"with claimed(Path('{tmp_path}')):\n"
+        "  print('claimed', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for starts in (1, 2):
+        ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+        assert ended.returncode == -signal.SIGKILL
+        assert holder(tmp_path) is None
+        assert note(tmp_path)["starts"] == starts
+    (tmp_path / "status.json").write_text(json.dumps(note(tmp_path))[:10])
+    assert note(tmp_path) == {}
+
+
+def test_adapters_of_peft_are_loaded_as_they_were_saved(make_cell, session):
+    cell = make_cell("method=osora", *STEPS)
+    assert run.attempt(cell) == "done"
+    assert peft.load_peft_weights(str(cell.paths.adapter))
