@@ -4,7 +4,7 @@ from osora_bench import record
 from osora_bench.frozen import Frozen
 from osora_bench.plan import Cell
 from osora_bench.progress import say
-from osora_bench.run import summary, where
+from osora_bench.run import summary
 
 
 class Watch:
@@ -13,7 +13,6 @@ class Watch:
     def __init__(self, sweep: Frozen) -> None:
         self.sweep = sweep
         self.states = {cell.run_id: cell.state for cell in sweep.cells}
-        self.told = 0
 
     def look(self) -> None:
         """Say what has changed since the last look."""
@@ -23,12 +22,9 @@ class Watch:
                 continue
             self.states[cell.run_id] = now
             if now == "done":
-                self.told += 1
                 say(f"{summary(cell, record.read(cell.record))}")
             elif now == "failed" and before != "failed" and self.sweep.settled(cell):
                 say(f"{cell.label}: FAILED, {cell.error}  (see {cell.paths.failure})")
-            elif now == "running":
-                say(f"{cell.label}: runs{where(cell)}")
 
     def all_settled(self) -> bool:
         """Whether no cell runs or waits."""
