@@ -4,8 +4,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from osora_bench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from osora_bench.estimate import Estimate
+    from osora_bench.plan import Cell
 
 USAGE = """\
 usage: osora-bench VERB [KEY=VALUE ...]
@@ -53,28 +58,48 @@ def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def plan_verb(arguments: Sequence[str]) -> int:
-    """Print every cell with its run id and state."""
+    """Print every cell with its run id, state, and what it is expected to take."""
+    from osora_bench import estimate, record
     from osora_bench.plan import expand
-    from osora_bench.run import warnings
+    from osora_bench.run import counted, warnings, where
 
     name, rest = _experiment(arguments)
     cells = expand(name, [a for a in rest if a != "--json"])
+    ledgers = {c.ledger for c in cells}
+    known = estimate.measured(
+        {key: r for place in ledgers for key, r in record.read_ledger(place).records.items()}
+    )
+    costs = {c.run_id: estimate.of(c, known) for c in cells}
+    states = {c.run_id: c.state for c in cells}
     if "--json" in rest:
-        listed = [
-            {"run_id": c.run_id, "state": c.state, "label": c.label, "overrides": c.overrides}
-            for c in cells
-        ]
-        print(json.dumps(listed, indent=1))
+        print(json.dumps([_planned(c, states[c.run_id], costs[c.run_id]) for c in cells], indent=1))
         return 0
     for line in warnings(cells):
         print(f"WARNING: {line}")
     for c in cells:
-        print(f"{c.run_id}  {c.state:8s} {c.label}")
-    states = [c.state for c in cells]
-    print(
-        f"{len(cells)} cells: " + ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
-    )
+        state, cost = states[c.run_id], costs[c.run_id]
+        told = {"running": lambda c=c: where(c), "failed": lambda c=c: f"  {c.error}"}
+        print(f"{c.run_id}  {state:8s} {c.label:40s} {cost or ''}{told.get(state, str)()}")
+    todo = [cost for key, cost in costs.items() if cost is not None and states[key] != "done"]
+    total = estimate.duration(sum(cost.hours for cost in todo))
+    hours = f"; about {total} one after another" if todo else ""
+    print(f"{len(cells)} cells: {counted(states.values())}{hours}")
     return 0
+
+
+def _planned(cell: "Cell", state: str, cost: "Estimate | None") -> dict[str, Any]:
+    """A cell of a plan as plain values."""
+    return {
+        "run_id": cell.run_id,
+        "state": state,
+        "label": cell.label,
+        "overrides": cell.overrides,
+        "holder": cell.holder if state == "running" else None,
+        "error": cell.error if state == "failed" else None,
+        "hours": None if cost is None else cost.hours,
+        "gigabytes": None if cost is None else cost.gigabytes,
+        "measured": None if cost is None else cost.measured,
+    }
 
 
 def run_verb(arguments: Sequence[str]) -> int:

@@ -57,7 +57,7 @@ def run_missing(
         say(damage(cell))
     if set(states.values()) <= {"done", "damaged"}:
         return verdict(cells)
-    say(f"{len(cells)} cells: {_counted(states.values())}")
+    say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
         preflight.check(missing, hint)
         for line in warnings(missing):
@@ -111,12 +111,13 @@ def verdict(cells: Sequence[Cell]) -> int:
             say(f"failed: {cell.label}: {cell.error}  (see {cell.paths.failure})")
         elif states[cell.run_id] != "done":
             say(f"{states[cell.run_id]}: {cell.label}{where(cell)}")
-    say(f"{len(cells)} cells: {_counted(states.values())}")
+    say(f"{len(cells)} cells: {counted(states.values())}")
     say(f"records: {', '.join(sorted({str(cell.ledger) for cell in cells}))}")
     return OK if set(states.values()) <= {"done"} else FAILED
 
 
-def _counted(states: Iterable[str]) -> str:
+def counted(states: Iterable[str]) -> str:
+    """`3 done, 1 failed`."""
     counts = Counter(states)
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 

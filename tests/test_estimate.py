@@ -1,0 +1,90 @@
+"""What a plan says that its cells will take."""
+
+import json
+
+import pytest
+
+from osora_bench import estimate, record
+from osora_bench.cli import main
+
+
+def test_parameters_are_those_of_the_real_modules(make_cell):
+    from osora_bench import models
+
+    for name in ("smollm2-135m", "mistral-7b-instruct-v0.3", "qwen2-7b", "llama2-13b-chat"):
+        model = make_cell(f"model={name}", "method=none", "task=toy", "trainer=toy").config["model"]
+        exact = sum(p.numel() for p in models.blank(model).parameters())
+        assert estimate._parameters(estimate._shape(model)) == pytest.approx(exact, rel=1e-3)
+
+
+def test_a_cell_costs_what_its_like_did(make_cell):
+    cells = [make_cell(f"method={m}", "method.rank=4") for m in ("lora", "osora")]
+    guessed = estimate.of(cells[0], {})
+    assert not guessed.measured
+    assert 0 < guessed.hours < 1
+    made = [
+        {
+            "config": cell.config,
+            "measured": {"seconds": {"total": total}, "peak_memory_mb": 1000},
+        }
+        for cell, total in zip(cells, (36.0, 72.0), strict=True)
+    ]
+    known = estimate.measured(dict(enumerate(made)))
+    found = estimate.of(make_cell("method=vera", "seed=5"), known)
+    assert found == estimate.Estimate(54 / 3600, 1000 * 2**20 / 1e9, True)
+    longer = estimate.of(make_cell("method=vera", "trainer.max_steps=3000"), known)
+    assert not longer.measured
+    assert longer.hours > estimate.of(make_cell("method=vera"), {}).hours
+
+
+def test_what_costs_more_is_estimated_to_cost_more(make_cell, tmp_path):
+    def of(*overrides):
+        return estimate.of(make_cell("device=cpu", *overrides), {})
+
+    large = ["model=mistral-7b-instruct-v0.3", "task=math", "eval=math", "trainer=paper"]
+    assert of(*large).hours > 0.5
+    assert 14 < of(*large).gigabytes < 40
+    assert of(*large, "method=full").gigabytes > 80
+    assert of(*large, "method=none").hours < of(*large).hours
+    assert of(*large, "eval.datasets.0.limit=10").hours < of(*large).hours
+    assert of(f"model.path={tmp_path}") is None  # nothing is known of it
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"),
+    [(0.004, "14 s"), (0.2, "12 min"), (1.26, "1.3 h"), (25.4, "25 h")],
+)
+def test_durations(hours, told):
+    assert estimate.duration(hours) == told
+
+
+def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_path, session):
+    from osora_bench import run
+
+    limits = ["trainer.max_steps=2", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
+    arguments = ["plan", "experiment=demo", *places, *limits]
+    assert main([*arguments, "--json"]) == 0
+    listed = {c["label"]: c for c in json.loads(capsys.readouterr().out)}
+    first = listed["toy lora r=1 seed=0"]
+    assert first["state"] == "missing"
+    assert first["hours"] > 0
+    assert first["measured"] is False
+
+    from osora_bench.plan import expand
+
+    cells = expand("demo", [*places, *limits])
+    assert run.attempt(cells[0]) == "done"
+    capsys.readouterr()
+    cells[1].paths.folder.mkdir(parents=True)
+    cells[1].fail("ValueError: no\nmore of it")
+    assert main([*arguments, "--json"]) == 0
+    listed = {c["run_id"]: c for c in json.loads(capsys.readouterr().out)}
+    assert listed[cells[0].run_id]["state"] == "done"
+    assert listed[cells[1].run_id]["error"] == "ValueError: no"
+    seconds = record.read(cells[0].record)["measured"]["seconds"]["total"]
+    assert listed[cells[2].run_id]["hours"] == pytest.approx(seconds / 3600)
+    assert listed[cells[2].run_id]["measured"] is True
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "as before  ValueError: no" in told
+    assert "17 cells: 1 done, 15 missing, 1 failed; about" in told
