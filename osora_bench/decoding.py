@@ -42,6 +42,11 @@ class Rows:
         self.length = 0  # tokens a row, padding included and prefix not
         self._stored: list[list[Tensor]] = []
 
+    @property
+    def layers(self) -> int:
+        """How many layers have stored something."""
+        return len(self._stored)
+
     def append(self, layer: int, new: Pair) -> Pair:
         """Store what (window rows, kv heads, new tokens, head size) holds; return all of it."""
         if layer == len(self._stored):
@@ -356,6 +361,11 @@ class Decoder:
             rows=rows,
             mask=rows.visible(new),
         ).logits
+        if rows.layers != self.config.num_hidden_layers:
+            raise RuntimeError(
+                f"{type(self.model).__name__} handed {rows.layers} of its "
+                f"{self.config.num_hidden_layers} layers to the exchanged attention function"
+            )
         rows.length += new
         return logits
 

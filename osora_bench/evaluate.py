@@ -240,8 +240,8 @@ def _evaluate(
     answers.write(found, folder / "answers" / f"{dataset['name']}.jsonl.gz")
     if model.too_long:
         say(
-            f"WARNING: {dataset['name']}: {model.too_long} of {len(found)} prompts leave no room "
-            f"in the model's context of {model.max_seq_len} tokens; they count as wrong"
+            f"WARNING: {dataset['name']}: {model.too_long} of {len(found)} prompts do not fit "
+            f"the model's context of {model.max_seq_len} tokens"
         )
     return _score(result, found, dataset, model.too_long, corrected)
 

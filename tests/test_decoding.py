@@ -1,5 +1,7 @@
 """Decoding and scoring of batches gives what the model itself gives, one prompt at a time."""
 
+import contextlib
+
 import peft
 import pytest
 import torch
@@ -184,3 +186,12 @@ def test_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
     assert memory.for_batches(torch.device("cpu")) == 300
+
+
+def test_a_model_that_keeps_its_own_attention_is_noticed(monkeypatch):
+    """A wrong answer would be worse than none."""
+    base = FAMILIES["llama"]().eval()
+    monkeypatch.setattr(base, "set_attn_implementation", lambda name: None)
+    monkeypatch.setattr(Decoder, "_exchanged_attention", contextlib.nullcontext)
+    with pytest.raises(RuntimeError, match="handed 0 of its 2 layers"):
+        decode(base, prompts())
