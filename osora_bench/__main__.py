@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from osora_bench import paths, preflight
 from osora_bench.compose import check_overrides, resolve
 from osora_bench.errors import UserError
+from osora_bench.interruption import Interrupted
 from osora_bench.plan import cell
 from osora_bench.progress import say
 from osora_bench.run import FAILED, MISTAKE, OK, attempt, damage, session, where
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv = [sys.argv[0], *arguments]
     try:
         _run()
+    except Interrupted as interrupted:
+        say(f"{interrupted}: what was done is kept, the next start goes on from it")
+        return 128 + interrupted.number
     except SystemExit as ended:  # Hydra refused the configuration and said why; no cell raises
         return MISTAKE if ended.code else OK
     return max(_statuses, default=OK)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osora_bench.errors import UserError, unknown
+from osora_bench.interruption import Interrupted
 
 if TYPE_CHECKING:
     from osora_bench.estimate import Estimate
@@ -311,6 +312,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interrupted:
+        print(f"{interrupted}: what was done is kept, the next start goes on from it")
+        return 128 + interrupted.number
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:  # a folder to write to, most of all; a file's name says which
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2
