@@ -309,14 +309,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb not in VERBS:
             raise UserError(unknown("verb", verb, VERBS))
         return VERBS[verb](rest)
-    except UserError as error:
-        print(f"osora-bench: {error}", file=sys.stderr)
-        return 2
     except Interrupted as interrupted:
         print(f"{interrupted}: what was done is kept, the next start goes on from it")
         return 128 + interrupted.number
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # a folder to write to, most of all; a file's name says which
+    except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2
