@@ -18,7 +18,8 @@ usage: osora-bench VERB [KEY=VALUE ...]
 
   plan    experiment=NAME   the cells of an experiment, their run ids and states (--json)
   run     experiment=NAME   run the cells that have no record yet, in this process
-                            (workers=N: in N processes, which go on without this one)
+                            (workers=N: in N processes, which go on without this one;
+                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs)
   tables  experiment=NAME   the experiment's tables from its records
                             (out=FOLDER: write them there; params=true: with parameter counts;
                             compare=paper: the paper's numbers and the difference below ours;
@@ -112,11 +113,23 @@ def run_verb(arguments: Sequence[str]) -> int:
     options, overrides = _options(rest, ("workers", "allow_changed"))
     workers = _count(options.get("workers", "1"), "workers")
     changed = _choice(options, "allow_changed", "true")
+    launcher, overrides = _launcher(overrides)
+    if launcher and "workers" in options:
+        raise UserError(f"workers={workers} and {launcher[0]}: name one way to run the cells")
     experiment = load_experiment(name)
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
-    return run_missing(expand(name, overrides), experiment.hint, workers, changed)
+    return run_missing(expand(name, overrides), experiment.hint, workers, changed, launcher)
+
+
+def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments that are Hydra's own, the choice of a launcher first, and the others."""
+    own = [a for a in arguments if a.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    own.sort(key=lambda a: not a.startswith("hydra/launcher="))
+    if own and not own[0].startswith("hydra/launcher="):
+        raise UserError(f"{own[0]} needs a launcher: hydra/launcher=slurm")
+    return own, [a for a in arguments if a not in own]
 
 
 def _count(text: str, key: str) -> int:

@@ -18,15 +18,16 @@ MINIMUM_FREE = 200 * 2**20
 """Bytes a run may need for its adapter, predictions and logs before it can be refused."""
 
 
-def check(cells: Sequence[Cell], hint: str | None = None) -> None:
-    """Raise UserError with every reason why the cells cannot run on this machine now."""
+def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
+    """Raise UserError with every reason why the cells cannot run now on this machine; or, if it is
+    not `here` that they will run, on others that see its files."""
     by_data = {json.dumps([c.config["task"], c.config["eval"], trains(c.config)]): c for c in cells}
     by_place = {(c.paths.runs, c.ledger): c for c in cells}
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
         (_check_data, list(by_data.values())),
-        (_check_device, cells),
+        (_check_device, cells if here else []),
         (_check_weights, cells),
         (_check_layers, cells),
     )

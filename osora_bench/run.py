@@ -40,13 +40,18 @@ def session() -> "Session":
 
 
 def run_missing(
-    cells: Sequence[Cell], hint: str | None = None, workers: int = 1, allow_changed: bool = False
+    cells: Sequence[Cell],
+    hint: str | None = None,
+    workers: int = 1,
+    allow_changed: bool = False,
+    launcher: Sequence[str] = (),
 ) -> int:
     """Run every cell that has no record yet; return the exit status.
 
     Args:
         workers: processes to run them in; 1 is this process.
         allow_changed: whether workers may run other code than the sweep was started with.
+        launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
 
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
@@ -59,10 +64,14 @@ def run_missing(
         return verdict(cells)
     say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
-        preflight.check(missing, hint)
+        preflight.check(missing, hint, here=not launcher)
         for line in warnings(missing):
             say(f"WARNING: {line}")
-    if workers > 1:
+    if launcher:
+        from osora_bench.slurm import run_on_slurm
+
+        run_on_slurm(cells, launcher, allow_changed)
+    elif workers > 1:
         from osora_bench.workers import run_in_workers
 
         run_in_workers(cells, workers, allow_changed)
