@@ -1,0 +1,38 @@
+"""Hydra entry of a SLURM job: one cell of a frozen sweep. submit.py makes a multirun of it."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from osora_bench import frozen, paths
+from osora_bench.errors import UserError
+from osora_bench.progress import say
+
+
+def run_cell(plan: Path, run_id: str, allow_changed: bool) -> None:
+    """Run a cell of a sweep, unless it is done or runs elsewhere.
+
+    What refuses to run (other code or files than the sweep's, no GPU on this node) is written down
+    as a failure of the cell: nobody reads this process's own exit status.
+    """
+    from osora_bench import preflight, worker  # torch
+
+    sweep = frozen.thaw(plan)
+    (cell,) = (c for c in sweep.cells if c.run_id == run_id)
+    if not sweep.waits(cell):
+        say(f"{cell.label}: nothing to do, it is {cell.state}")
+        return
+    try:
+        preflight.check([cell])
+        worker.work(plan, [run_id], allow_changed)
+    except UserError as error:
+        cell.paths.folder.mkdir(parents=True, exist_ok=True)
+        cell.fail(str(error))
+        say(f"{cell.label}: FAILED, {error}")
+
+
+@hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name="job")
+def main(cfg: DictConfig) -> None:
+    """One job of the multirun."""
+    run_cell(Path(cfg.plan), cfg.cell, cfg.allow_changed)

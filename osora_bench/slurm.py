@@ -1,0 +1,383 @@
+"""A sweep as SLURM jobs, submitted through Hydra's submitit launcher and watched to the end.
+
+How SLURM or the launcher say that a job ended is not believed: a failed cell is COMPLETED there,
+and without slurmdbd a killed one is never heard of again. A cell is settled by its record or its
+failure; `squeue` only tells which cells still have a job. Each submission leaves a folder,
+
+    runs/plans/<sweep>/slurm-<n>/    its jobs are called osora-<sweep>-<n>
+        cells.json      run ids by array index, there before anything is submitted
+        lock            held by the launching process
+        launcher.log    its output
+        <job>_...       submitit's files: what to run, log.out, log.err
+
+so that any later start can tell which cells the jobs in the queue are.
+"""
+
+import contextlib
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from osora_bench import claim, frozen
+from osora_bench.compose import composer
+from osora_bench.errors import UserError
+from osora_bench.plan import Cell
+from osora_bench.progress import say
+from osora_bench.watch import Watch
+from osora_bench.workers import RETRIES
+
+LOOK_EVERY = 2.0
+GRACE = 5.0
+"""Seconds that a record may take to be seen here after its job has left the queue."""
+LARGEST = 1000
+"""Most cells of one submission, whatever the cluster allows: they are one command line."""
+ENDED = {
+    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"),
+    *("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"),
+}
+UNREACHABLE = ("slurm controller", "timed out", "Connection refused")
+"""What sbatch says where another try may help."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a cell as squeue shows it, also minutes after its end; `log` may not exist."""
+
+    id: str
+    state: str
+    reason: str
+    log: Path
+
+    @property
+    def active(self) -> bool:
+        return self.state not in ENDED
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One folder of submitted cells."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What its jobs are called."""
+        return f"osora-{self.folder.parent.name}-{self.folder.name.removeprefix('slurm-')}"
+
+    @property
+    def cells(self) -> list[str]:
+        """Run ids by array index."""
+        found: list[str] = json.loads((self.folder / "cells.json").read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def launching(self) -> bool:
+        """Whether its launching process lives."""
+        return claim.holder(self.folder) is not None
+
+    @property
+    def output(self) -> str:
+        """What its launching process said."""
+        return (self.folder / "launcher.log").read_text(encoding="utf-8", errors="replace").strip()
+
+
+def queue(runs: Path) -> dict[str, Job]:
+    """The user's jobs that run cells of a runs folder, by run id.
+
+    Raises:
+        subprocess.SubprocessError: squeue does not answer.
+    """
+    command = ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%j|%K|%i|%T|%r"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    jobs: dict[str, Job] = {}
+    cells: dict[Path, list[str]] = {}
+    for line in listed.stdout.splitlines():
+        if not line.startswith("osora-"):
+            continue
+        name, index, number, state, reason = line.split("|", 4)
+        _, sweep, count = name.rsplit("-", 2)
+        submission = Submission(runs / "plans" / sweep / f"slurm-{count}")
+        if not (submission.folder / "cells.json").exists():
+            continue  # of another folder
+        cells.setdefault(submission.folder, submission.cells)
+        run_id = cells[submission.folder][int(index) if index.isdigit() else 0]
+        job = Job(number, state, reason, submission.folder / f"{number}_0_log.err")
+        if job.active or run_id not in jobs:
+            jobs[run_id] = job
+    return jobs
+
+
+def queued(cells: Sequence[Cell]) -> dict[str, Job]:
+    """Which cells have a job in the queue, by run id; quick where nothing was ever submitted."""
+    found: dict[str, Job] = {}
+    for runs in {cell.paths.runs for cell in cells}:
+        if shutil.which("squeue") and any(runs.glob("plans/*/slurm-*")):
+            with contextlib.suppress(subprocess.SubprocessError):
+                found |= {run_id: job for run_id, job in queue(runs).items() if job.active}
+    return found
+
+
+def profile(launcher: Sequence[str]) -> dict[str, Any]:
+    """The launcher's settings that Hydra overrides make.
+
+    Raises:
+        UserError: SLURM is not here, or Hydra refuses the overrides.
+    """
+    for tool in ("sbatch", "squeue", "scontrol", "srun"):
+        if shutil.which(tool) is None:
+            raise UserError(f"{launcher[0]}: no `{tool}` on the PATH; is this a SLURM cluster?")
+    try:
+        with composer():
+            composed = hydra.compose("job", overrides=[*launcher], return_hydra_config=True)
+            settings = OmegaConf.to_container(composed.hydra.launcher)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(launcher)}: {error}") from error
+    assert isinstance(settings, dict)
+    if not str(settings["_target_"]).endswith("SlurmLauncher"):
+        raise UserError(
+            f"{launcher[0]}: `run` submits to SLURM only: hydra/launcher=slurm; other launchers "
+            "take a multirun, `python -m osora_bench -m`"
+        )
+    return {str(key): value for key, value in settings.items()}
+
+
+@cache
+def array_limit() -> int:
+    """How many tasks an array of this cluster may have."""
+    shown = subprocess.run(
+        ["scontrol", "show", "config"], capture_output=True, text=True, check=False
+    )
+    for line in shown.stdout.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "MaxArraySize":
+            return max(1, min(int(value), LARGEST))  # 0: there are no arrays
+    raise UserError(f"SLURM does not answer: scontrol show config: {shown.stderr.strip()}")
+
+
+@dataclass
+class Sweep:
+    """A sweep on SLURM, as seen by the process that watches it."""
+
+    plan: frozen.Frozen
+    launcher: list[str]
+    settings: dict[str, Any]
+    allow_changed: bool
+    launching: dict[str, tuple[Submission, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
+    had: dict[str, Job | None] = field(default_factory=dict)  # cells whose job must not vanish
+    gone: dict[str, float] = field(default_factory=dict)  # since when a job is not in the queue
+    losses: Counter[str] = field(default_factory=Counter)
+    told: set[str] = field(default_factory=set)
+
+    @property
+    def folder(self) -> Path:
+        """Holds this sweep's submissions."""
+        return self.plan.path.with_suffix("")
+
+    @property
+    def runs(self) -> Path:
+        return self.plan.path.parent.parent
+
+    def step(self) -> bool:
+        """Look once and do what is to be done; whether a cell still has a job.
+
+        Raises:
+            subprocess.SubprocessError: squeue does not answer.
+            UserError: SLURM refuses the jobs.
+        """
+        jobs = queue(self.runs)
+        self._reap(jobs)
+        to_do = [cell for cell in self.plan.cells if self._needs_job(cell, jobs.get(cell.run_id))]
+        if to_do:
+            self._submit(to_do)
+        mine = {cell.run_id for cell in self.plan.cells}
+        return bool(self.launching) or any(jobs[i].active for i in mine & jobs.keys())
+
+    def tell_once(self, line: str) -> None:
+        """Say a line the first time."""
+        if line not in self.told:
+            say(line)
+            self.told.add(line)
+
+    def _reap(self, jobs: dict[str, Job]) -> None:
+        """Notice launching processes that ended."""
+        for name, (submission, process) in list(self.launching.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            del self.launching[name]
+            cells = submission.cells
+            if status <= 0 or any(jobs[i].active for i in cells if i in jobs):
+                # killed: those that it has not submitted will be missed
+                self.had |= {run_id: jobs.get(run_id) for run_id in cells}
+            elif any(sign in submission.output for sign in UNREACHABLE):
+                self.tell_once(f"sbatch does not reach the cluster: {submission.folder}")
+            else:
+                raise UserError(
+                    f"the jobs were not submitted: {_last_line(submission.output)}\n"
+                    f"(see {submission.folder / 'launcher.log'}; what is in the queue goes on)"
+                )
+
+    def _needs_job(self, cell: Cell, job: Job | None) -> bool:
+        """Whether to submit a cell now; a job that was lost is told here."""
+        if self.plan.settled(cell):
+            return False
+        if job is not None and job.active:
+            self.had[cell.run_id] = job
+            self.gone.pop(cell.run_id, None)
+            if "held" in job.reason.lower():
+                self.tell_once(f"{cell.label}: job {job.id} is held: {job.reason}")
+            return False
+        if cell.run_id in self._being_launched() or cell.state == "running":
+            return False
+        if cell.run_id not in self.had:
+            return True
+        since = self.gone.setdefault(cell.run_id, time.monotonic())
+        if time.monotonic() - since >= GRACE:
+            self._lost(cell, job or self.had[cell.run_id])
+        return False
+
+    def _being_launched(self) -> set[str]:
+        return {run_id for one, _ in self.launching.values() for run_id in one.cells}
+
+    def _lost(self, cell: Cell, job: Job | None) -> None:
+        """A job has left the queue, and its cell has neither a record nor a failure."""
+        del self.had[cell.run_id], self.gone[cell.run_id]
+        if self.plan.settled(cell):
+            return
+        self.losses[cell.run_id] += 1
+        times = self.losses[cell.run_id]
+        what = "its job was never seen" if job is None else f"its job {job.id} {_how(job)}"
+        see = f"  (see {job.log})" if job is not None and job.log.exists() else ""
+        say(f"{cell.label}: {what}{see}")
+        final = job is not None and job.state in ("CANCELLED", "OUT_OF_MEMORY")
+        if final or times > RETRIES:
+            if job is not None and job.state == "OUT_OF_MEMORY":
+                now = self.settings["mem_gb"]
+                what = f"out of memory: hydra.launcher.mem_gb (now {now}) makes it larger; {what}"
+            cell.paths.folder.mkdir(parents=True, exist_ok=True)
+            cell.fail(what + ("" if times == 1 else f", {times} times in all") + see)
+
+    def _submit(self, cells: Sequence[Cell]) -> None:
+        """Submit cells, but for those that another start has submitted meanwhile."""
+        with _alone(self.plan.path.parent / "slurm.lock"):
+            taken = {i for i, job in queue(self.runs).items() if job.active}
+            for place in self.runs.glob("plans/*/slurm-*"):
+                if (place / "cells.json").exists() and (one := Submission(place)).launching:
+                    taken |= set(one.cells)
+            free = [cell.run_id for cell in cells if cell.run_id not in taken]
+            size = array_limit()
+            chunks = [free[i : i + size] for i in range(0, len(free), size)]
+            for chunk in chunks:
+                self._launch(chunk, len(chunks))
+
+    def _launch(self, run_ids: list[str], arrays: int) -> None:
+        number = len(list(self.folder.glob("slurm-*"))) + 1
+        submission = Submission(self.folder / f"slurm-{number}")
+        submission.folder.mkdir(parents=True)
+        (submission.folder / "cells.json").write_text(json.dumps(run_ids), encoding="utf-8")
+        overrides = [
+            *self.launcher,
+            f"plan={json.dumps(str(self.plan.path))}",
+            f"allow_changed={str(self.allow_changed).lower()}",
+            f"hydra.sweep.dir={json.dumps(str(submission.folder))}",
+            f"hydra.launcher.submitit_folder={json.dumps(str(submission.folder))}",
+            f"hydra.launcher.name={submission.name}",
+            # the limit is one of the sweep, not of each of its arrays
+            f"hydra.launcher.array_parallelism={self._parallel(arrays)}",
+            "cell=" + ",".join(json.dumps(run_id) for run_id in run_ids),
+        ]
+        command = [sys.executable, "-m", "osora_bench.submit", str(submission.folder)]
+        with (
+            (submission.folder / claim.LOCK).open("w") as lock,
+            (submission.folder / "launcher.log").open("wb") as log,
+        ):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the process's, once this copy is closed
+            process = subprocess.Popen(
+                [*command, str(len(run_ids)), *overrides],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,
+            )
+        self.launching[submission.name] = (submission, process)
+        say(f"submitting {len(run_ids)} as {submission.name}; logs: {submission.folder}")
+
+    def _parallel(self, arrays: int) -> int:
+        return max(1, int(self.settings["array_parallelism"]) // arrays)
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Between looking at the queue and submitting, no other start does either."""
+    with place.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _how(job: Job) -> str:
+    told = {"CANCELLED": "was cancelled", "OUT_OF_MEMORY": "was killed: out of memory"}
+    if job.state in told:
+        return told[job.state]
+    ended = "" if job.active else f" ({job.state})"
+    return f"ended without a record{ended}"
+
+
+def _last_line(text: str) -> str:
+    return (text.splitlines() or ["no output"])[-1].strip()
+
+
+def _reason(error: subprocess.SubprocessError) -> str:
+    return _last_line(str(getattr(error, "stderr", None) or error))
+
+
+def run_on_slurm(
+    cells: Sequence[Cell], launcher: Sequence[str], allow_changed: bool = False
+) -> None:
+    """Run what is missing as SLURM jobs; return when every cell is settled and no job is left.
+
+    Cells that have a job from an earlier start are waited for, not submitted again. The jobs go on
+    without this process.
+
+    Args:
+        launcher: Hydra overrides, `hydra/launcher=slurm` and what is set on top of it.
+
+    Raises:
+        UserError: there is no SLURM here, or it refuses the jobs.
+    """
+    settings = profile(launcher)
+    array_limit()
+    sweep = Sweep(frozen.freeze(cells), [*launcher], settings, allow_changed)
+    watch = Watch(sweep.plan)
+    attached = {i: job.id for i, job in queued(cells).items()}
+    for cell in cells:
+        if cell.run_id in attached and not sweep.plan.settled(cell):
+            say(f"{cell.label}: has a job already, {attached[cell.run_id]}; waiting for it")
+    try:
+        while True:
+            try:
+                left = sweep.step()
+            except subprocess.SubprocessError as error:  # its daemon restarts, or the network
+                left = False
+                sweep.tell_once(f"squeue does not answer, waiting: {_reason(error)}")
+            watch.look()
+            if watch.all_settled() and not left:
+                return
+            time.sleep(LOOK_EVERY)
+    except KeyboardInterrupt:
+        say("the jobs go on, and the next start waits for them; `squeue --me`, `scancel` stop them")
+        raise
