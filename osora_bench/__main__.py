@@ -4,6 +4,7 @@ python -m osora_bench model=toy method=lora method.rank=8 seed=0
 python -m osora_bench -m method=lora,osora seed=0,1
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,29 +22,42 @@ from osora_bench.run import FAILED, MISTAKE, OK, attempt, damage, session, where
 _statuses: list[int] = []
 
 
+class NoRecord(Exception):
+    """Why a cell that ran as a job of its own has no record, and the exit status for it."""
+
+
 @hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name="config")
 def _run(cfg: DictConfig) -> None:
-    """One cell. It never raises: Hydra would stop a multirun there and print a traceback."""
+    """One cell. Among others in this process it never raises: Hydra would stop the multirun there
+    and print a traceback. As a job of its own, raising is how its launcher hears of it."""
+    status, why = _attempt(cfg)
+    _statuses.append(status)
+    if status != OK and "SUBMITIT_EXECUTOR" in os.environ:
+        raise NoRecord(why, status)
+
+
+def _attempt(cfg: DictConfig) -> tuple[int, str]:
+    """Run a cell that has no record yet; the exit status, and why it is not OK."""
     try:
         one = cell(resolve(cfg, "configuration"))
         if one.state == "done":
             say(f"{one.label}: has its record already, {one.record}")
-            return
+            return OK, ""
         if one.state == "damaged":
             raise UserError(damage(one))
         preflight.check([one])
         session().prepare([one])
     except UserError as error:
         print(f"osora-bench: {error}", file=sys.stderr)
-        _statuses.append(MISTAKE)
-        return
+        return MISTAKE, str(error)
     state = attempt(one)
     if state == "done":
         say(f"record: {one.record}")
-        return
+        return OK, ""
     if state == "running":
         say(f"{one.label}: runs already{where(one)}")
-    _statuses.append(FAILED)
+        return FAILED, f"{one.label}: runs already"
+    return FAILED, f"{one.label}: {one.error}  (see {one.paths.failure})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,10 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         say(f"{interrupted}: what was done is kept, the next start goes on from it")
         return 128 + interrupted.number
-    except SystemExit as ended:  # Hydra refused the configuration and said why; no cell raises
-        return MISTAKE if ended.code else OK
+    except SystemExit as ended:  # Hydra has said why
+        if isinstance(ended.__context__, NoRecord):  # the first of the jobs that failed
+            return int(ended.__context__.args[1])
+        return MISTAKE if ended.code else OK  # it refused the configuration
     return max(_statuses, default=OK)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # the module, not this script: an exception that a job pickles has one class then
+    from osora_bench import cli
+
+    sys.exit(cli.cell_verb(sys.argv[1:]))

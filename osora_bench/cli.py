@@ -61,7 +61,7 @@ def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id, state, and what it is expected to take."""
-    from osora_bench import estimate, record
+    from osora_bench import estimate, record, slurm
     from osora_bench.plan import expand
     from osora_bench.run import counted, warnings, where
 
@@ -72,15 +72,23 @@ def plan_verb(arguments: Sequence[str]) -> int:
         {key: r for place in ledgers for key, r in record.read_ledger(place).records.items()}
     )
     costs = {c.run_id: estimate.of(c, known) for c in cells}
-    states = {c.run_id: c.state for c in cells}
+    jobs = slurm.queued(cells)
+    states = {c.run_id: slurm.state(c, jobs) for c in cells}
     if "--json" in rest:
-        print(json.dumps([_planned(c, states[c.run_id], costs[c.run_id]) for c in cells], indent=1))
+        listed = [_planned(c, states[c.run_id], costs[c.run_id]) for c in cells]
+        for one in listed:
+            one["job"] = jobs[one["run_id"]].id if one["run_id"] in jobs else None
+        print(json.dumps(listed, indent=1))
         return 0
     for line in warnings(cells):
         print(f"WARNING: {line}")
     for c in cells:
         state, cost = states[c.run_id], costs[c.run_id]
-        told = {"running": lambda c=c: where(c), "failed": lambda c=c: f"  {c.error}"}
+        told = {
+            "running": lambda c=c: where(c),
+            "queued": lambda c=c: f"  {jobs[c.run_id]}",
+            "failed": lambda c=c: f"  {c.error}",
+        }
         print(f"{c.run_id}  {state:8s} {c.label:40s} {cost or ''}{told.get(state, str)()}")
     todo = [cost for key, cost in costs.items() if cost is not None and states[key] != "done"]
     total = estimate.duration(sum(cost.hours for cost in todo))

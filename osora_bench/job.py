@@ -1,5 +1,6 @@
 """Hydra entry of a SLURM job: one cell of a frozen sweep. submit.py makes a multirun of it."""
 
+import os
 from pathlib import Path
 
 import hydra
@@ -23,6 +24,7 @@ def run_cell(plan: Path, run_id: str, allow_changed: bool) -> None:
     if not sweep.waits(cell):
         say(f"{cell.label}: nothing to do, it is {cell.state}")
         return
+    say(f"{cell.label}: on node {os.environ.get('SLURMD_NODENAME', 'unknown')}")
     try:
         preflight.check([cell])
         worker.work(plan, [run_id], allow_changed)

@@ -18,7 +18,7 @@ from osora_bench.compose import check_overrides, compose, composer, resolve
 from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
 
-STATES = ("done", "running", "missing", "failed", "damaged")
+STATES = ("done", "running", "queued", "missing", "failed", "damaged")
 
 
 @dataclass

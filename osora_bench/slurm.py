@@ -62,6 +62,9 @@ class Job:
     reason: str
     log: Path
 
+    def __str__(self) -> str:
+        return f"job {self.id} ({self.state.lower()}, {self.reason})"
+
     @property
     def active(self) -> bool:
         return self.state not in ENDED
@@ -129,6 +132,12 @@ def queued(cells: Sequence[Cell]) -> dict[str, Job]:
             with contextlib.suppress(subprocess.SubprocessError):
                 found |= {run_id: job for run_id, job in queue(runs).items() if job.active}
     return found
+
+
+def state(cell: Cell, jobs: dict[str, Job]) -> str:
+    """A cell's state; `queued` where all that there is of it is a job in the queue."""
+    known = cell.state
+    return "queued" if known in ("missing", "failed") and cell.run_id in jobs else known
 
 
 def profile(launcher: Sequence[str]) -> dict[str, Any]:
