@@ -100,7 +100,9 @@ class SourceConfig:
 class TaskConfig:
     """What a cell trains on: the sources together, `max_rows` of them drawn by the seed.
 
-    `warning` is said wherever the task is run or its results are shown.
+    `validation_rows` of them, the same for every seed, are kept out of training; the loss on them
+    at its end is in the record, to choose settings by. `warning` is said wherever the task is run
+    or its results are shown.
     """
 
     name: str = shown()
@@ -109,6 +111,7 @@ class TaskConfig:
     loss_on: str = MISSING
     max_length: int = MISSING
     max_rows: int | None = MISSING
+    validation_rows: int | None = later(None)
     warning: str | None = shown(None)
 
 
@@ -142,6 +145,7 @@ class EvalConfig:
     """A suite of OpenCompass datasets.
 
     `max_out_len` bounds the new tokens of an answer, also where a dataset's configuration has more.
+    `limit` asks for so many questions of each set, evenly spread over it (`asked`).
     `batch_size` is the most rows of a batch (null: as many as the memory holds). `merge` adds the
     adapter into the base weights before evaluating, which rounds it to their precision. `backend`
     is `transformers`, or `vllm` on a GPU where that is installed.
@@ -151,6 +155,7 @@ class EvalConfig:
     label: str = shown()
     datasets: list[DatasetConfig] = MISSING
     max_out_len: int = MISSING
+    limit: int | None = later(None)
     batch_size: int | None = shown(None)
     merge: bool = later(False)
     backend: str = later("transformers")
@@ -216,6 +221,18 @@ def identity_of(node: dict[str, Any], cls: type) -> dict[str, Any]:
     }
 
 
+def asked(suite: dict[str, Any], dataset: dict[str, Any]) -> range:
+    """The positions of the questions that are asked of a set: all, the first so many (the set's own
+    `limit`), or so many evenly spread over it (the suite's)."""
+    everything = range(dataset["questions"])
+    if dataset["limit"] is not None:
+        return everything[: dataset["limit"]]
+    limit = suite.get("limit")  # not in records from before there was one
+    if limit is None or limit >= len(everything):
+        return everything
+    return everything[:: len(everything) // limit][:limit]
+
+
 def problems(cfg: dict[str, Any]) -> list[str]:
     """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
     method, task, suite, trainer = cfg["method"], cfg["task"], cfg["eval"], cfg["trainer"]
@@ -238,9 +255,11 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         "trainer.micro_batch_size": trainer["micro_batch_size"],
         "task.max_length": task["max_length"],
         "task.max_rows": task["max_rows"],
+        "task.validation_rows": task["validation_rows"],
         "trainer.max_steps": trainer["max_steps"],
         "eval.max_out_len": suite["max_out_len"],
         "eval.batch_size": suite["batch_size"],
+        "eval.limit": suite["limit"],
         **{f"eval.datasets.{d['name']}.limit": d["limit"] for d in suite["datasets"]},
     }
     found += [
@@ -259,8 +278,11 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         "what OpenCompass calls them"
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
-    if not names:
-        found.append("eval.datasets is empty: name at least one")
+    if not names and task["validation_rows"] is None:
+        found.append(
+            f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "
+            "task.validation_rows hold rows out"
+        )
     if trainer["batch_size"] % max(trainer["micro_batch_size"], 1):
         found.append(
             f"trainer.batch_size={trainer['batch_size']} is no multiple of "

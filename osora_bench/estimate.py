@@ -57,7 +57,10 @@ def like(cfg: Mapping[str, Any]) -> str:
         "model": config.identity_of(cfg["model"], config.ModelConfig)["dtype"],
         "name": cfg["model"]["name"],
         "task": [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]],
-        "eval": [(d["name"], d["limit"], d["max_out_len"]) for d in cfg["eval"]["datasets"]],
+        "eval": [
+            (d["name"], len(config.asked(cfg["eval"], d)), d["max_out_len"])
+            for d in cfg["eval"]["datasets"]
+        ],
         "trainer": trainer,
         "trains": trains(dict(cfg)),
     }
@@ -92,7 +95,7 @@ def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
         return None
     size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
-    tokens = sum(_tokens(d, cfg["eval"]["max_out_len"]) for d in cfg["eval"]["datasets"])
+    tokens = sum(_tokens(d, cfg["eval"]) for d in cfg["eval"]["datasets"])
     hours = (training + 2 * size * tokens) / rate / 3600
     return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False)
 
@@ -149,9 +152,9 @@ def _sampled_tokens(sources: str) -> float | None:
     return TOKENS_A_CHARACTER * statistics.mean(map(len, lines)) if lines else None
 
 
-def _tokens(dataset: dict[str, Any], most: int) -> float:
-    questions = dataset["limit"] or dataset["questions"]
-    answer = min(ANSWER_TOKENS, dataset["max_out_len"] or most)
+def _tokens(dataset: dict[str, Any], suite: dict[str, Any]) -> float:
+    questions = len(config.asked(suite, dataset))
+    answer = min(ANSWER_TOKENS, dataset["max_out_len"] or suite["max_out_len"])
     return float(questions * (QUESTION_TOKENS + SHOT_TOKENS * (dataset["shots"] or 0) + answer))
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import hashlib
 import importlib
 import json
 import logging
@@ -22,6 +21,7 @@ from mmengine.config import Config, ConfigDict
 from opencompass.utils import build_dataset_from_cfg, get_logger
 
 from osora_bench import answers, corrections, models, paths
+from osora_bench.config import asked
 from osora_bench.errors import UserError, unknown
 from osora_bench.journal import Journal
 from osora_bench.opencompass_model import InMemoryModel
@@ -82,14 +82,15 @@ def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
     config = ConfigDict(Config({"dataset": named[abbr]}).dataset)
     if dataset["max_out_len"] is not None:
         config.infer_cfg.inferencer.max_out_len = dataset["max_out_len"]
-    if dataset["limit"] is not None:
-        config.reader_cfg.test_range = f"[0:{dataset['limit']}]"
     return config
 
 
-def _bounded(config: ConfigDict, suite: dict[str, Any]) -> ConfigDict:
-    """The suite's `max_out_len` bounds what a configuration sets itself; OpenCompass would take
-    it only where that sets nothing."""
+def _bounded(config: ConfigDict, dataset: dict[str, Any], suite: dict[str, Any]) -> ConfigDict:
+    """The suite's `max_out_len` bounds what a configuration sets itself, OpenCompass would take it
+    only where that sets nothing; and which questions are asked, if not all."""
+    positions = asked(suite, dataset)
+    if len(positions) < dataset["questions"]:
+        config.reader_cfg.test_range = f"[0:{positions.stop}:{positions.step}]"
     inferencer = config.infer_cfg.inferencer
     if not _by_perplexity(config):
         own = inferencer.get("max_out_len", suite["max_out_len"])
@@ -123,12 +124,11 @@ def prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
 
 def _prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
     _point_at_data(runs)
-    configs = {d["name"]: _bounded(dataset_config(d), suite) for d in suite["datasets"]}
+    configs = {d["name"]: _bounded(dataset_config(d), d, suite) for d in suite["datasets"]}
     with _quiet(runs / "opencompass.log"):
         sizes = {name: len(_build(config).test) for name, config in configs.items()}
     for dataset in suite["datasets"]:
-        name, expected = dataset["name"], dataset["questions"]
-        expected = expected if dataset["limit"] is None else min(expected, dataset["limit"])
+        name, expected = dataset["name"], len(asked(suite, dataset))
         if sizes[name] != expected:
             raise UserError(
                 f"eval {suite['name']}: {name} has {sizes[name]} questions, expected {expected}"
@@ -195,7 +195,10 @@ def evaluate(
     configs = prepare(suite, Path(cfg["runs"]))
     was_training = model.training
     model.eval()
-    with _merged(model, suite["merge"]), Journal(folder / JOURNAL, owner(model)) as journal:
+    with (
+        _merged(model, suite["merge"]),
+        Journal(folder / JOURNAL, models.content(model)) as journal,
+    ):
         wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
         scores = {
             dataset["name"]: _evaluate(wrapped, dataset, configs[dataset["name"]], cfg, folder)
@@ -249,12 +252,6 @@ def _evaluate(
 def _by_perplexity(config: ConfigDict) -> bool:
     inferencer = config.infer_cfg.inferencer.type
     return getattr(inferencer, "__name__", str(inferencer)).rpartition(".")[2] in PERPLEXITY
-
-
-def owner(model: Any) -> str:
-    """The content of every weight, adapter and all: whose answers a journal holds."""
-    content = json.dumps(models.checksums(model), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Base models: what can be known without weights, and a workspace that loads each once."""
 
+import hashlib
 import json
 import warnings
 from collections.abc import Collection
@@ -208,6 +209,16 @@ def checksums(model: nn.Module) -> dict[str, int]:
         name: int(torch.hash_tensor(tensor.detach()).item())
         for name, tensor in model.state_dict().items()
     }
+
+
+def content(model: nn.Module) -> str:
+    """A hash of every parameter and buffer."""
+    return digest(checksums(model))
+
+
+def digest(sums: dict[str, int]) -> str:
+    """One hash of many checksums."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass

@@ -67,6 +67,10 @@ class RunPaths:
         """Shared by all cells: singular value decompositions of base weights."""
         return self.runs / "svd"
 
+    def trained(self, training_id: str) -> Path:
+        """Shared by cells that differ in their suite only: where a finished training is noted."""
+        return self.runs / "trained" / f"{training_id}.json"
+
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"

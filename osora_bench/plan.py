@@ -231,7 +231,16 @@ def fingerprints(cfg: dict[str, Any]) -> dict[str, str]:
 
 def run_id(cfg: dict[str, Any]) -> str:
     """Twelve hexadecimal digits of the identity's sha256."""
-    canonical = json.dumps(identity(cfg), sort_keys=True, separators=(",", ":"))
+    return _short(identity(cfg))
+
+
+def training_id(cfg: dict[str, Any]) -> str:
+    """The same for the training alone: cells that differ in their suite only have one."""
+    return _short({key: value for key, value in identity(cfg).items() if key != "eval"})
+
+
+def _short(identified: dict[str, Any]) -> str:
+    canonical = json.dumps(identified, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,14 @@ from osora_bench import (
     record,
     standalone,
     train,
+    trained,
 )
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.plan import Cell, fingerprints, revision, trains
 from osora_bench.tracker import tracking
+
+UNTRAINED = trained.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
+"""Of a cell that evaluates the base model as it is."""
 
 
 class Session:
@@ -57,52 +61,80 @@ class Session:
         cell.paths.failure.unlink(missing_ok=True)
         device = models.device_of(cell.config)
         base = self.workspace.base(cell.config)
-        transformers.set_seed(cell.config["seed"])
-        model, training, parameters = base.model, None, {"trainable": 0, "adapter_bytes": 0}
+        origin = provenance.provenance(device)
+        model, done = base.model, UNTRAINED
         seconds = {"load": time.time() - started}
         try:
             if trains(cell.config):
-                model, training, parameters = self._train(cell, base, device)
-            seconds["train"] = time.time() - started - seconds["load"]
+                model, done = self._trained(cell, base, origin)
+            evaluating = time.time()
             scores = evaluate.evaluate(
                 model, base.tokenizer, cell.config, cell.paths.evaluation, cell.label
             )
         finally:
             self.workspace.release(model)
             gc.collect()
-        seconds["total"] = time.time() - started
-        seconds["evaluate"] = seconds["total"] - seconds["load"] - seconds["train"]
+        seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
+        seconds["total"] = sum(seconds.values())
         made = {
             "run_id": cell.run_id,
             "config": _portable(cell.config),
             "provenance": {
-                **provenance.provenance(device),
+                **origin,
                 "revision": revision(cell.config),
                 "fingerprints": _without_folders(fingerprints(cell.config)),
             },
-            "parameters": parameters,
-            "training": None if training is None else asdict(training),
+            "parameters": done.parameters,
+            "training": None if done.training is None else asdict(done.training),
             "scores": {name: asdict(score) for name, score in scores.items()},
             "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
         }
         record.write(made, cell.ledger)
         return made
 
-    def _train(self, cell: Cell, base: Any, device: Any) -> tuple[Any, Any, dict[str, int]]:
+    def _trained(
+        self, cell: Cell, base: models.Base, origin: dict[str, Any]
+    ) -> tuple[Any, trained.Trained]:
+        """The trained model: an earlier cell's where that trained the same, else this one's."""
+        started = time.time()
+        model = self._started(cell, base)
+        earlier = trained.find(cell, origin) if not cell.config["method"]["full"] else None
+        if earlier is not None:
+            if earlier.load(cell, model):
+                return model, earlier.done
+            self.workspace.release(model)
+            base = self.workspace.base(cell.config)
+            model = self._started(cell, base)
+        training, parameters = self._train(cell, base, model)
+        done = trained.Trained(training, parameters, time.time() - started)
+        if not cell.config["method"]["full"]:
+            trained.keep(cell, model, done, origin)
+        return model, done
+
+    def _started(self, cell: Cell, base: models.Base) -> Any:
+        """The model with a fresh adapter, as the cell's seed starts it."""
+        transformers.set_seed(cell.config["seed"])
         method = cell.config["method"]
-        model = base.model
-        if not method["full"]:
-            with use_store(_store(cell)):
-                model = peft.get_peft_model(base.model, preflight.instantiate(method))
-                preflight.start(method)(model)
+        if method["full"]:
+            return base.model
+        with use_store(_store(cell)):
+            model = peft.get_peft_model(base.model, preflight.instantiate(method))
+            preflight.start(method)(model)
+        return model
+
+    def _train(
+        self, cell: Cell, base: models.Base, model: Any
+    ) -> tuple[train.Training, dict[str, int]]:
+        method = cell.config["method"]
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         training = train.train(
             model,
             self.tokenised(cell, base.tokenizer),
             cell.config,
+            held_out=self.held_out(cell, base.tokenizer),
             pad_token_id=base.tokenizer.pad_token_id,
             folder=cell.paths.trainer,
-            device=device,
+            device=models.device_of(cell.config),
             label=cell.label,
         )
         model.save_pretrained(str(cell.paths.adapter))
@@ -110,17 +142,34 @@ class Session:
         if method["full"]:  # a whole model, then
             base.tokenizer.save_pretrained(cell.paths.adapter)
         size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
-        return model, training, {"trainable": trainable, "adapter_bytes": size}
+        return training, {"trainable": trainable, "adapter_bytes": size}
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
-        task, model = cell.config["task"], cell.config["model"]
+        task = cell.config["task"]
         by_seed = task["max_rows"] is not None or any(s["options"] for s in task["sources"])
         seed = cell.config["seed"] if by_seed else 0
+        return self._tokens(cell, tokenizer, seed, lambda: data.dialogues(task, seed))
+
+    def held_out(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask | None:
+        """The rows that the cell's task keeps out of training, if it does."""
+        task = cell.config["task"]
+        if task["validation_rows"] is None:
+            return None
+        return self._tokens(cell, tokenizer, None, lambda: data.validation_dialogues(task))
+
+    def _tokens(
+        self,
+        cell: Cell,
+        tokenizer: Any,
+        seed: int | None,
+        rows: Callable[[], list[data.Dialogue]],
+    ) -> data.TokenisedTask:
+        task, model = cell.config["task"], cell.config["model"]
         key = json.dumps([task, model["path"], model["revision"], model["chat"], seed])
         if key not in self._tokenised:
             self._tokenised[key] = data.tokenise(
-                data.dialogues(task, seed),
+                rows(),
                 tokenizer,
                 chat=model["chat"],
                 loss_on=task["loss_on"],

@@ -124,14 +124,10 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
 
 def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
     """Write down beside a trained adapter what loading it takes."""
-    origin = {"base": fingerprint(base), "start": method["start"]}
+    from osora_bench import models
+
+    origin = {"base": models.digest(base.checksums), "start": method["start"]}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-
-
-def fingerprint(base: Any) -> str:
-    """Of a base model's weights as they were loaded."""
-    content = json.dumps(base.checksums, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
@@ -140,10 +136,12 @@ def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
     Raises:
         UserError: the adapter was trained on another base, or its tensors do not fit this one.
     """
+    from osora_bench import models
+
     origin = {"base": None, "start": None}
     if (folder / ORIGIN).is_file():
         origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-    if origin["base"] not in (None, fingerprint(base)):
+    if origin["base"] not in (None, models.digest(base.checksums)):
         raise UserError(
             f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
         )
@@ -192,9 +190,9 @@ def _check_names(model: Any, folder: Path) -> None:
 
 def name(args: argparse.Namespace, cfg: dict[str, Any], model: Any) -> str:
     """A folder's name that another model, adapter or suite does not share."""
-    from osora_bench.evaluate import owner
+    from osora_bench import models
 
-    told = json.dumps([owner(model), cfg["eval"], cfg["model"]["chat"]], sort_keys=True)
+    told = json.dumps([models.content(model), cfg["eval"], cfg["model"]["chat"]], sort_keys=True)
     short = hashlib.sha256(told.encode()).hexdigest()[:8]
     adapter = "" if args.adapter is None else f"-{args.adapter.absolute().name}"
     return f"{cfg['model']['name']}{adapter}-{args.suite}-{short}"

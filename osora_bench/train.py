@@ -16,6 +16,15 @@ CURVE_POINTS = 50
 
 
 @dataclass(frozen=True)
+class Validation:
+    """The mean loss of `tokens` tokens (nats) in the rows that were kept out of training."""
+
+    rows: int
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True)
 class Training:
     """What a record says of a training run. `loss` holds [step, mean loss since the last one]."""
 
@@ -24,6 +33,7 @@ class Training:
     truncated_rows: int
     tokens: int
     loss: list[list[float]]
+    validation: Validation | None = None
 
 
 class Collator:
@@ -137,6 +147,7 @@ def train(
     task: TokenisedTask,
     cfg: dict[str, Any],
     *,
+    held_out: TokenisedTask | None = None,
     pad_token_id: int,
     folder: Path,
     device: torch.device,
@@ -145,6 +156,7 @@ def train(
     """Train the adapter of `model` in place on the tokenised rows, from the newest checkpoint on.
 
     Args:
+        held_out: rows to take the loss of when training is done.
         folder: where checkpoints are kept.
         label: names the cell in the progress bar.
     """
@@ -170,7 +182,29 @@ def train(
         truncated_rows=task.truncated,
         tokens=int(trainer.state.num_input_tokens_seen),
         loss=_brief(losses, CURVE_POINTS),
+        validation=None if held_out is None else _validate(trainer, held_out.rows),
     )
+
+
+def _validate(trainer: Any, rows: list[dict[str, list[int]]]) -> Validation:
+    """The loss on rows, each token counting alike whatever batch it stands in; longest rows first,
+    so that batches have little padding and too little memory shows at once."""
+    model, total, tokens = trainer.model, 0.0, 0
+    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+    size = trainer.args.per_device_train_batch_size
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for begin in range(0, len(ordered), size):
+            batch = trainer.data_collator(ordered[begin : begin + size])
+            labels = batch["labels"][:, 1:]
+            counted = int((labels != IGNORED_LABEL).sum())
+            moved = {key: value.to(model.device) for key, value in batch.items()}
+            total += float(model(**moved).loss) * counted
+            tokens += counted
+    model.train()
+    if not math.isfinite(total):
+        raise Diverged(f"the loss on the validation rows is {total / tokens}")
+    return Validation(len(rows), tokens, round(total / tokens, 6))
 
 
 def _brief(losses: list[tuple[int, float]], points: int) -> list[list[float]]:
