@@ -52,6 +52,8 @@ class TableSpec:
     params: bool = False
     methods: list[str] | None = None
     select: list[dict[str, Any]] | None = None
+    eval: str | None = None  # the suite whose cells are shown, where there are several
+    baseline: str | None = None
     columns: list[str] | None = None
     headings: dict[str, str] = field(default_factory=dict)
     reference: str | None = None
