@@ -6,6 +6,7 @@ its run id (names shown in tables, places on disk, how the work is split up).
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -208,12 +209,17 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def identity_of(node: dict[str, Any], cls: type) -> dict[str, Any]:
     """The part of a section `node` of type `cls` that can change a cell's numbers."""
-    fields = (f for f in dataclasses.fields(cls) if f.metadata.get("identity", True))
     return {
         f.name: node[f.name]
-        for f in sorted(fields, key=lambda f: f.name)
+        for f in _counted(cls)
         if f.name in node and not (f.metadata.get("later") and node[f.name] == f.default)
     }
+
+
+@cache
+def _counted(cls: type) -> list[dataclasses.Field[Any]]:
+    fields = (f for f in dataclasses.fields(cls) if f.metadata.get("identity", True))
+    return sorted(fields, key=lambda f: f.name)
 
 
 def problems(cfg: dict[str, Any]) -> list[str]:

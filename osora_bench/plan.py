@@ -1,20 +1,19 @@
 """experiment -> cells -> run ids -> state. Imports no torch, so that planning starts at once."""
 
-import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from osora_bench import NUMERICS_VERSION, claim, config, paths, record, smoke
-from osora_bench.compose import check_overrides, compose, composer, resolve
+from osora_bench.compose import check_overrides, compose, composer, vary
 from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
 
@@ -145,11 +144,7 @@ class Cell:
     def state(self) -> str:
         """`done`, `damaged` (a record that cannot be read), `running`, `failed` or `missing`."""
         if self.record.exists():
-            try:
-                record.read(self.record)
-            except record.DamagedRecord:
-                return "damaged"
-            return "done"
+            return "done" if record.is_whole(self.record) else "damaged"
         if self.holder is not None:
             return "running"
         return "failed" if self.paths.failure.exists() else "missing"
@@ -160,13 +155,14 @@ def trains(cfg: dict[str, Any]) -> bool:
     return cfg["method"]["peft"] is not None or bool(cfg["method"]["full"])
 
 
-def identity(cfg: dict[str, Any]) -> dict[str, Any]:
-    """All that can change the numbers of a cell, with the content that paths point to.
+def identity(cfg: dict[str, Any], content: dict[str, str] | None = None) -> dict[str, Any]:
+    """All that can change the numbers of a cell, with the content that paths point to (`content`:
+    what `fingerprints` has found before).
 
     A model or data file on disk counts by its bytes, wherever it lies; a hub repository by its
     pinned revision. Without training, task, trainer and seed cannot matter.
     """
-    content = fingerprints(cfg)
+    content = fingerprints(cfg, content)
     model = config.identity_of(cfg["model"], config.ModelConfig)
     if model["path"] in content:
         model = {**model, "path": content[model["path"]], "revision": None}
@@ -209,35 +205,45 @@ def revision(cfg: dict[str, Any]) -> str:
     return cfg["model"]["revision"] or "UNPINNED"
 
 
-def fingerprints(cfg: dict[str, Any]) -> dict[str, str]:
+def fingerprints(cfg: dict[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
     """The content of every file and folder on disk that a configuration names, by its path.
 
     What is not there gets a mark that lets a plan be made; no cell can run under it, since the
     files are required before anything starts.
+
+    Args:
+        known: what is known already, and is not looked at again; what is found is added to it.
     """
-    places = {f: paths.data_file(f) for d in cfg["eval"]["datasets"] for f in d["files"]}
+    known = {} if known is None else known
+    named = [f for d in cfg["eval"]["datasets"] for f in d["files"]]
     if trains(cfg):
         sources = cfg["task"]["sources"]
-        sources = sources + [s["exclude"] for s in sources if s["exclude"] is not None]
-        places |= {s["path"]: paths.data_file(s["path"]) for s in sources}
-    model = paths.resolve(cfg["model"]["path"])
-    if model is not None:
-        places[cfg["model"]["path"]] = model
-    return {
-        path: fingerprint(place) if place.exists() else f"absent:{path}"
-        for path, place in places.items()
-    }
+        named += [s["path"] for s in sources]
+        named += [s["exclude"]["path"] for s in sources if s["exclude"] is not None]
+    for path in named:
+        if path not in known:
+            known[path] = _content(path, paths.data_file(path))
+    model = cfg["model"]["path"]
+    if model not in known and (place := paths.resolve(model)) is not None:
+        known[model] = _content(model, place)
+    return {path: known[path] for path in (*named, model) if path in known}
 
 
-def run_id(cfg: dict[str, Any]) -> str:
+def _content(path: str, place: Path) -> str:
+    return fingerprint(place) if place.exists() else f"absent:{path}"
+
+
+def run_id(cfg: dict[str, Any], content: dict[str, str] | None = None) -> str:
     """Twelve hexadecimal digits of the identity's sha256."""
-    canonical = json.dumps(identity(cfg), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(identity(cfg, content), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def cell(cfg: dict[str, Any], overrides: Sequence[str] = ()) -> Cell:
+def cell(
+    cfg: dict[str, Any], overrides: Sequence[str] = (), content: dict[str, str] | None = None
+) -> Cell:
     """The cell of one resolved configuration."""
-    return Cell(run_id(cfg), cfg, tuple(overrides))
+    return Cell(run_id(cfg, content), cfg, tuple(overrides))
 
 
 def load_experiment(name: str) -> Experiment:
@@ -283,8 +289,9 @@ def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
     """All cells of an experiment in its order, each once, `overrides` on top of its settings.
 
     `scale=smoke` among the overrides makes each cell its tiny version (smoke.py). Hydra composes
-    each distinct choice once; ranks and seeds are set on copies of it before interpolations are
-    resolved, which gives what composing every cell would.
+    each distinct choice once; values, ranks and seeds are set on copies of it before interpolations
+    are resolved, which gives what composing every cell would. Cells share what they have in common:
+    a configuration is read, never changed.
 
     Raises:
         UserError: anything wrong with the experiment, its grid or the overrides.
@@ -299,9 +306,11 @@ def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
                 "are run; `python -m osora_bench -m` runs a grid of your own"
             )
     cells: dict[str, Cell] = {}
+    content: dict[str, str] = {}
     with composer():
         for block in experiment.blocks:
-            for made in _block_cells(name, experiment, block, overrides, scale):
+            for cfg, chosen in _block_cells(name, experiment, block, overrides, scale):
+                made = cell(cfg, chosen, content)
                 cells.setdefault(made.run_id, made)
     return list(cells.values())
 
@@ -317,8 +326,8 @@ def _scale(overrides: Sequence[str]) -> tuple[str, list[str]]:
 
 def _block_cells(
     name: str, experiment: Experiment, block: Block, overrides: Sequence[str], scale: str
-) -> list[Cell]:
-    cells = []
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """The resolved configuration of each cell of a block, with the overrides that compose it."""
     for model, method in itertools.product(block.model, block.method):
         values = _as_overrides({**experiment.set, **block.set})
         chosen = [f"model={model}", f"method={method}", *values, *overrides]
@@ -328,23 +337,15 @@ def _block_cells(
         if smaller := smoke.SCALES[scale](composed, overrides, _largest_rank(experiment, model)):
             chosen = [*chosen[: -len(overrides) or None], *smaller, *overrides]
             composed = compose(chosen, where)
-        ranks: list[int | None] = [*block.rank] if block.rank is not None else [None]
-        for rank, seed in itertools.product(ranks, block.seed or experiment.seed):
-            varied, more = _vary(composed, rank, seed)
-            cells.append(cell(resolve(varied, where), [*chosen, *more]))
-    return cells
+        variants = [
+            {"seed": seed} if rank is None else {"seed": seed, "method.rank": rank}
+            for rank in ([None] if block.rank is None else block.rank)
+            for seed in block.seed or experiment.seed
+        ]
+        for resolved, variant in zip(vary(composed, variants, where), variants, strict=True):
+            yield resolved, [*chosen, *_as_overrides(variant)]
 
 
 def _largest_rank(experiment: Experiment, model: str) -> int:
     blocks = [block for block in experiment.blocks if model in block.model]
     return max((rank for block in blocks for rank in block.rank or ()), default=1)
-
-
-def _vary(composed: DictConfig, rank: int | None, seed: int) -> tuple[DictConfig, list[str]]:
-    varied = copy.deepcopy(composed)
-    more = [f"seed={seed}"]
-    varied.seed = seed
-    if rank is not None:
-        varied.method.rank = rank
-        more.append(f"method.rank={rank}")
-    return varied, more
