@@ -1,6 +1,5 @@
 """Base models: what can be known without weights, and a workspace that loads each once."""
 
-import json
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -161,16 +160,6 @@ def device_of(cfg: dict[str, Any]) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device here: device=cpu or auto")
     return torch.device(wanted)
-
-
-def skeleton(model: dict[str, Any]) -> nn.Module:
-    """As `blank`, but one for all who only look at its shapes and names."""
-    return _skeleton(json.dumps({k: model[k] for k in ("name", "path", "architecture")}))
-
-
-@cache
-def _skeleton(told: str) -> nn.Module:
-    return blank(json.loads(told))
 
 
 def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:

@@ -56,7 +56,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert {n: s["questions"] for n, s in made["scores"].items()} == published
         assert cell.run_id != real.run_id
         assert cell.config["method"]["peft"] == real.config["method"]["peft"]
-        tiny = models.skeleton(cell.config["model"])
+        tiny = models.blank(cell.config["model"])
         assert type(tiny).__name__ == FAMILIES[real.config["model"]["architecture"]["model_type"]]
         rate = real.config["trainer"]["learning_rate"]
         assert cell.config["trainer"]["learning_rate"] == rate
