@@ -68,10 +68,10 @@ def plan_verb(arguments: Sequence[str]) -> int:
     name, rest = _experiment(arguments)
     cells = expand(name, [a for a in rest if a != "--json"])
     ledgers = {c.ledger for c in cells}
-    known = estimate.measured(
-        {key: r for place in ledgers for key, r in record.read_ledger(place).records.items()}
-    )
+    damaged: list[str] = []
+    known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
     costs = {c.run_id: estimate.of(c, known) for c in cells}
+    _tell_damaged(damaged)
     jobs = slurm.queued(cells)
     states = {c.run_id: slurm.state(c, jobs) for c in cells}
     if "--json" in rest:
@@ -95,6 +95,11 @@ def plan_verb(arguments: Sequence[str]) -> int:
     hours = f"; about {total} one after another" if todo else ""
     print(f"{len(cells)} cells: {counted(states.values())}{hours}")
     return 0
+
+
+def _tell_damaged(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"damaged record, left alone: {line}", file=sys.stderr)
 
 
 def _planned(cell: "Cell", state: str, cost: "Estimate | None") -> dict[str, Any]:
@@ -181,8 +186,7 @@ def tables_verb(arguments: Sequence[str]) -> int:
     written = render.write(tables, folder)
     for table in tables:
         print(render.markdown(table))
-    for line in damaged:
-        print(f"damaged record, left alone: {line}", file=sys.stderr)
+    _tell_damaged(damaged)
     for ledger in sorted({cell.ledger for cell in cells if not cell.ledger.is_dir()}):
         print(f"no ledger yet: {ledger}", file=sys.stderr)
     if written:

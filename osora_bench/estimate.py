@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,10 +67,10 @@ def like(cfg: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
+def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
     """Medians of what cells took, by `like`."""
     groups: dict[str, list[tuple[float, float]]] = {}
-    for record in records.values():
+    for record in records:
         cost = record["measured"]
         groups.setdefault(like(record["config"]), []).append(
             (cost["seconds"]["total"] / 3600, cost["peak_memory_mb"] * 2**20 / 1e9)
@@ -88,8 +88,8 @@ def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
 def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
     """A cell's estimate; None for an architecture whose size is not known here."""
     cfg = cell.config
-    if like(cfg) in known:
-        return known[like(cfg)]
+    if (found := known.get(like(cfg))) is not None:
+        return found
     shape = _shape(cfg["model"])
     if shape is None:
         return None

@@ -164,16 +164,6 @@ def device_of(cfg: dict[str, Any]) -> torch.device:
     return torch.device(wanted)
 
 
-def skeleton(model: dict[str, Any]) -> nn.Module:
-    """As `blank`, but one for all who only look at its shapes and names."""
-    return _skeleton(json.dumps({k: model[k] for k in ("name", "path", "architecture")}))
-
-
-@cache
-def _skeleton(told: str) -> nn.Module:
-    return blank(json.loads(told))
-
-
 def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:
     """Names of the modules that PEFT would adapt, with (d_out, d_in) of each.
 

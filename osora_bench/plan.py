@@ -158,7 +158,7 @@ class Cell:
     def state(self) -> str:
         """`done`, `damaged` (a record that cannot be read), `running`, `failed` or `missing`."""
         if self.record.exists():
-            return "done" if _whole(self.record) else "damaged"
+            return "done" if record.is_whole(self.record) else "damaged"
         if self.holder is not None:
             return "running"
         return "failed" if self.paths.failure.exists() else "missing"
@@ -322,14 +322,6 @@ def _only_rank(block: Block, experiment: str) -> int:
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-
-def _whole(p):
-    try:
-        record.read(p)
-    except record.DamagedRecord:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

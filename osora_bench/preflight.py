@@ -101,17 +101,17 @@ def _check_weights(cell: Cell) -> None:
 
 
 def _check_layers(cell: Cell) -> None:
-    """Modules that match nothing, and ranks that a layer cannot have."""
+    """Modules that match nothing or that the method cannot adapt; ranks that are too large."""
     model, method = cell.config["model"], cell.config["method"]
     if method["peft"] is None:
         return
-    from osora_bench import models
+    from osora_bench import counting, models
 
     instantiate(method)
     start(method)
     if model["architecture"] is None:
         models.check_weights(model)  # what is not there has been told already
-    check_rank(cell.config, models.skeleton(model))
+    counting.check(cell.config)
 
 
 def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:

@@ -69,13 +69,13 @@ def draw(
 def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Any:
     """Figure 1. Both axes are logarithmic, so LoRA's straight line of slope one is its linear
     growth: the published caption calls it exponential."""
-    from osora_bench import params
+    from osora_bench import counting
 
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods(cells)):
         chosen = [c.config for c in cells if c.config["method"]["name"] == name]
         ranks = [config["method"]["rank"] for config in chosen]
-        counts = [params.count(config).trainable for config in chosen]
+        counts = [counting.count(config).trainable for config in chosen]
         axes.plot(
             ranks,
             counts,

@@ -122,14 +122,16 @@ def rows(
     for cell in cells:
         key = json.dumps({k: v for k, v in cell.config.items() if k != "seed"}, sort_keys=True)
         grouped.setdefault(key, []).append(cell)
+    families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records.values() if others else ():
+        families.setdefault(_family(record["config"]), []).append(record)
     made = []
     for same in grouped.values():
         own = {cell.run_id for cell in same}
         runs = [records[cell.run_id] for cell in same if cell.run_id in records]
         strangers: list[dict[str, Any]] = []
         if others:
-            family = _family(same[0].config)
-            alike = [r for r in records.values() if _family(r["config"]) == family]
+            alike = families.get(_family(same[0].config), [])
             strangers = [r for r in alike if r["run_id"] not in own or _limited(r)]
             runs = [run for run in runs if not _limited(run)]
         made.append(Row(same[0], runs, len(same), strangers))

@@ -102,6 +102,7 @@ def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeyp
         (["method=pissa", "method.rank=65"], "the largest rank for pissa here is 64"),
         (["model.target_modules=[q_prj]"], "'q_prj' matches no module. Linear layers here:"),
         (["model.target_modules=[embed]"], "'embed' matches no module"),
+        (["model.target_modules=[embed_tokens]"], "model.embed_tokens is no linear layer"),
         (["method=lora", "method.peft.lora_alpa=3"], "lora_alpa"),
         (["method.peft._target_=peft.NoConfig"], "NoConfig"),
         (["model.path=./nowhere"], "model toy: no folder"),

@@ -29,7 +29,7 @@ def test_a_cell_costs_what_its_like_did(make_cell):
         }
         for cell, total in zip(cells, (36.0, 72.0), strict=True)
     ]
-    known = estimate.measured(dict(enumerate(made)))
+    known = estimate.measured(made)
     found = estimate.of(make_cell("method=vera", "seed=5"), known)
     assert found == estimate.Estimate(54 / 3600, 1000 * 2**20 / 1e9, True)
     longer = estimate.of(make_cell("method=vera", "trainer.max_steps=3000"), known)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from osora_bench import cli, params, plan, record, reference, render, report, tabulate
+from osora_bench import cli, counting, plan, record, reference, render, report, tabulate
 from osora_bench.errors import UserError
 
 HEADS = {
@@ -56,7 +56,7 @@ def fed_record(cell: plan.Cell, printed: dict) -> dict:
         "run_id": cell.run_id,
         "config": config,
         "provenance": {},
-        "parameters": {"trainable": params.count(config).trainable},
+        "parameters": {"trainable": counting.count(config).trainable},
         "training": None,
         "scores": scores,
         "measured": {},
