@@ -25,6 +25,8 @@ usage: osora-bench VERB [KEY=VALUE ...]
                             compare=paper: the paper's numbers and the difference below ours;
                             others=true: limited sets and other seeds as well, marked)
   figures experiment=NAME   the experiment's figures as PNG, SVG and PDF (out=FOLDER)
+  results                   all that results/ledger gives: results/tables, results/figures and the
+                            tables inside README.md and RESULTS.md
   params  [model=A,B | config=FILE] [method=C,D] [rank=8,16] [modules=M,N] [--csv]
                             trainable parameters, adapter and frozen bytes, from the architecture
                             alone: the experiments' grid, or any hub-style config.json with each
@@ -209,6 +211,18 @@ def figures_verb(arguments: Sequence[str]) -> int:
     return 0
 
 
+def results_verb(arguments: Sequence[str]) -> int:
+    """Make the committed tables, figures and pages anew."""
+    from osora_bench import results
+
+    if arguments:
+        raise UserError(f"results takes no argument, not {arguments[0]}")
+    written = results.regenerate()
+    folders = sorted({str(path.parent.relative_to(path.cwd())) for path in written})
+    print(f"{len(written)} files in {', '.join(folders)}")
+    return 0
+
+
 def params_verb(arguments: Sequence[str]) -> int:
     """Count parameters of models x methods x ranks."""
     known = ("model", "method", "rank", "config", "modules")
@@ -308,6 +322,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_verb,
     "tables": tables_verb,
     "figures": figures_verb,
+    "results": results_verb,
     "params": params_verb,
     "data": data_verb,
     "audit": audit_verb,
