@@ -213,12 +213,12 @@ def figures_verb(arguments: Sequence[str]) -> int:
 
 def results_verb(arguments: Sequence[str]) -> int:
     """Make the committed tables, figures and pages anew."""
-    from osora_bench import results
+    from osora_bench import paths, results
 
     if arguments:
         raise UserError(f"results takes no argument, not {arguments[0]}")
     written = results.regenerate()
-    folders = sorted({str(path.parent.relative_to(path.cwd())) for path in written})
+    folders = sorted({str(path.parent.relative_to(paths.ROOT)) for path in written})
     print(f"{len(written)} files in {', '.join(folders)}")
     return 0
 
