@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench import NUMERICS_VERSION, claim, config, paths, record, smoke
+from osora_bench import NUMERICS_VERSION, claim, config, paths, record, smoke, whole
 from osora_bench.compose import check_overrides, compose, composer, resolve
 from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
@@ -121,16 +121,20 @@ class Cell:
         return self._failure()["time"]
 
     def _failure(self) -> dict[str, str]:
-        told: dict[str, str] = json.loads(self.paths.failure.read_text(encoding="utf-8"))
+        try:
+            told: dict[str, str] = json.loads(self.paths.failure.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # it was started again just now
+            return {"error": "why it failed is not known", "time": ""}
+        except ValueError as error:
+            return {"error": f"{self.paths.failure} cannot be read ({error})", "time": ""}
         return told
 
     def fail(self, error: str, trace: str | None = None) -> None:
         """Write a failure beside the run."""
         when = datetime.now(UTC).isoformat(timespec="microseconds")
         told = json.dumps({"error": error, "time": when, "traceback": trace}, indent=1)
-        temporary = self.paths.failure.with_suffix(".tmp")
-        temporary.write_text(told, encoding="utf-8")
-        temporary.replace(self.paths.failure)
+        self.paths.folder.mkdir(parents=True, exist_ok=True)
+        whole.write(self.paths.failure, told)
 
     @property
     def label(self) -> str:
@@ -320,7 +324,7 @@ def _block_cells(
 ) -> list[Cell]:
     cells = []
     for model, method in itertools.product(block.model, block.method):
-        values = _as_overrides({**experiment.set, **block.set})
+        values = _as_overrides({"tracker.group": name, **experiment.set, **block.set})
         chosen = [f"model={model}", f"method={method}", *values, *overrides]
         where = f"experiments/{name}.yaml: {model} {method}"
         check_overrides(chosen)

@@ -27,7 +27,7 @@ from osora_bench import (
 )
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.plan import Cell, fingerprints, revision, trains
-from osora_bench.tracker import tracking
+from osora_bench.tracker import Tracker, tracking
 
 
 class Session:
@@ -47,12 +47,12 @@ class Session:
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, evaluate and record one cell; return its record."""
         cell.paths.folder.mkdir(parents=True, exist_ok=True)
-        with tracking(cell) as tracked:
-            made = self._run(cell)
-            tracked.update({name: score["accuracy"] for name, score in made["scores"].items()})
+        with tracking(cell, _portable(cell.config)) as tracker:
+            made = self._run(cell, tracker)
+            tracker.end(_tracked(made), failed=False)
         return made
 
-    def _run(self, cell: Cell) -> dict[str, Any]:
+    def _run(self, cell: Cell, tracker: Tracker) -> dict[str, Any]:
         started = time.time()
         cell.paths.failure.unlink(missing_ok=True)
         device = models.device_of(cell.config)
@@ -62,7 +62,7 @@ class Session:
         seconds = {"load": time.time() - started}
         try:
             if trains(cell.config):
-                model, training, parameters = self._train(cell, base, device)
+                model, training, parameters = self._train(cell, base, device, tracker)
             seconds["train"] = time.time() - started - seconds["load"]
             scores = evaluate.evaluate(
                 model, base.tokenizer, cell.config, cell.paths.evaluation, cell.label
@@ -88,7 +88,9 @@ class Session:
         record.write(made, cell.ledger)
         return made
 
-    def _train(self, cell: Cell, base: Any, device: Any) -> tuple[Any, Any, dict[str, int]]:
+    def _train(
+        self, cell: Cell, base: Any, device: Any, tracker: Tracker
+    ) -> tuple[Any, Any, dict[str, int]]:
         method = cell.config["method"]
         model = base.model
         if not method["full"]:
@@ -104,6 +106,7 @@ class Session:
             folder=cell.paths.trainer,
             device=device,
             label=cell.label,
+            log=tracker.log,
         )
         model.save_pretrained(str(cell.paths.adapter))
         standalone.remember(cell.paths.adapter, base, method)
@@ -149,6 +152,14 @@ def _without_folders(node: Any) -> Any:
     if isinstance(node, str) and Path(node).is_absolute():
         return Path(node).name
     return node
+
+
+def _tracked(made: dict[str, Any]) -> dict[str, Any]:
+    """What a tracker shows of a finished cell."""
+    scores = {f"accuracy/{name}": score["accuracy"] for name, score in made["scores"].items()}
+    seconds = {f"seconds/{name}": value for name, value in made["measured"]["seconds"].items()}
+    peak = made["measured"]["peak_memory_mb"]
+    return {**scores, **seconds, **made["parameters"], "peak_memory_mb": peak}
 
 
 def _measured(seconds: dict[str, float], starts: int) -> dict[str, Any]:
