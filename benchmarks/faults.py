@@ -1,15 +1,27 @@
-"""Kill a sweep again and again, and count what is lost.
+"""Break a sweep again and again, and count what is lost.
 
-    python benchmarks/faults.py --kills 50
+    python benchmarks/faults.py workers --kills 60
+    python benchmarks/faults.py slurm --kills 60
+    python benchmarks/faults.py disk
 
-A sweep of 14 toy cells runs in two workers. At random moments the process that started it, a
-worker, or both are killed with SIGKILL; now and then a byte of a checkpoint is turned, a record is
-cut short, or no process may write a file above a few kilobytes (as on a full disk). The sweep is
-started again until every cell is done. Then every record is held against that of a sweep that was
-left alone.
+`workers`, `slurm`: a sweep of 14 toy cells, in two workers or on a throw-away cluster of two nodes
+(tests/slurm_cluster.py). At random moments a process of it is killed with SIGKILL: one that runs a
+cell, a worker or job that starts up, the one that was started at the terminal, the one that
+submits, the cluster's daemons. Now and then a byte of a checkpoint or of the answers so far is
+turned, or a record is cut short. Whenever it ends, the sweep is started again, until every cell is
+done.
+
+`disk`: one cell on a file system of its own that is full after 1, 2, 3, ... pages, up to all that
+the cell writes; then again with room. It mounts a tmpfs, as root or below
+`unshare --map-root-user --mount`.
+
+In the end every record is held against that of a run that was left alone, and the ledger may hold
+nothing else.
 """
 
 import argparse
+import contextlib
+import functools
 import os
 import random
 import signal
@@ -17,137 +29,373 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from osora_bench import record
-from osora_bench.plan import Cell, expand
+import psutil
+
+from osora_bench import paths, record, run
+from osora_bench.compose import compose, composer, resolve
+from osora_bench.plan import Cell, cell, expand
+
+sys.path.append(str(paths.ROOT / "tests"))
+from slurm_cluster import DAEMONS, Cluster
 
 EXPERIMENT = "table3-toy"
-SETTINGS = ["trainer.max_steps=40", "trainer.checkpoint_minutes=0.01",
+SETTINGS = ["trainer.max_steps=25", "trainer.checkpoint_minutes=0",
             "eval.datasets.0.limit=20", "eval.datasets.1.limit=20"]  # fmt: skip
+MARK = "OSORA_FAULTS"
+"""Environment of every process of the sweep under attack: only such are ever killed."""
+START = """\
+import sys; from osora_bench import slurm
+slurm.LOOK_EVERY, slurm.ASK_EVERY, slurm.GRACE = 0.5, 1.0, 3.0
+from osora_bench.cli import main; sys.exit(main())"""
+PAGE = 4096
+ROOM = 64 << 20
 
 
-def numbers(cell: Cell) -> dict[str, object]:
+def numbers(of: Cell) -> dict[str, object]:
     """A record without what may differ between two runs of a cell."""
-    body = record.read(cell.record)
+    body = record.read(of.record)
     return {k: v for k, v in body.items() if k not in ("measured", "sha256")}
 
 
 class Sweep:
-    """The sweep under attack."""
+    """A sweep in a folder of its own; `how` says what runs it."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, how: list[str], environment: dict[str, str]) -> None:
+        self.place = place
         self.overrides = [f"ledger={place}/ledger", f"runs={place}/runs", *SETTINGS]
         self.cells = expand(EXPERIMENT, self.overrides)
+        self.how = how
+        self.environment = {**os.environ, **environment, MARK: str(place)}
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
+        place.mkdir(parents=True)
 
-    def start(self, limit: int | None = None) -> None:
-        """Start it, or attach; `limit` is the largest file that its processes may write."""
-        main = "import sys; from osora_bench.cli import main; sys.exit(main())"
-        command = [sys.executable, "-c", main, "run", f"experiment={EXPERIMENT}"]
-        before = f"ulimit -f {limit}; " if limit is not None else ""
-        with Path(os.devnull).open("wb") as nowhere:
+    def start(self) -> None:
+        """Start it, or attach to what of it still runs."""
+        command = [sys.executable, "-c", START, "run", f"experiment={EXPERIMENT}"]
+        with (self.place / "starts.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["bash", "-c", f'{before}exec "$@"', "-", *command, "workers=2", *self.overrides],
-                stdout=nowhere, stderr=nowhere,
+                [*command, *self.how, *self.overrides],
+                stdout=log, stderr=log, env=self.environment,
             )  # fmt: skip
         self.starts += 1
 
-    def running(self) -> list[int]:
-        """The processes that hold a cell."""
-        return [h["pid"] for c in self.cells if (h := c.holder) is not None and "pid" in h]
+    @property
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
 
     @property
     def done(self) -> bool:
-        return all(cell.state == "done" for cell in self.cells)
+        return all(one.state == "done" for one in self.cells)
+
+    def processes(self, what: str) -> list[psutil.Process]:
+        """Those of its processes whose command line has a word."""
+        found = []
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                mine = one.environ().get(MARK) == str(self.place)
+                if mine and any(what in word for word in one.cmdline()):
+                    found.append(one)
+        return found
+
+    def holders(self) -> list[psutil.Process]:
+        """The processes that run a cell."""
+        pids = [h["pid"] for one in self.cells if (h := one.holder) is not None and "pid" in h]
+        found = []
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                found.append(psutil.Process(pid))
+        return found
 
 
-def strike(sweep: Sweep, chance: random.Random, told: Counter[str]) -> None:
-    """One fault."""
-    workers = sweep.running()
-    kind = chance.choice(["worker", "worker", "starter", "both", "checkpoint", "record"])
-    if kind in ("starter", "both") and sweep.process is not None:
-        sweep.process.kill()
-        sweep.process.wait()
-        told["starter killed"] += 1
-    if kind in ("worker", "both") and workers:
-        os.kill(chance.choice(workers), signal.SIGKILL)
-        told["worker killed"] += 1
-    if kind == "checkpoint":
-        saved = [p for c in sweep.cells for p in c.paths.trainer.glob("checkpoint-*/optimizer.pt")]
-        if saved and workers:
-            turn_a_byte(chance.choice(saved), chance)
-            os.kill(chance.choice(workers), signal.SIGKILL)
-            told["checkpoint damaged, worker killed"] += 1
-    if kind == "record":
-        kept = [c.record for c in sweep.cells if c.state == "done"]
-        if kept:
-            victim = chance.choice(kept)
-            victim.write_bytes(victim.read_bytes()[: -chance.randint(1, 500)])
-            told["record cut short"] += 1
+class Attack:
+    """What is done to a sweep, and how often.
+
+    Each deed returns whether there was anything to do it to.
+    """
+
+    def __init__(self, sweep: Sweep, chance: random.Random, cluster: Cluster | None) -> None:
+        self.sweep = sweep
+        self.chance = chance
+        self.cluster = cluster
+        self.told: Counter[str] = Counter()
+        self.spoilt: Counter[str] = Counter()  # records, by run id
+
+    @property
+    def kills(self) -> int:
+        return sum(count for what, count in self.told.items() if what.endswith("killed"))
+
+    def strike(self) -> None:
+        """One fault of a random kind, if there is anything that it could hit."""
+        deeds: dict[str, Callable[[], bool]] = {
+            "process of a cell killed": lambda: self._kill(self.sweep.holders()),
+            "starting process killed": lambda: self._kill(self.sweep.processes("experiment=")),
+            "starting process and that of a cell killed": lambda: (
+                self._kill(self.sweep.processes("experiment=")) | self._kill(self.sweep.holders())
+            ),
+            "byte of a checkpoint turned, process of its cell killed": self._checkpoint,
+            "byte of the answers turned, process of its cell killed": self._journal,
+            "record cut short": self._record,
+        }
+        if self.cluster is None:
+            deeds["worker killed"] = lambda: self._kill(self.sweep.processes("osora_bench.worker"))
+        else:
+            deeds["job killed"] = lambda: self._kill(self.sweep.processes("submitit.core._submit"))
+            deeds["submitting process killed"] = lambda: self._kill(
+                self.sweep.processes("osora_bench.submit")
+            )
+            for name in ("slurmctld", "slurmd"):
+                deeds[f"{name} killed"] = functools.partial(self._daemon, name)
+        what = self.chance.choice(list(deeds))
+        self.told[what] += deeds[what]()
+
+    def _kill(self, victims: list[psutil.Process]) -> bool:
+        if not victims:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.chance.choice(victims).kill()
+        return True
+
+    def _daemon(self, kind: str) -> bool:
+        assert self.cluster is not None
+        names = [n for n in DAEMONS if (n == "slurmctld") == (kind == "slurmctld")]
+        name = self.chance.choice(names)
+        self.cluster.kill(name)
+        time.sleep(self.chance.uniform(0.0, 4.0))
+        self.cluster.start(name)
+        return True
+
+    def _checkpoint(self) -> bool:
+        return self._turn_a_byte("trainer/checkpoint-*/*")
+
+    def _journal(self) -> bool:
+        return self._turn_a_byte("evaluation/journal.jsonl")
+
+    def _turn_a_byte(self, pattern: str) -> bool:
+        """Kill the process of a cell that has such a file, and damage the file."""
+        ready = [(c, p) for c in self.sweep.cells for p in c.paths.folder.glob(pattern)]
+        for of, path in self.chance.sample(ready, len(ready)):
+            pid = (of.holder or {}).get("pid")
+            if pid is None:
+                continue
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                os.kill(pid, signal.SIGKILL)
+                content = bytearray(path.read_bytes())
+                content[self.chance.randrange(len(content))] ^= 1
+                path.write_bytes(content)
+                return True
+        return False
+
+    def _record(self) -> bool:
+        kept = [one for one in self.sweep.cells if one.state == "done"]
+        if not kept or self.spoilt.total() >= 5:
+            return False
+        victim = self.chance.choice(kept)
+        victim.record.write_bytes(victim.record.read_bytes()[: -self.chance.randint(1, 500)])
+        self.spoilt[victim.run_id] += 1
+        return True
+
+    def mend(self) -> None:
+        """What the program asks a person to do: move a damaged record away."""
+        for one in self.sweep.cells:
+            if one.state == "damaged":
+                times = self.spoilt[one.run_id]
+                one.record.rename(self.sweep.place / f"{one.run_id}.damaged-{times}")
 
 
-def turn_a_byte(path: Path, chance: random.Random) -> None:
+def attacked(sweep: Sweep, attack: Attack, kills: int) -> None:
+    """Strike at a sweep until it was killed often enough; let it end then."""
+    while not sweep.done:
+        if sweep.ended:
+            attack.mend()
+            sweep.start()
+        time.sleep(attack.chance.uniform(0.5, 6.0))
+        if attack.kills < kills:
+            attack.strike()
+    assert sweep.process is not None
+    sweep.process.wait()
+
+
+def times_done(sweep: Sweep, of: Cell) -> int:
+    """How often a cell was said to be done by what ran it."""
+    logs = [*sweep.place.glob("runs/plans/*/worker-*.log"),
+            *sweep.place.glob("runs/plans/*/slurm-*/*_log.out")]  # fmt: skip
+    line = f"{of.label}: gsm8k-toy "
+    return sum(log.read_text(errors="replace").count(line) for log in logs)
+
+
+def report(sweep: Sweep, attack: Attack, whole: list[dict[str, object]], seconds: float) -> bool:
+    """Print the table; whether nothing was lost."""
+    print("| fault | times |\n|---|---|")
+    for what, count in sorted(attack.told.items()):
+        if count:
+            print(f"| {what} | {count} |")
+    found = [numbers(one) for one in sweep.cells]
+    same = sum(a == b for a, b in zip(whole, found, strict=True))
+    ledger = {p.name for p in sweep.cells[0].ledger.iterdir()}
+    others = ledger - {one.record.name for one in sweep.cells}
+    twice = [c.label for c in sweep.cells if times_done(sweep, c) > 1 + attack.spoilt[c.run_id]]
+    print(
+        f"\n{attack.kills} kills, {len(sweep.cells)} cells, {sweep.starts} starts, "
+        f"{seconds / 60:.0f} min: {len(ledger) - len(others)} records, {same} equal to those of a "
+        f"sweep that was left alone; other files in the ledger: {len(others)}; done twice: "
+        f"{len(twice)}"
+    )
+    return same == len(sweep.cells) and not others and not twice
+
+
+def undisturbed(place: Path) -> list[dict[str, object]]:
+    """The records of a sweep that is left alone."""
+    sweep = Sweep(place, ["workers=2"], {})
+    sweep.start()
+    assert sweep.process is not None
+    assert sweep.process.wait() == run.OK, f"the undisturbed sweep failed: {place}"
+    return [numbers(one) for one in sweep.cells]
+
+
+@contextlib.contextmanager
+def cluster_of(kind: str, place: Path) -> Iterator[Cluster | None]:
+    """The cluster that a kind of sweep needs."""
+    if kind == "workers":
+        yield None
+        return
+    with Cluster(place / "slurm") as cluster:
+        yield cluster
+
+
+def break_sweep(kind: str, place: Path, kills: int, seed: int) -> bool:
+    """Attack a sweep; whether nothing was lost."""
+    whole = undisturbed(place / "alone")
+    small = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
+    how = ["workers=2"] if kind == "workers" else ["hydra/launcher=slurm", *small]
+    with cluster_of(kind, place) as cluster:
+        sweep = Sweep(place / kind, how, {} if cluster is None else cluster.environment)
+        attack = Attack(sweep, random.Random(seed), cluster)
+        started = time.monotonic()
+        attacked(sweep, attack, kills)
+        return report(sweep, attack, whole, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def disk_of(place: Path, size: int) -> Iterator[None]:
+    """A file system of so many bytes."""
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
     try:
-        content = bytearray(path.read_bytes())
-        content[chance.randrange(len(content))] ^= 1
-        path.write_bytes(content)
-    except FileNotFoundError:  # its cell was done just now
-        pass
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
-def mend(sweep: Sweep, told: Counter[str]) -> None:
-    """What the program asks of a person: move a damaged record away."""
-    for cell in sweep.cells:
-        if cell.state == "damaged":
-            cell.record.rename(cell.record.with_suffix(".damaged"))
-            told["record moved away by hand"] += 1
+def resize(place: Path, size: int) -> None:
+    """Give a file system another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", place], check=True)
+
+
+def small_cell(place: Path) -> Cell:
+    """A cell that writes everything that cells write."""
+    overrides = [f"ledger={place}/ledger", f"runs={place}/runs", "method=osora", "method.rank=8",
+                 "trainer.max_steps=3", "trainer.checkpoint_minutes=0",
+                 "eval.datasets.0.limit=3", "eval.datasets.1.limit=3"]  # fmt: skip
+    with composer():
+        return cell(resolve(compose(overrides, "faults"), "faults"), overrides)
+
+
+def in_a_child(of: Cell, log: Path) -> None:
+    """Try a cell in a process of its own, which has the libraries already."""
+    pid = os.fork()
+    if pid == 0:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            explained = run.explained
+            run.explained = lambda error, of: print(_where(error)) or explained(error, of)
+            try:
+                run.session().prepare([of])
+                run.attempt(of)
+            except OSError as error:
+                print(_where(error))
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def fill_disk(folder: Path, every: int) -> bool:
+    """Give a cell a disk that is full after ever more pages; whether nothing was lost."""
+    place, log = folder / "disk", folder / "log"
+    run.session()
+    with disk_of(place, ROOM):
+        of = small_cell(place)
+        in_a_child(of, log)
+        whole = numbers(of)
+    started, full, enough, wrong = time.monotonic(), 0, 0, []
+    told: Counter[str] = Counter()
+    pages = 0
+    while enough < 3:  # sizes at which it went through
+        pages += every
+        with disk_of(place, pages * PAGE):
+            in_a_child(of, log)
+            left = sorted(p.name for p in of.ledger.glob("*"))
+            if of.state == "done":
+                enough += 1
+            else:
+                full += 1
+                told[_said(log)] += 1
+            broken = [n for n in left if n != of.record.name] or of.state == "damaged"
+            resize(place, ROOM)
+            in_a_child(of, log)
+            same = of.state == "done" and numbers(of) == whole
+            alone = [p.name for p in of.ledger.iterdir()] == [of.record.name]
+            if broken or not same or not alone:
+                wrong.append(pages)
+                print(f"WRONG at {pages} pages: {left}, then {of.state}: {log.read_text()}")
+    for line, count in sorted(told.items()):
+        print(f"{count:4d}  {line}")
+    print(
+        f"\n{full} sizes at which the disk was full, {pages} pages in all, "
+        f"{(time.monotonic() - started) / 60:.0f} min: with room, the right record in "
+        f"{full - len(wrong)} of {full}"
+    )
+    return not wrong
+
+
+def _where(error: BaseException) -> str:
+    """What could not be written: the harness's own last frame, and the last of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "osora_bench" in frame.filename]
+    names = [f"{Path(f.filename).name}:{f.name}" for f in (own or frames)[-1:] + frames[-1:]]
+    return f"FULL {type(error).__name__} in {' > '.join(dict.fromkeys(names))}"
+
+
+def _said(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if "FULL " in line]
+    return lines[0] if lines else "the cell's folder could not be written"
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("kind", choices=("workers", "slurm", "disk"))
+    parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="pages between two sizes of the disk")
+    parser.add_argument("--folder", type=Path, help="a new one, to be looked at afterwards")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    chance, told = random.Random(args.seed), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        alone, sweep = Sweep(Path(folder, "alone")), Sweep(Path(folder, "attacked"))
-        alone.start()
-        assert alone.process is not None
-        alone.process.wait()
-        assert alone.done, "the undisturbed sweep failed"
-        started = time.monotonic()
-        kills = 0
-        while not (sweep.done and kills >= args.kills):
-            mend(sweep, told)
-            if sweep.process is None or sweep.process.poll() is not None:
-                if sweep.done and kills < args.kills:  # more to strike at: the oldest again
-                    oldest = min(sweep.cells, key=lambda c: c.record.stat().st_mtime)
-                    oldest.record.unlink()
-                limit = chance.choice([None, None, None, 4, 40])
-                told["started with a full disk"] += limit is not None
-                sweep.start(limit)
-            time.sleep(chance.uniform(0.5, 8))
-            if kills < args.kills:
-                strike(sweep, chance, told)
-            kills = sum(count for kind, count in told.items() if "killed" in kind)
-        report(sweep, alone, told, time.monotonic() - started)
-
-
-def report(sweep: Sweep, alone: Sweep, told: Counter[str], seconds: float) -> None:
-    """The table, and whether anything was lost."""
-    print("| fault | times |\n|---|---|")
-    for kind, count in sorted(told.items()):
-        print(f"| {kind} | {count} |")
-    whole = [numbers(c) for c in alone.cells]
-    same = sum(a == b for a, b in zip(whole, map(numbers, sweep.cells), strict=True))
-    ledger = sweep.cells[0].ledger
-    records = list(ledger.glob("*.json"))
-    print(f"\n{len(sweep.cells)} cells, {sweep.starts} starts, {seconds / 60:.0f} min: "
-          f"{len(records)} records, {same} equal to the undisturbed sweep's")  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True)
+        if args.kind == "disk":
+            fine = fill_disk(folder, args.every)
+        else:
+            fine = break_sweep(args.kind, folder, args.kills, args.seed)
+    sys.exit(0 if fine else 1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python -m osora_bench model=toy method=lora method.rank=8 seed=0
 python -m osora_bench -m method=lora,osora seed=0,1
 """
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,14 +12,16 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from osora_bench import paths, preflight
+from osora_bench import checkout, frozen, paths, preflight
 from osora_bench.compose import check_overrides, resolve
 from osora_bench.errors import UserError
 from osora_bench.interruption import Interrupted
 from osora_bench.plan import cell
 from osora_bench.progress import say
-from osora_bench.run import FAILED, MISTAKE, OK, attempt, damage, session, where
+from osora_bench.run import FAILED, MISTAKE, OK, DeviceLost, attempt, damage, session, where
 
+STARTED, ALLOW = "OSORA_STARTED_WITH", "OSORA_ALLOW_CHANGED"
+"""Environment of a multirun's jobs: its code, and whether to run with another one."""
 _statuses: list[int] = []
 
 
@@ -39,6 +42,7 @@ def _run(cfg: DictConfig) -> None:
 def _attempt(cfg: DictConfig) -> tuple[int, str]:
     """Run a cell that has no record yet; the exit status, and why it is not OK."""
     try:
+        _check_code()
         one = cell(resolve(cfg, "configuration"))
         if one.state == "done":
             say(f"{one.label}: has its record already, {one.record}")
@@ -60,6 +64,19 @@ def _attempt(cfg: DictConfig) -> tuple[int, str]:
     return FAILED, f"{one.label}: {one.error}  (see {one.paths.failure})"
 
 
+def _check_code() -> None:
+    """Raise UserError if the code or conf/ is not what the multirun was started with: Hydra
+    composes a cell when it starts, and a job reads the modules then."""
+    if STARTED not in os.environ:
+        raise UserError("this job did not get the environment of its start (sbatch --export)")
+    found = frozen.differs(json.loads(os.environ[STARTED]), checkout.look(), f"{ALLOW}=1")
+    if found is None:
+        return
+    if not os.environ.get(ALLOW):
+        raise UserError(found)
+    os.environ[checkout.CHANGED] = "1"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the cell or cells that the arguments describe; a mistake is exit status 2."""
     _statuses.clear()
@@ -70,8 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"osora-bench: {error}", file=sys.stderr)
         return MISTAKE
     sys.argv = [sys.argv[0], *arguments]
+    os.environ[STARTED] = json.dumps(checkout.code())
     try:
         _run()
+    except DeviceLost as lost:
+        say(f"{lost}; start again for the cells that are left")
+        return FAILED
     except Interrupted as interrupted:
         say(f"{interrupted}: what was done is kept, the next start goes on from it")
         return 128 + interrupted.number

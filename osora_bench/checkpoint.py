@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from osora_bench import whole
 from osora_bench.interruption import Interruption
 from osora_bench.progress import say
 
@@ -57,12 +58,7 @@ def seal(folder: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    temporary = folder / f".{SEAL}"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(sums, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / SEAL)
+    whole.write(folder / SEAL, json.dumps(sums))
 
 
 def newest(folder: Path) -> Path | None:

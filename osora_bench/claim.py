@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from osora_bench import whole
+
 LOCK, STATUS = "lock", "status.json"
 PATIENCE = 1.0
 """Seconds to wait for a lock: whoever only looks holds it for an instant."""
@@ -39,7 +41,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
         with (folder / LOCK).open() as file:
             if _lock(file, fcntl.LOCK_SH, 0.0):
                 return None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return note(folder)
 
@@ -48,7 +50,7 @@ def note(folder: Path) -> dict[str, Any]:
     """What the last holder wrote down; it stays where a process was killed."""
     try:
         told: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not written yet, or a crash in the middle of it
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # not there, or damaged
         return {}
     return told
 
@@ -75,6 +77,4 @@ def _note(folder: Path) -> None:
         # a note that is still there is of a process that was killed
         "starts": note(folder).get("starts", 0) + 1,
     }
-    temporary = folder / f".{STATUS}.{os.getpid()}"
-    temporary.write_text(json.dumps(told), encoding="utf-8")
-    temporary.replace(folder / STATUS)
+    whole.write(folder / STATUS, json.dumps(told))

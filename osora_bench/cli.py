@@ -19,7 +19,9 @@ usage: osora-bench VERB [KEY=VALUE ...]
   plan    experiment=NAME   the cells of an experiment, their run ids and states (--json)
   run     experiment=NAME   run the cells that have no record yet, in this process
                             (workers=N: in N processes, which go on without this one;
-                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs)
+                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs;
+                            retries=N: how often a cell is started again whose process was killed,
+                            by default once; allow_changed=true: on other code than at the start)
   tables  experiment=NAME   the experiment's tables from its records
                             (out=FOLDER: write them there; params=true: with parameter counts;
                             compare=paper: the paper's numbers and the difference below ours;
@@ -122,11 +124,12 @@ def _planned(cell: "Cell", state: str, cost: "Estimate | None") -> dict[str, Any
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
     from osora_bench.plan import expand, load_experiment
-    from osora_bench.run import run_missing
+    from osora_bench.run import RETRIES, run_missing
 
     name, rest = _experiment(arguments)
-    options, overrides = _options(rest, ("workers", "allow_changed"))
+    options, overrides = _options(rest, ("workers", "retries", "allow_changed"))
     workers = _count(options.get("workers", "1"), "workers")
+    retries = _count(options.get("retries", str(RETRIES)), "retries", least=0)
     changed = _choice(options, "allow_changed", "true")
     launcher, overrides = _launcher(overrides)
     if launcher and "workers" in options:
@@ -135,7 +138,14 @@ def run_verb(arguments: Sequence[str]) -> int:
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
-    return run_missing(expand(name, overrides), experiment.hint, workers, changed, launcher)
+    return run_missing(
+        expand(name, overrides),
+        experiment.hint,
+        workers=workers,
+        allow_changed=changed,
+        launcher=launcher,
+        retries=retries,
+    )
 
 
 def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -147,9 +157,9 @@ def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, [a for a in arguments if a not in own]
 
 
-def _count(text: str, key: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{key}={text}: a whole number of at least 1")
+def _count(text: str, key: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{key}={text}: a whole number of at least {least}")
     return int(text)
 
 

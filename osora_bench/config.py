@@ -18,6 +18,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 LOSSES = ("text", "answer")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 TRACKERS = ("none", "wandb")
+TRACKER_MODES = ("auto", "offline", "online")
 BACKENDS = ("transformers", "vllm")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -184,11 +185,13 @@ class TrainerConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where live curves go; a record never depends on it."""
+    """Where live curves go; a record never depends on it. `mode` `auto`: online where the user is
+    logged in. Runs are grouped by `group`: an experiment's cells by its name."""
 
     report_to: str = MISSING
     project: str | None = None
-    mode: str | None = None
+    group: str | None = None
+    mode: str = "auto"
 
 
 @dataclass
@@ -252,6 +255,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
             ("trainer.precision", trainer["precision"], DTYPES),
             ("eval.backend", suite["backend"], BACKENDS),
             ("tracker.report_to", cfg["tracker"]["report_to"], TRACKERS),
+            ("tracker.mode", cfg["tracker"]["mode"], TRACKER_MODES),
             ("device", cfg["device"], DEVICES),
         )
         if value not in choices

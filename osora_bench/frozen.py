@@ -9,11 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from osora_bench import checkout, plan
+from osora_bench import checkout, plan, whole
 from osora_bench.errors import UserError
 
 
@@ -37,38 +36,46 @@ class Frozen:
 
 
 def freeze(cells: Sequence[plan.Cell]) -> Frozen:
-    """Write down a sweep below its runs folder."""
+    """Write down a sweep below its runs folder: a line on all of it, and a line for each cell."""
     started = datetime.now(UTC).isoformat(timespec="microseconds")
-    listed = [
-        {"run_id": c.run_id, "config": c.config, "overrides": list(c.overrides)} for c in cells
-    ]
     code = checkout.code()
-    text = json.dumps({"started": started, "code": code, "cells": listed})
+    listed = [{"run_id": c.run_id, "config": c.config, "overrides": c.overrides} for c in cells]
+    text = "".join(
+        json.dumps(line) + "\n" for line in [{"started": started, "code": code}, *listed]
+    )
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
-    path = cells[0].paths.runs.absolute() / "plans" / f"{name}.json"
+    path = cells[0].paths.runs.absolute() / "plans" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    whole.write(path, text)
     return Frozen(path, started, code, list(cells))
 
 
-@cache
-def thaw(path: Path) -> Frozen:
-    """Read a sweep back, once a process: a second for ten thousand cells."""
-    told = json.loads(path.read_text(encoding="utf-8"))
-    cells = [plan.Cell(c["run_id"], c["config"], tuple(c["overrides"])) for c in told["cells"]]
-    return Frozen(path, told["started"], told["code"], cells)
+def thaw(path: Path, only: str | None = None) -> Frozen:
+    """Read a sweep back; with `only`, that cell of it alone, which takes no time in a large one."""
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
+    cells = [plan.Cell(c["run_id"], c["config"], tuple(c["overrides"])) for c in told]
+    if only is not None:
+        cells = [cell for cell in cells if cell.run_id == only]
+    return Frozen(path, **json.loads(head), cells=cells)
 
 
 def changes(frozen: Frozen) -> str | None:
     """How the code differs from the sweep's, None if it does not."""
-    here = checkout.code()
-    if here == frozen.code:
+    return differs(frozen.code, checkout.code(), "allow_changed=true")
+
+
+def differs(then: dict[str, Any], now: dict[str, Any], switch: str) -> str | None:
+    """How the code differs from that at a sweep's start, None if it does not.
+
+    Args:
+        switch: what allows it.
+    """
+    if now == then:
         return None
     return (
-        f"the sweep was started with commit {_told(frozen.code)}, this is {_told(here)}; "
-        "allow_changed=true runs it all the same and marks the records"
+        f"the sweep was started with commit {_told(then)}, this is {_told(now)}; {switch} runs it "
+        "all the same and marks the records"
     )
 
 

@@ -17,7 +17,7 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Remembers the first signal until a safe point; a second one of its kind acts at once.
+    """Remembers a signal until a safe point; a second one of its kind before that acts at once.
 
     Under SLURM a SIGTERM says that the job is about to be killed and perhaps requeued: the state is
     saved and the work goes on, since an exit would count as completed. USR2 is submitit's notice
@@ -43,6 +43,7 @@ class Interruption:
     def _received(self, number: int, _: FrameType | None) -> None:
         if self.number == number:
             signal.signal(number, self._before[number])
+            signal.raise_signal(number)
         self.number = number
 
     def safe_point(self) -> None:
@@ -52,13 +53,25 @@ class Interruption:
             Interrupted: the process should end now.
         """
         number, self.number = self.number, None
-        if number is None:
-            return
-        in_job = "SLURM_JOB_ID" in os.environ
         if number == signal.SIGUSR2:
             self._before[number](number, None)
-        elif not (in_job and number == signal.SIGTERM):
+        elif number is not None and not _survives(number):
             raise Interrupted(number)
+
+    def settle(self) -> None:
+        """Act on a signal that came after a cell's last safe point: call this when the cell is
+        over. A job that was to be requeued has nothing left to do.
+
+        Raises:
+            Interrupted: the process should end now.
+        """
+        number, self.number = self.number, None
+        if number is not None and number != signal.SIGUSR2 and not _survives(number):
+            raise Interrupted(number)
+
+
+def _survives(number: int) -> bool:
+    return number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ
 
 
 _current = Interruption()

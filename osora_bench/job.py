@@ -19,17 +19,16 @@ def run_cell(plan: Path, run_id: str, allow_changed: bool) -> None:
     """
     from osora_bench import preflight, worker  # torch
 
-    sweep = frozen.thaw(plan)
-    (cell,) = (c for c in sweep.cells if c.run_id == run_id)
+    sweep = frozen.thaw(plan, only=run_id)
+    (cell,) = sweep.cells
     if not sweep.waits(cell):
         say(f"{cell.label}: nothing to do, it is {cell.state}")
         return
     say(f"{cell.label}: on node {os.environ.get('SLURMD_NODENAME', 'unknown')}")
     try:
         preflight.check([cell])
-        worker.work(plan, [run_id], allow_changed)
+        worker.work(sweep, allow_changed)
     except UserError as error:
-        cell.paths.folder.mkdir(parents=True, exist_ok=True)
         cell.fail(str(error))
         say(f"{cell.label}: FAILED, {error}")
 

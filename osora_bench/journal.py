@@ -1,8 +1,11 @@
 """Answers on disk as they come, so that an evaluation that dies goes on where it stopped."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +18,9 @@ from osora_bench.errors import UserError
 class Journal:
     """Answers by what was asked, in a file that belongs to one model.
 
-    Each answer is one line, written and flushed at once; a line that a crash cut short is dropped.
-    The file of another model, by `owner`, is started anew.
+    Each answer is one line with its checksum, written at once. What is read back ends before the
+    first line that a crash cut short or that is damaged; the file of another model, by `owner`,
+    is started anew.
 
     Args:
         owner: says whose answers these are: they are a pure function of it and of the question.
@@ -28,23 +32,30 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = self._read(owner)
         with _writing_to(path):
-            if kept is None:
-                path.write_text(json.dumps({"owner": owner}) + "\n", encoding="utf-8")
-            else:
-                path.write_bytes(kept)
-            self._file = path.open("a", encoding="utf-8")
+            self._file = path.open("r+b" if kept else "wb", buffering=0)
+            self._file.truncate(kept)
+            self._file.seek(kept)
+            if not kept:
+                self._append({"owner": owner})
 
-    def _read(self, owner: str) -> bytes | None:
-        """The file's whole lines if they are this model's."""
-        if not self.path.is_file():
-            return None
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.splitlines()
-        if not lines or json.loads(lines[0]) != {"owner": owner}:
-            return None
-        self._answers = dict(json.loads(line) for line in lines[1:])
-        return whole
+    def _read(self, owner: str) -> int:
+        """Read the file's answers if they are this model's; how many of its bytes to keep."""
+        kept = 0
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        for number, line in enumerate(lines):
+            told = _told(line)
+            if told is None or (number == 0 and told != {"owner": owner}):
+                break
+            if number > 0:
+                self._answers[told[0]] = told[1]
+            kept += len(line)
+        return kept
+
+    def _append(self, content: Any) -> None:
+        text = json.dumps(content).encode()
+        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        if self._file.write(line) != len(line):  # the disk took a part
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def get(self, question: Any) -> Any:
         """The answer to a question (anything that JSON can hold), None if there is none yet."""
@@ -55,8 +66,7 @@ class Journal:
         key = _key(question)
         self._answers[key] = answer
         with _writing_to(self.path):
-            self._file.write(json.dumps([key, answer]) + "\n")
-            self._file.flush()
+            self._append([key, answer])
         interruption.current().safe_point()
 
     def __enter__(self) -> Self:
@@ -80,6 +90,14 @@ def _writing_to(path: Path) -> Iterator[None]:
             f"{path}: cannot write ({error.strerror}); the answers so far are kept, and the next "
             "start goes on from them"
         ) from error
+
+
+def _told(line: bytes) -> Any:
+    """What a line says, None if it is not whole."""
+    checksum, _, text = line.partition(b" ")
+    if not text.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
+        return None
+    return json.loads(text)
 
 
 def _key(question: Any) -> str:

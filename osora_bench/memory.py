@@ -23,6 +23,13 @@ def for_batches(device: torch.device) -> int:
     return int(free * SHARE)
 
 
+def used(device: torch.device) -> int:
+    """Bytes that this process has now: on the GPU the most since its start, else in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
 def _group_free() -> float:
     """Bytes that are left within the memory limit of the process's control group, if it has one."""
     limit, used = CGROUP / "memory.max", CGROUP / "memory.current"

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench import NUMERICS_VERSION, claim, config, paths, record, smoke
+from osora_bench import NUMERICS_VERSION, claim, config, paths, record, smoke, whole
 from osora_bench.compose import check_overrides, compose, composer, vary
 from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
@@ -134,16 +134,20 @@ class Cell:
         return self._failure()["time"]
 
     def _failure(self) -> dict[str, str]:
-        told: dict[str, str] = json.loads(self.paths.failure.read_text(encoding="utf-8"))
+        try:
+            told: dict[str, str] = json.loads(self.paths.failure.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # it was started again just now
+            return {"error": "why it failed is not known", "time": ""}
+        except ValueError as error:
+            return {"error": f"{self.paths.failure} cannot be read ({error})", "time": ""}
         return told
 
     def fail(self, error: str, trace: str | None = None) -> None:
         """Write a failure beside the run."""
         when = datetime.now(UTC).isoformat(timespec="microseconds")
         told = json.dumps({"error": error, "time": when, "traceback": trace}, indent=1)
-        temporary = self.paths.failure.with_suffix(".tmp")
-        temporary.write_text(told, encoding="utf-8")
-        temporary.replace(self.paths.failure)
+        self.paths.folder.mkdir(parents=True, exist_ok=True)
+        whole.write(self.paths.failure, told)
 
     @property
     def label(self) -> str:
@@ -402,7 +406,7 @@ class Grid:
     def block(self, block: Block) -> Iterator[Cell | Waiting]:
         """The cells of a block; of one with `rates`, first those that try them."""
         full = self.experiment.full if self.scale == "full" else {}
-        values = {**self.experiment.set, **block.set, **full}
+        values = {"tracker.group": self.name, **self.experiment.set, **block.set, **full}
         seeds = block.seed or self.experiment.seed
         ranks: Sequence[int | None] = [None] if block.rank is None else block.rank
         for choice in itertools.product(block.model, block.method):

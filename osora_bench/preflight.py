@@ -28,6 +28,7 @@ def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> 
         (_check_place, list(by_place.values())),
         (_check_data, list(by_data.values())),
         (_check_device, cells if here else []),
+        (_check_tracker, cells if here else []),
         (_check_weights, cells),
         (_check_layers, cells),
     )
@@ -45,7 +46,7 @@ def _check_place(cell: Cell) -> None:
     for folder in (cell.paths.runs, cell.ledger):
         with _writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe"):
+            with tempfile.TemporaryFile(dir=folder):
                 pass
         free = shutil.disk_usage(folder).free
         if free < MINIMUM_FREE:
@@ -92,6 +93,12 @@ def _check_device(cell: Cell) -> None:
         raise UserError(
             f"model {model['name']}: needs a GPU and torch sees none; device=cpu runs it anyway"
         )
+
+
+def _check_tracker(cell: Cell) -> None:
+    from osora_bench import tracker
+
+    tracker.check(cell.config["tracker"])
 
 
 def _check_weights(cell: Cell) -> None:

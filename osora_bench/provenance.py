@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from osora_bench.checkout import code
+from osora_bench.checkout import CHANGED, code
 
-CHANGED = "OSORA_CHANGED_SINCE_PLAN"
-"""Set in a worker that was told to run other code than its sweep was started with."""
 PACKAGES = (
     "osora-bench",
     "torch",

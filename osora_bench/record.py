@@ -3,12 +3,12 @@
 import base64
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from osora_bench import whole
 
 SCHEMA = 1
 REQUIRED = (
@@ -59,20 +59,7 @@ def write(record: dict[str, Any], ledger: Path) -> Path:
         raise FileExistsError(f"{target}: a record is written once")
     record = {**record, "schema": SCHEMA}
     record["sha256"] = _digest(record)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=ledger, prefix=".", suffix=".tmp", delete=False, encoding="utf-8"
-    ) as stream:
-        temporary = Path(stream.name)
-        try:
-            json.dump(record, stream, indent=1, sort_keys=True, allow_nan=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    whole.write(target, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return target
 
 

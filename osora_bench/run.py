@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from osora_bench import interruption, preflight
+from osora_bench import frozen, interruption, preflight
 from osora_bench.claim import claimed
+from osora_bench.errors import UserError
 from osora_bench.plan import STATES, Cell, revision, trains
 from osora_bench.progress import say
 
@@ -25,8 +26,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that run elsewhere."""
+FULL = 1 << 20
+"""Bytes: what cannot be written on a disk that has fewer left fails for want of space."""
+RETRIES = 1
+"""How often a cell is started again whose process or job was killed, if nothing else is said."""
 OK, FAILED, MISTAKE = 0, 1, 2
 """Exit statuses: every cell has its record; a cell failed; the call itself is wrong."""
+
+
+class DeviceLost(BaseException):
+    """A cell failed and left the process's GPU unusable: what follows needs a new process."""
 
 
 @cache
@@ -42,9 +51,11 @@ def session() -> "Session":
 def run_missing(
     cells: Sequence[Cell],
     hint: str | None = None,
+    *,
     workers: int = 1,
     allow_changed: bool = False,
     launcher: Sequence[str] = (),
+    retries: int = RETRIES,
 ) -> int:
     """Run every cell that has no record yet; return the exit status.
 
@@ -52,6 +63,7 @@ def run_missing(
         workers: processes to run them in; 1 is this process.
         allow_changed: whether workers may run other code than the sweep was started with.
         launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
+        retries: how often a cell is started again whose process or job was killed.
 
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
@@ -70,11 +82,11 @@ def run_missing(
     if launcher:
         from osora_bench.slurm import run_on_slurm
 
-        run_on_slurm(cells, launcher, allow_changed)
+        run_on_slurm(cells, launcher, allow_changed, retries)
     elif workers > 1:
         from osora_bench.workers import run_in_workers
 
-        run_in_workers(cells, workers, allow_changed)
+        run_in_workers(cells, workers, allow_changed, retries)
     else:
         run_here(cells)
     return verdict(cells)
@@ -91,7 +103,12 @@ def run_here(cells: Sequence[Cell]) -> None:
         if ready:
             session().prepare(ready)
         for number, cell in enumerate(ready, start=1):
-            if attempt(cell, f"[{number}/{len(ready)}] ") != "running":
+            try:
+                state = attempt(cell, f"[{number}/{len(ready)}] ")
+            except DeviceLost as lost:
+                say(f"{lost}; start again for the cells that are left")
+                return
+            if state != "running":
                 tried.add(cell.run_id)
         waiting = [c for c in cells if states.get(c.run_id) == "running"]
         if not ready and not waiting:
@@ -113,13 +130,17 @@ def where(cell: Cell) -> str:
 
 
 def verdict(cells: Sequence[Cell]) -> int:
-    """Say what became of every cell; the exit status: OK only if all have their record."""
+    """Say what became of every cell, by state; the exit status: OK only if all have their
+    record."""
     states = {cell.run_id: cell.state for cell in cells}
-    for cell in cells:
-        if states[cell.run_id] == "failed":
+    for cell in sorted(cells, key=lambda c: STATES.index(states[c.run_id])):
+        state = states[cell.run_id]
+        if state == "failed":
             say(f"failed: {cell.label}: {cell.error}  (see {cell.paths.failure})")
-        elif states[cell.run_id] != "done":
-            say(f"{states[cell.run_id]}: {cell.label}{where(cell)}")
+        elif state == "damaged":
+            say(f"damaged: {damage(cell)}")
+        elif state != "done":
+            say(f"{state}: {cell.label}{where(cell) if state == 'running' else ''}")
     say(f"{len(cells)} cells: {counted(states.values())}")
     say(f"records: {', '.join(sorted({str(cell.ledger) for cell in cells}))}")
     return OK if set(states.values()) <= {"done"} else FAILED
@@ -156,25 +177,49 @@ def attempt(cell: Cell, counter: str = "") -> str:
 
     Raises:
         Interrupted: the process was asked to end; what was done is kept.
+        DeviceLost: no cell can run in this process any more.
     """
-    with claimed(cell.paths.folder) as free:
-        if not free or cell.record.exists():
-            return cell.state
-        try:
-            with interruption.current():
-                made = session().run(cell)
-        except Exception as error:
-            cell.fail(explained(error, cell), traceback.format_exc())
-            say(f"{counter}{cell.label}: FAILED, {cell.error}  (see {cell.paths.failure})")
-            return "failed"
-        shutil.rmtree(cell.paths.trainer, ignore_errors=True)
+    try:
+        with claimed(cell.paths.folder) as free:
+            if not free or cell.record.exists():
+                return cell.state
+            state = _run(cell, counter)
+    except OSError as error:  # nothing can be written in its folder, a failure neither
+        say(f"{counter}{cell.label}: FAILED, {error}")
+        state = "failed"
+    interruption.current().settle()
+    return state
+
+
+def _run(cell: Cell, counter: str) -> str:
+    try:
+        frozen.check_content(cell)
+        session().prepare([cell])
+        with interruption.current():
+            made = session().run(cell)
+    except Exception as error:
+        line = explained(error, cell)
+        first = line.partition("\n")[0]
+        say(f"{counter}{cell.label}: FAILED, {first}  (see {cell.paths.failure})")
+        cell.fail(line, traceback.format_exc())
+        if "CUDA error" in str(error):
+            raise DeviceLost(f"the GPU must be opened anew after this: {first}") from error
+        return "failed"
+    shutil.rmtree(cell.paths.trainer, ignore_errors=True)
     say(f"{counter}{summary(cell, made)}")
     return "done"
 
 
 def explained(error: Exception, cell: Cell) -> str:
     """An error for people; its first line says what to do where that is known."""
-    line = f"{type(error).__name__}: {error}"
+    line = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if "timed-out too many times" in str(error):  # submitit's
+        return (
+            "the time limit was reached more often than hydra.launcher.max_num_timeout allows; a "
+            f"larger one, or hydra.launcher.timeout_min, lets it go on from its checkpoint\n{line}"
+        )
+    if shutil.disk_usage(cell.paths.runs).free < FULL:
+        return f"the disk of {cell.paths.runs} is full\n{line}"
     if not _out_of_memory(error):
         return line
     micro = cell.config["trainer"]["micro_batch_size"]

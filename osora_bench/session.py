@@ -28,7 +28,7 @@ from osora_bench import (
 )
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.plan import Cell, fingerprints, revision, trains
-from osora_bench.tracker import tracking
+from osora_bench.tracker import Tracker, tracking
 
 UNTRAINED = trained.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
 """Of a cell that evaluates the base model as it is."""
@@ -51,12 +51,12 @@ class Session:
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, evaluate and record one cell; return its record."""
         cell.paths.folder.mkdir(parents=True, exist_ok=True)
-        with tracking(cell) as tracked:
-            made = self._run(cell)
-            tracked.update({name: score["accuracy"] for name, score in made["scores"].items()})
+        with tracking(cell, _portable(cell.config)) as tracker:
+            made = self._run(cell, tracker)
+            tracker.end(_tracked(made), failed=False)
         return made
 
-    def _run(self, cell: Cell) -> dict[str, Any]:
+    def _run(self, cell: Cell, tracker: Tracker) -> dict[str, Any]:
         started = time.time()
         cell.paths.failure.unlink(missing_ok=True)
         device = models.device_of(cell.config)
@@ -66,7 +66,7 @@ class Session:
         seconds = {"load": time.time() - started}
         try:
             if trains(cell.config):
-                model, done = self._trained(cell, base, origin)
+                model, done = self._trained(cell, base, origin, tracker)
             evaluating = time.time()
             scores = evaluate.evaluate(
                 model, base.tokenizer, cell.config, cell.paths.evaluation, cell.label
@@ -93,7 +93,7 @@ class Session:
         return made
 
     def _trained(
-        self, cell: Cell, base: models.Base, origin: dict[str, Any]
+        self, cell: Cell, base: models.Base, origin: dict[str, Any], tracker: Tracker
     ) -> tuple[Any, trained.Trained]:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         started = time.time()
@@ -105,7 +105,7 @@ class Session:
             self.workspace.release(model)
             base = self.workspace.base(cell.config)
             model = self._started(cell, base)
-        training, parameters = self._train(cell, base, model)
+        training, parameters = self._train(cell, base, model, tracker)
         done = trained.Trained(training, parameters, time.time() - started)
         if not cell.config["method"]["full"]:
             trained.keep(cell, model, done, origin)
@@ -123,7 +123,7 @@ class Session:
         return model
 
     def _train(
-        self, cell: Cell, base: models.Base, model: Any
+        self, cell: Cell, base: models.Base, model: Any, tracker: Tracker
     ) -> tuple[train.Training, dict[str, int]]:
         method = cell.config["method"]
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -136,6 +136,7 @@ class Session:
             folder=cell.paths.trainer,
             device=models.device_of(cell.config),
             label=cell.label,
+            log=tracker.log,
         )
         model.save_pretrained(str(cell.paths.adapter))
         standalone.remember(cell.paths.adapter, base, method)
@@ -198,6 +199,14 @@ def _without_folders(node: Any) -> Any:
     if isinstance(node, str) and Path(node).is_absolute():
         return Path(node).name
     return node
+
+
+def _tracked(made: dict[str, Any]) -> dict[str, Any]:
+    """What a tracker shows of a finished cell."""
+    scores = {f"accuracy/{name}": score["accuracy"] for name, score in made["scores"].items()}
+    seconds = {f"seconds/{name}": value for name, value in made["measured"]["seconds"].items()}
+    peak = made["measured"]["peak_memory_mb"]
+    return {**scores, **seconds, **made["parameters"], "peak_memory_mb": peak}
 
 
 def _measured(seconds: dict[str, float], starts: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ so that any later start can tell which cells the jobs in the queue are.
 import contextlib
 import fcntl
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -37,18 +38,24 @@ from osora_bench.compose import composer
 from osora_bench.errors import UserError
 from osora_bench.plan import Cell
 from osora_bench.progress import say
+from osora_bench.run import RETRIES
 from osora_bench.watch import Watch
-from osora_bench.workers import RETRIES
 
 LOOK_EVERY = 2.0
-GRACE = 5.0
-"""Seconds that a record may take to be seen here after its job has left the queue."""
+"""Seconds between two looks at the cells' files."""
+ASK_EVERY = 15.0
+"""Seconds between two calls of squeue, which everybody's jobs have to share."""
+GRACE = 60.0
+"""Seconds that a record may take to be seen here after its job has left the queue: as long as NFS
+believes that a file is not there."""
 LARGEST = 1000
 """Most cells of one submission, whatever the cluster allows: they are one command line."""
 ENDED = {
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"),
     *("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"),
 }
+NAME = re.compile(r"osora-([0-9a-f]+)-([0-9]+)")
+"""What a job is called: its sweep, and which submission of it."""
 UNREACHABLE = ("slurm controller", "timed out", "Connection refused")
 """What sbatch says where another try may help."""
 
@@ -109,11 +116,11 @@ def queue(runs: Path) -> dict[str, Job]:
     jobs: dict[str, Job] = {}
     cells: dict[Path, list[str]] = {}
     for line in listed.stdout.splitlines():
-        if not line.startswith("osora-"):
-            continue
         name, index, number, state, reason = line.split("|", 4)
-        _, sweep, count = name.rsplit("-", 2)
-        submission = Submission(runs / "plans" / sweep / f"slurm-{count}")
+        ours = NAME.fullmatch(name)
+        if ours is None:
+            continue
+        submission = Submission(runs / "plans" / ours[1] / f"slurm-{ours[2]}")
         if not (submission.folder / "cells.json").exists():
             continue  # of another folder
         cells.setdefault(submission.folder, submission.cells)
@@ -129,8 +136,11 @@ def queued(cells: Sequence[Cell]) -> dict[str, Job]:
     found: dict[str, Job] = {}
     for runs in {cell.paths.runs for cell in cells}:
         if shutil.which("squeue") and any(runs.glob("plans/*/slurm-*")):
-            with contextlib.suppress(subprocess.SubprocessError):
+            try:
                 found |= {run_id: job for run_id, job in queue(runs).items() if job.active}
+            except subprocess.SubprocessError as error:
+                line = f"WARNING: squeue does not answer, so jobs are not seen: {_reason(error)}"
+                print(line, file=sys.stderr)
     return found
 
 
@@ -181,15 +191,21 @@ def array_limit() -> int:
 class Sweep:
     """A sweep on SLURM, as seen by the process that watches it."""
 
-    plan: frozen.Frozen
+    watch: Watch
     launcher: list[str]
     settings: dict[str, Any]
-    allow_changed: bool
+    allow_changed: bool = False
+    retries: int = RETRIES
     launching: dict[str, tuple[Submission, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
     had: dict[str, Job | None] = field(default_factory=dict)  # cells whose job must not vanish
     gone: dict[str, float] = field(default_factory=dict)  # since when a job is not in the queue
     losses: Counter[str] = field(default_factory=Counter)
+    pending: list[str] = field(default_factory=list)  # jobs that wait in the queue
     told: set[str] = field(default_factory=set)
+
+    @property
+    def plan(self) -> frozen.Frozen:
+        return self.watch.sweep
 
     @property
     def folder(self) -> Path:
@@ -201,7 +217,7 @@ class Sweep:
         return self.plan.path.parent.parent
 
     def step(self) -> bool:
-        """Look once and do what is to be done; whether a cell still has a job.
+        """Look once and do what is to be done; whether a cell's job runs or is being submitted.
 
         Raises:
             subprocess.SubprocessError: squeue does not answer.
@@ -209,11 +225,12 @@ class Sweep:
         """
         jobs = queue(self.runs)
         self._reap(jobs)
-        to_do = [cell for cell in self.plan.cells if self._needs_job(cell, jobs.get(cell.run_id))]
+        to_do = [cell for cell in self.watch.open if self._needs_job(cell, jobs.get(cell.run_id))]
         if to_do:
             self._submit(to_do)
-        mine = {cell.run_id for cell in self.plan.cells}
-        return bool(self.launching) or any(jobs[i].active for i in mine & jobs.keys())
+        mine = [jobs[cell.run_id] for cell in self.plan.cells if cell.run_id in jobs]
+        self.pending = [job.id for job in mine if job.state == "PENDING"]
+        return bool(self.launching) or any(job.active for job in mine if job.state != "PENDING")
 
     def tell_once(self, line: str) -> None:
         """Say a line the first time."""
@@ -273,11 +290,10 @@ class Sweep:
         see = f"  (see {job.log})" if job is not None and job.log.exists() else ""
         say(f"{cell.label}: {what}{see}")
         final = job is not None and job.state in ("CANCELLED", "OUT_OF_MEMORY")
-        if final or times > RETRIES:
+        if final or times > self.retries:
             if job is not None and job.state == "OUT_OF_MEMORY":
                 now = self.settings["mem_gb"]
                 what = f"out of memory: hydra.launcher.mem_gb (now {now}) makes it larger; {what}"
-            cell.paths.folder.mkdir(parents=True, exist_ok=True)
             cell.fail(what + ("" if times == 1 else f", {times} times in all") + see)
 
     def _submit(self, cells: Sequence[Cell]) -> None:
@@ -355,38 +371,51 @@ def _reason(error: subprocess.SubprocessError) -> str:
 
 
 def run_on_slurm(
-    cells: Sequence[Cell], launcher: Sequence[str], allow_changed: bool = False
+    cells: Sequence[Cell],
+    launcher: Sequence[str],
+    allow_changed: bool = False,
+    retries: int = RETRIES,
 ) -> None:
-    """Run what is missing as SLURM jobs; return when every cell is settled and no job is left.
+    """Run what is missing as SLURM jobs; return when every cell is settled and no job runs.
 
     Cells that have a job from an earlier start are waited for, not submitted again. The jobs go on
     without this process.
 
     Args:
         launcher: Hydra overrides, `hydra/launcher=slurm` and what is set on top of it.
+        retries: how often a cell is submitted again whose job was lost.
 
     Raises:
         UserError: there is no SLURM here, or it refuses the jobs.
     """
     settings = profile(launcher)
     array_limit()
-    sweep = Sweep(frozen.freeze(cells), [*launcher], settings, allow_changed)
-    watch = Watch(sweep.plan)
-    attached = {i: job.id for i, job in queued(cells).items()}
-    for cell in cells:
-        if cell.run_id in attached and not sweep.plan.settled(cell):
-            say(f"{cell.label}: has a job already, {attached[cell.run_id]}; waiting for it")
+    watch = Watch(frozen.freeze(cells))
+    sweep = Sweep(watch, [*launcher], settings, allow_changed, retries)
+    attached = queued(watch.open)
+    for cell in (c for c in watch.open if c.run_id in attached):
+        say(f"{cell.label}: has a job already, {attached[cell.run_id].id}; waiting for it")
     try:
-        while True:
-            try:
-                left = sweep.step()
-            except subprocess.SubprocessError as error:  # its daemon restarts, or the network
-                left = False
-                sweep.tell_once(f"squeue does not answer, waiting: {_reason(error)}")
-            watch.look()
-            if watch.all_settled() and not left:
-                return
-            time.sleep(LOOK_EVERY)
+        _follow(sweep)
     except KeyboardInterrupt:
         say("the jobs go on, and the next start waits for them; `squeue --me`, `scancel` stop them")
         raise
+    if sweep.pending:
+        say(f"these jobs wait in the queue and have nothing to do: {' '.join(sweep.pending)}")
+
+
+def _follow(sweep: Sweep) -> None:
+    """Watch a sweep to its end."""
+    left, asked = True, float("-inf")
+    while True:
+        sweep.watch.look()
+        if not sweep.watch.open or time.monotonic() - asked >= ASK_EVERY:
+            try:
+                left = sweep.step()
+            except subprocess.SubprocessError as error:  # its daemon restarts, or the network
+                left = bool(sweep.watch.open)
+                sweep.tell_once(f"squeue does not answer, waiting: {_reason(error)}")
+            asked = time.monotonic()
+        if not sweep.watch.open and not left:
+            return
+        time.sleep(LOOK_EVERY)

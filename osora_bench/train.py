@@ -1,6 +1,8 @@
 """configuration -> adapter: transformers' Trainer around a model that PEFT has wrapped."""
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from osora_bench import checkpoint, interruption, progress
+from osora_bench import checkpoint, interruption, memory, progress
 from osora_bench.data import IGNORED_LABEL, TokenisedTask
 
 CURVE_POINTS = 50
@@ -78,19 +80,50 @@ class ProgressBar(TrainerCallback):
         self.bar.close()
 
 
+class Curves(TrainerCallback):
+    """Hands on what a tracker shows of each step. Not transformers' own callbacks: they call the
+    tracker's library in the middle of training, which then waits for it or dies with it."""
+
+    def __init__(self, log: Callable[[dict[str, float]], None]) -> None:
+        self.log = log
+        self.tokens, self.time = 0.0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.tokens, self.time = state.num_input_tokens_seen, time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        now, tokens = time.monotonic(), state.num_input_tokens_seen
+        self.log(
+            {
+                "step": state.global_step,
+                "loss": logs["loss"],
+                "learning_rate": logs["learning_rate"],
+                "tokens_per_second": (tokens - self.tokens) / (now - self.time),
+                "memory_gb": memory.used(args.device) / 1e9,
+            }
+        )
+        self.tokens, self.time = tokens, now
+
+
 class Diverged(ArithmeticError):
     """The loss is no number any more; nothing that follows could bring it back."""
 
 
 class LossGuard(TrainerCallback):
-    """Stops a training whose loss is NaN or infinite, at that step."""
+    """Stops a training at the step whose loss is NaN or infinite, or whose gradients are: they
+    have spoilt the weights already, unless float16's scaling has left the step out."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            raise Diverged(
-                f"the loss is {logs['loss']} at step {state.global_step} of {state.max_steps}; a "
-                "smaller trainer.learning_rate, a warm-up or trainer.precision=float32 may help"
-            )
+        watched = {"loss": "loss"} | ({} if args.fp16 else {"grad_norm": "norm of the gradients"})
+        for key, what in watched.items():
+            if logs and not math.isfinite(logs.get(key, 0.0)):
+                raise Diverged(
+                    f"the {what} is {logs[key]} at step {state.global_step} of {state.max_steps}; "
+                    "a smaller trainer.learning_rate, a warm-up or trainer.precision=float32 may "
+                    "help"
+                )
 
 
 class Allocation(TrainerCallback):
@@ -103,14 +136,16 @@ class Allocation(TrainerCallback):
         model.base_model.update_and_allocate(state.global_step + 1)  # not counted yet
 
 
-def _own_callbacks(model: Any, label: str) -> list[TrainerCallback]:
+def _own_callbacks(
+    model: Any, label: str, log: Callable[[dict[str, float]], None]
+) -> list[TrainerCallback]:
     allocates = hasattr(getattr(model, "base_model", None), "update_and_allocate")
-    return [ProgressBar(label), LossGuard(), *([Allocation()] if allocates else [])]
+    return [ProgressBar(label), Curves(log), LossGuard(), *([Allocation()] if allocates else [])]
 
 
 def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> TrainingArguments:
     """The cell's trainer section in the Trainer's own terms."""
-    trainer, report_to = cfg["trainer"], cfg["tracker"]["report_to"]
+    trainer = cfg["trainer"]
     return TrainingArguments(
         output_dir=str(folder),
         learning_rate=trainer["learning_rate"],
@@ -131,7 +166,7 @@ def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> Traini
         data_seed=cfg["seed"],
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
-        report_to=[] if report_to == "none" else [report_to],
+        report_to=[],
         logging_steps=1,
         save_strategy="no",  # Checkpoints says when
         save_total_limit=checkpoint.KEPT,
@@ -152,6 +187,7 @@ def train(
     folder: Path,
     device: torch.device,
     label: str,
+    log: Callable[[dict[str, float]], None],
 ) -> Training:
     """Train the adapter of `model` in place on the tokenised rows, from the newest checkpoint on.
 
@@ -159,6 +195,7 @@ def train(
         held_out: rows to take the loss of when training is done.
         folder: where checkpoints are kept.
         label: names the cell in the progress bar.
+        log: told of each step's loss, learning rate, speed and memory.
     """
     minutes = cfg["trainer"]["checkpoint_minutes"]
     every = None if minutes is None else 60 * minutes
@@ -168,7 +205,7 @@ def train(
         args=arguments(cfg, folder, device),
         train_dataset=task.rows,
         data_collator=Collator(pad_token_id),
-        callbacks=[*_own_callbacks(model, label), checkpoints],
+        callbacks=[*_own_callbacks(model, label, log), checkpoints],
     )
     trainer.remove_callback(PrinterCallback)
     start = checkpoint.newest(folder)

@@ -4,31 +4,32 @@ from osora_bench import record
 from osora_bench.frozen import Frozen
 from osora_bench.plan import Cell
 from osora_bench.progress import say
-from osora_bench.run import summary
+from osora_bench.run import damage, summary
 
 
 class Watch:
-    """Tells each change of a cell's state once."""
+    """Tells of each cell once, when it is settled.
+
+    Attributes:
+        open: the cells that were not settled at the last look.
+    """
 
     def __init__(self, sweep: Frozen) -> None:
         self.sweep = sweep
-        self.states = {cell.run_id: cell.state for cell in sweep.cells}
+        self.open = [cell for cell in sweep.cells if not sweep.settled(cell)]
 
     def look(self) -> None:
-        """Say what has changed since the last look."""
-        for cell in self.sweep.cells:
-            before, now = self.states[cell.run_id], cell.state
-            if before == "done" or before == now == "running":
-                continue
-            self.states[cell.run_id] = now
-            if now == "done":
-                say(f"{summary(cell, record.read(cell.record))}")
-            elif now == "failed" and before != "failed" and self.sweep.settled(cell):
-                say(f"{cell.label}: FAILED, {cell.error}  (see {cell.paths.failure})")
+        """Say which cells have been settled since the last look."""
+        settled = [cell for cell in self.open if self.sweep.settled(cell)]
+        for cell in settled:
+            self._tell(cell)
+        self.open = [cell for cell in self.open if cell not in settled]
 
-    def all_settled(self) -> bool:
-        """Whether no cell runs or waits."""
-        return all(self._settled(cell) for cell in self.sweep.cells)
-
-    def _settled(self, cell: Cell) -> bool:
-        return self.states[cell.run_id] == "done" or self.sweep.settled(cell)
+    def _tell(self, cell: Cell) -> None:
+        state = cell.state
+        if state == "done":
+            say(summary(cell, record.read(cell.record)))
+        elif state == "damaged":
+            say(damage(cell))
+        else:
+            say(f"{cell.label}: FAILED, {cell.error}  (see {cell.paths.failure})")

@@ -1,7 +1,10 @@
 """A sweep in several processes of this machine, which outlive the one that started them."""
 
+import fcntl
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,45 +12,81 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from osora_bench import claim, frozen
 from osora_bench.errors import UserError
 from osora_bench.plan import Cell
 from osora_bench.progress import say
+from osora_bench.run import MISTAKE, RETRIES, where
 from osora_bench.watch import Watch
 
 LOOK_EVERY = 0.5
-RETRIES = 1
-"""How often a cell is started again whose process was killed."""
+BARREN = 3
+"""Workers in a row that may end with nothing done, before no more are started."""
+INTERRUPTED = 128
+"""Exit statuses above it: the worker was asked to end, by the signal of the rest."""
 
 
 @dataclass
 class Workers:
-    """The worker processes of one sweep."""
+    """The worker processes of one sweep.
 
-    sweep: frozen.Frozen
+    A worker has a slot, one of `count`: a GPU, where there are any. Slots are locked, so that the
+    workers of an earlier start, which may live, keep theirs.
+    """
+
+    watch: Watch
     count: int
     allow_changed: bool
     devices: list[str]
+    retries: int = RETRIES
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-    killed: Counter[str] = field(default_factory=Counter)
+    deaths: Counter[str] = field(default_factory=Counter)  # of a cell's processes, by run id
+    told: bool = False
+    barren: int = 0
+    left: int = 0  # cells that were open when `barren` was counted last
 
     @property
-    def log(self) -> Path:
-        """Folder of the workers' own output."""
+    def sweep(self) -> frozen.Frozen:
+        return self.watch.sweep
+
+    @property
+    def folder(self) -> Path:
+        """Holds the workers' own output."""
         return self.sweep.path.with_suffix("")
+
+    def log(self, slot: int) -> Path:
+        return self.folder / f"worker-{slot}.log"
 
     def fill(self) -> None:
         """Start workers, as many as there are cells to run and room for."""
-        waiting = [
-            c for c in self.sweep.cells if not self.sweep.settled(c) and c.state != "running"
-        ]
+        waiting = sum(self.sweep.waits(cell) for cell in self.watch.open)
         free = [slot for slot in range(self.count) if slot not in self.running]
-        for slot in free[: len(waiting)]:
-            self.running[slot] = self._start(slot)
+        for slot in free[:waiting]:
+            lock = self._slot_lock(slot)
+            if lock is not None:
+                with lock:
+                    self.running[slot] = self._start(slot, lock)
+        if waiting and not self.running and not self.told:
+            say(f"{waiting} cells wait for workers of an earlier start, which have every slot")
+            self.told = True
 
-    def _start(self, slot: int) -> subprocess.Popen[bytes]:
-        self.log.mkdir(exist_ok=True)
+    def _slot_lock(self, slot: int) -> TextIO | None:
+        """The slot's lock; None if a worker holds it, as one of an earlier start may."""
+        name = f"gpu-{self.devices[slot]}" if self.devices else f"cpu-{slot}"
+        place = self.sweep.path.parent.parent / "workers" / f"{socket.gethostname()}-{name}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = place.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def _start(self, slot: int, lock: TextIO) -> subprocess.Popen[bytes]:
+        self.folder.mkdir(exist_ok=True)
         env = dict(os.environ)
         cores = os.cpu_count() or 1
         # another number of threads is another order of sums: a record names it
@@ -55,65 +94,107 @@ class Workers:
         if self.devices:
             env["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
         command = [sys.executable, "-m", "osora_bench.worker", str(self.sweep.path)]
-        with (self.log / f"worker-{slot}.log").open("ab") as log:
+        with self.log(slot).open("ab") as log:
             return subprocess.Popen(
                 [*command, *(["--allow-changed"] if self.allow_changed else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=env,
+                pass_fds=(lock.fileno(),),  # its own then: the kernel drops it when it ends
                 start_new_session=True,  # a lost terminal or a Ctrl-C here is not theirs
             )
 
     def reap(self) -> None:
-        """Notice workers that ended; a cell that killed its process too often has failed."""
+        """Notice workers that ended.
+
+        Raises:
+            UserError: a worker refuses to run, or they end again and again with nothing done.
+        """
         for slot, process in list(self.running.items()):
             status = process.poll()
             if status is None:
                 continue
             del self.running[slot]
-            if status < 0:
-                self._killed(process.pid, -status)
-            elif status == 2:
-                raise UserError((self.log / f"worker-{slot}.log").read_text("utf-8").strip())
+            if status == MISTAKE:
+                raise UserError(self._said(slot))
+            if (cell := self._left_by(process.pid)) is not None:
+                self.barren = 0
+                self._died(cell, status, slot)
+            elif status < INTERRUPTED:
+                self._barren(slot)
 
-    def _killed(self, pid: int, number: int) -> None:
-        for cell in self.sweep.cells:
-            if claim.note(cell.paths.folder).get("pid") != pid or self.sweep.settled(cell):
-                continue
-            self.killed[cell.run_id] += 1
-            times = self.killed[cell.run_id]
-            say(f"{cell.label}: its process was killed by signal {number}")
-            if times > RETRIES:
-                cell.fail(
-                    f"its process was killed {times} times, at last by signal {number}"
-                    + (" (out of memory?)" if number == 9 else "")
-                )
+    def _left_by(self, pid: int) -> Cell | None:
+        """The cell that a process had when it ended; none if it ended between two."""
+        for cell in self.watch.open:
+            note = claim.note(cell.paths.folder)
+            mine = (note.get("pid"), note.get("host")) == (pid, socket.gethostname())
+            if mine and not self.sweep.settled(cell):
+                return cell
+        return None
+
+    def _died(self, cell: Cell, status: int, slot: int) -> None:
+        """A cell's process ended before the cell did: once more, if that was not so before."""
+        if status > INTERRUPTED:
+            name = signal.Signals(status - INTERRUPTED).name
+            say(f"{cell.label}: its process was ended by {name}; it goes on from what is kept")
+            return
+        self.deaths[cell.run_id] += 1
+        times = self.deaths[cell.run_id]
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        say(f"{cell.label}: its process {how}  (see {self.log(slot)})")
+        if times > self.retries:
+            memory = " (out of memory?)" if status == -signal.SIGKILL else ""
+            cell.fail(f"its process {how}{memory}, {times} times in all  (see {self.log(slot)})")
+
+    def _barren(self, slot: int) -> None:
+        """A worker ended without a cell: none was left; or else something is wrong with it."""
+        waiting = sum(self.sweep.waits(cell) for cell in self.watch.open)
+        settled = len(self.watch.open) < self.left
+        self.left = len(self.watch.open)
+        self.barren = 0 if not waiting else 1 if settled else self.barren + 1
+        if self.barren >= BARREN:
+            raise UserError(
+                f"{BARREN} workers in a row ended with nothing done and {waiting} cells left: "
+                f"{self._said(slot)}"
+            )
+
+    def _said(self, slot: int) -> str:
+        """The last line of a worker's output, and where the rest is."""
+        lines = self.log(slot).read_text(encoding="utf-8", errors="replace").splitlines()
+        return f"{(lines or ['no output'])[-1]}  (see {self.log(slot)})"
 
 
-def run_in_workers(cells: Sequence[Cell], count: int, allow_changed: bool = False) -> None:
+def run_in_workers(
+    cells: Sequence[Cell], count: int, allow_changed: bool = False, retries: int = RETRIES
+) -> None:
     """Run what is missing in `count` processes; return when nothing is left or running.
 
+    Args:
+        retries: how often a cell is started again whose process was killed.
+
     Raises:
-        UserError: fewer GPUs than workers, or code that changed under the sweep.
+        UserError: fewer GPUs than workers, code that changed under the sweep, or no worker that
+            can do anything.
     """
     devices = gpus()
     if devices and count > len(devices):
         raise UserError(f"workers={count}: there are {len(devices)} GPUs, one for each cell")
-    workers = Workers(frozen.freeze(cells), count, allow_changed, devices)
-    watch = Watch(workers.sweep)
-    say(f"{count} workers; their output: {workers.log}")
+    watch = Watch(frozen.freeze(cells))
+    workers = Workers(watch, count, allow_changed, devices, retries)
+    say(f"{count} workers; their output: {workers.folder}")
+    for cell in watch.open:
+        if cell.state == "running":
+            say(f"{cell.label}: runs already{where(cell)}; waiting for it")
     try:
-        while True:
+        while workers.running or watch.open:
+            watch.look()
             workers.reap()
             workers.fill()
-            watch.look()
-            if not workers.running and watch.all_settled():
-                return
             time.sleep(LOOK_EVERY)
     except KeyboardInterrupt:
         pids = " ".join(str(p.pid) for p in workers.running.values())
-        say(f"the workers go on, and the next start waits for them; `kill {pids}` stops them")
+        say(f"the workers go on, and the next start waits for them; `kill -INT {pids}` stops them")
         raise
 
 

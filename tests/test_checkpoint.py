@@ -4,21 +4,19 @@ import json
 import os
 import random
 import signal
+from types import SimpleNamespace
 
 import peft
 import pytest
 import torch
+from sweeps import numbers
+from transformers import TrainerState
 
 from osora_bench import checkpoint, interruption, record, run, train
 from osora_bench.claim import claimed, holder, note
+from osora_bench.compose import group_choices
 
 STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
-
-
-def numbers(cell):
-    """A record without its block of measured costs (and the checksum that covers it)."""
-    body = record.read(cell.record)
-    return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
@@ -46,20 +44,21 @@ def run_to_the_end(cell, monkeypatch, steps):
     assert run.attempt(cell) == "done"
 
 
-@pytest.mark.parametrize("method", ["osora", "osora_g", "lora", "pissa", "vera", "dora", "full"])
+@pytest.mark.parametrize("method", [m for m in group_choices("method") if m != "none"])
 def test_interrupted_cells_give_the_same_record_and_adapter(
     make_cell, method, session, tmp_path, monkeypatch
 ):
-    """Five times, each at a random step: the adapter is bitwise that of an undisturbed run."""
+    """Five times, each at a random step of two and a half epochs: the adapter is bitwise that of
+    an undisturbed run."""
     whole, broken = (
         make_cell(
-            f"method={method}", "trainer.micro_batch_size=4", *STEPS,
-            f"ledger={tmp_path}/{name}", f"runs={tmp_path}/{name}",
+            f"method={method}", "trainer.batch_size=8", "trainer.micro_batch_size=2",
+            "task.max_rows=40", *STEPS, f"ledger={tmp_path}/{name}", f"runs={tmp_path}/{name}",
         )
         for name in ("whole", "broken")
     )  # fmt: skip
     assert run.attempt(whole) == "done"
-    per_step = whole.config["trainer"]["batch_size"] // 4
+    per_step = 4  # batches
     chance = random.Random(method)
     # each start goes on from the last checkpoint: 2 to 11 batches further, and 12 steps in all
     run_to_the_end(broken, monkeypatch, [chance.randint(1, 2 * per_step) for _ in range(5)])
@@ -74,13 +73,30 @@ def test_interrupted_cells_give_the_same_record_and_adapter(
     assert not broken.paths.trainer.exists()
 
 
-def test_a_second_signal_acts_at_once(make_cell):
+def test_a_second_signal_acts_at_once():
     with interruption.Interruption() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.number == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)  # the handler from before is back
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_after_the_last_safe_point_ends_the_process_once_the_cell_is_done(
+    make_cell, session, monkeypatch
+):
+    cell = make_cell("method=none", *STEPS)
+    write = record.write
+
+    def late(made, ledger):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return write(made, ledger)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write", late)
+        with pytest.raises(interruption.Interrupted, match="SIGTERM"):
+            run.attempt(cell)
+    assert cell.state == "done"
+    interruption.current().safe_point()  # nothing is left of it
 
 
 def test_under_slurm_a_termination_is_saved_and_the_work_goes_on(monkeypatch):
@@ -105,25 +121,33 @@ def test_submitits_handler_is_called_at_the_safe_point():
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_an_evaluation_that_is_interrupted_goes_on(make_cell, session, monkeypatch):
+def test_an_evaluation_that_is_interrupted_goes_on(make_cell, session, tmp_path, monkeypatch):
+    """After each of the answers; each is given once, and the record is that of one go."""
     from osora_bench.journal import Journal
 
-    cell = make_cell("method=none", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6")
-    put = Journal.put
+    cell, whole = (
+        make_cell("method=none", *STEPS[1:], f"ledger={tmp_path}/{name}", f"runs={tmp_path}/{name}")
+        for name in ("cell", "whole")
+    )
+    put, given = Journal.put, []
 
     def interrupting(self, question, answer):
-        if len(self._answers) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+        given.append(json.dumps(question))
+        os.kill(os.getpid(), signal.SIGTERM)
         put(self, question, answer)
 
+    kept = cell.paths.evaluation / "journal.jsonl"
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "put", interrupting)
-        with pytest.raises(interruption.Interrupted):
-            run.attempt(cell)
-    kept = cell.paths.evaluation / "journal.jsonl"
-    assert len(kept.read_text().splitlines()) == 1 + 5
-    assert run.attempt(cell) == "done"
+        for answers in range(1, 13):
+            with pytest.raises(interruption.Interrupted):
+                run.attempt(cell)
+            assert len(kept.read_text().splitlines()) == 1 + answers
+        assert run.attempt(cell) == "done"
+    assert len(set(given)) == len(given) == 12
     assert not kept.exists()
+    assert run.attempt(whole) == "done"
+    assert numbers(cell) == numbers(whole)
 
 
 def test_only_whole_checkpoints_count(tmp_path, capsys):
@@ -178,10 +202,19 @@ def test_a_loss_that_is_no_number_stops_the_cell_at_its_step(
     assert "of 12; a smaller trainer.learning_rate" in cell.error
 
 
+def test_gradients_that_are_no_numbers_stop_the_cell_at_its_step():
+    """The weights are spoilt then, even if no loss comes after it to show that."""
+    state = TrainerState(global_step=12, max_steps=12)
+    logs = {"loss": 1.0, "grad_norm": float("inf")}
+    with pytest.raises(train.Diverged, match="norm of the gradients is inf at step 12 of 12"):
+        train.LossGuard().on_log(SimpleNamespace(fp16=False), state, None, logs=logs)
+    train.LossGuard().on_log(SimpleNamespace(fp16=True), state, None, logs=logs)
+
+
 def test_out_of_memory_is_named_with_the_setting_to_change(make_cell, session, monkeypatch):
     for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
 
-        def fail(cell, error=error):
+        def fail(*_, error=error):
             raise error
 
         monkeypatch.setattr(session, "_run", fail)

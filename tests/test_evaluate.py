@@ -185,7 +185,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
         journal.put("first", 1)
     broken = Journal(tmp_path / "journal", "me")
     broken._file.close()
-    broken._file = open("/dev/full", "w")  # noqa: PTH123, SIM115
+    broken._file = open("/dev/full", "wb", buffering=0)  # noqa: PTH123, SIM115
     with pytest.raises(UserError, match="No space left on device.*goes on from them"):
         broken.put("second", 2)
     with Journal(tmp_path / "journal", "me") as again:

@@ -1,142 +1,52 @@
 """Sweeps on SLURM: a throw-away cluster of two nodes on this machine (shared by all tests here)."""
 
-import getpass
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 
+import psutil
 import pytest
+from slurm_cluster import MISSING, PACKAGES, Cluster
+from submitit.core.utils import UncompletedJobError
+from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench import cli, frozen, job, record, run, slurm
 from osora_bench.claim import claimed
 from osora_bench.errors import UserError
+from osora_bench.watch import Watch
 
-TOOLS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-MISSING = [
-    tool for tool in TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin") is None
-]
-needs_slurm = pytest.mark.skipif(
-    bool(MISSING), reason=f"no {', '.join(MISSING)} (Debian: slurmctld slurmd slurm-client)"
-)
+needs_slurm = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} ({PACKAGES})")
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
-LONG = ["trainer.max_steps=150", "trainer.checkpoint_minutes=0.02", *SHORT[1:]]
+LONG = ["trainer.max_steps=60", "trainer.checkpoint_minutes=0", *SHORT[1:]]
 SMALL = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 ON_SLURM = ["hydra/launcher=slurm", *SMALL]
-
-CONF = """\
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmUser={user}
-SlurmdUser={user}
-AuthType=auth/none
-CredType=cred/none
-AuthInfo=cred_expire=5
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool-%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-ReturnToService=2
-MpiDefault=none
-KillWait=3
-MaxArraySize=4
-SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=8000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=8000
-PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
-"""
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def ask(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def wait_until(true, what, seconds=120):
-    until = time.monotonic() + seconds
-    while not (found := true()):
-        if time.monotonic() > until:
-            raise TimeoutError(what)
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two nodes of one core; no root, no slurmdbd. Its daemons end with the module's tests."""
-    folder = tmp_path_factory.mktemp("slurm")
-    for name in ("state", "spool-n1", "spool-n2"):
-        (folder / name).mkdir()
-    conf = folder / "slurm.conf"
-    told = {"host": socket.gethostname().partition(".")[0], "user": getpass.getuser()}
-    conf.write_text(CONF.format(folder=folder, ports=free_ports(3), **told))
-    commands = [
-        ["slurmctld", "-D", "-i", "-f", str(conf)],
-        *(["slurmd", "-D", "-N", node, "-f", str(conf)] for node in ("n1", "n2")),
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(conf))
-        patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        daemons = [
-            subprocess.Popen(
-                c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
-            for c in commands
-        ]
-        try:
-            nodes = ["sinfo", "--noheader", "--Node", "--format=%N %t"]
-            wait_until(lambda: up(nodes), f"the cluster does not start: {folder}", 30)
-            slurm.array_limit.cache_clear()
-            yield folder
-        finally:
-            subprocess.run(["scancel", "--me"], check=False, timeout=30)
-            stop(daemons)
-            slurm.array_limit.cache_clear()
+    """Two nodes of one core. Its daemons end with the module's tests."""
+    with (
+        Cluster(tmp_path_factory.mktemp("slurm"), array=4) as made,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {**made.environment, "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        slurm.array_limit.cache_clear()
+        yield made
+        slurm.array_limit.cache_clear()
 
 
-def up(command):
-    told = subprocess.run(command, check=False, capture_output=True, text=True).stdout
-    return told.split() == ["n1", "idle", "n2", "idle"]
-
-
-def stop(daemons):
-    for one in reversed(daemons):
-        one.terminate()
-    for one in daemons:
-        try:
-            one.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            one.kill()
-            one.wait()
+QUICK = {"LOOK_EVERY": 0.5, "ASK_EVERY": 0.5, "GRACE": 2.0}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(slurm, "LOOK_EVERY", 0.5)
-    monkeypatch.setattr(slurm, "GRACE", 2.0)
+    for name, seconds in QUICK.items():
+        monkeypatch.setattr(slurm, name, seconds)
 
 
 @pytest.fixture
@@ -150,11 +60,6 @@ def grid(make_cell, tmp_path):
     return make
 
 
-def numbers(cell):
-    body = record.read(cell.record)
-    return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
-
-
 def in_one_process(cells):
     """Run cells without SLURM, with as many threads as a job there has."""
     sweep = frozen.freeze(cells)
@@ -166,7 +71,7 @@ def start(cells, *launcher):
     """Watch a sweep from another process, as the command line does."""
     code = (
         "import sys; from pathlib import Path; from osora_bench import frozen, run, slurm\n"
-        "slurm.LOOK_EVERY, slurm.GRACE = 0.5, 2.0\n"
+        f"vars(slurm).update({QUICK})\n"
         "sys.exit(run.run_missing(frozen.thaw(Path(sys.argv[1])).cells, launcher=sys.argv[2:]))"
     )
     sweep = frozen.freeze(cells)
@@ -183,10 +88,9 @@ def job_of(cell):
     return wait_until(lambda: slurm.queued([cell]).get(cell.run_id), f"job of {cell.label}").id
 
 
-def checkpointed(cell):
-    """Wait until a cell has something to go on from."""
-    place = cell.paths.trainer
-    wait_until(lambda: list(place.glob("checkpoint-*/complete.json")), f"checkpoint: {cell.label}")
+def checkpoints(cell):
+    """The steps that a cell could go on from."""
+    return {p.parent.name for p in cell.paths.trainer.glob("checkpoint-*/complete.json")}
 
 
 @needs_slurm
@@ -214,30 +118,66 @@ def test_a_grid_runs_on_both_nodes_in_arrays_that_fit_and_a_failure_stops_no_oth
     assert [numbers(c) for c in cells] == [numbers(c) for c in alone]
 
 
+def as_soon_as_checkpointed(*deeds):
+    """Do to each cell what is to be done to it, whichever comes first."""
+    left = list(deeds)
+
+    def done():
+        for ready in [one for one in left if checkpoints(one[0])]:
+            cell, deed = ready
+            deed(cell)
+            left.remove(ready)
+        return not left
+
+    wait_until(done, "checkpoints")
+
+
+def started_again(number):
+    """Wait until a requeued job runs; SLURM itself would wait longer."""
+    shown = ["squeue", "--noheader", "--states=all", f"--jobs={number}", "--format=%T"]
+
+    def state():
+        return subprocess.run(shown, check=True, capture_output=True, text=True).stdout.strip()
+
+    def runs():
+        update = ["scontrol", "update", f"jobid={number}", "StartTime=now"]
+        subprocess.run(update, check=False, capture_output=True)
+        return state() != "PENDING"
+
+    wait_until(lambda: state() == "PENDING", "requeued")
+    wait_until(runs, "started again")
+
+
 @needs_slurm
 def test_killed_and_requeued_cells_end_with_the_record_of_an_undisturbed_run(cluster, grid):
+    """One is killed. The other is told of its time limit (USR2), and then requeued (SIGTERM)."""
     methods = ["osora", "lora"]
     killed, requeued = cells = grid("slurm", methods, *LONG)
     watcher = start(cells)
-    for cell in cells:
-        checkpointed(cell)
-    os.kill(killed.holder["pid"], signal.SIGKILL)  # both nodes are this machine
-    again = job_of(requeued)
-    ask("scancel", "--signal=USR2", again)
-    shown = ["squeue", "--noheader", "--states=all", f"--jobs={again}", "--format=%T"]
-    wait_until(lambda: ask(*shown).strip() == "PENDING", "requeued")
-    time.sleep(2.5)
-    ask("scontrol", "update", f"jobid={again}", "StartTime=now")
-    told, _ = watcher.communicate(timeout=240)
+    as_soon_as_checkpointed(
+        # not through scancel, which may cancel the job: both nodes are this machine
+        (killed, lambda cell: os.kill(cell.holder["pid"], signal.SIGKILL)),
+        (requeued, lambda cell: cluster.ask("scancel", "--signal=USR2", job_of(cell))),
+    )
+    number = job_of(requeued)
+    started_again(number)
+    before = checkpoints(requeued)
+    wait_until(lambda: checkpoints(requeued) - before or requeued.state == "done", "a checkpoint")
+    cluster.ask("scontrol", "requeue", number)
+    started_again(number)
+    told, _ = watcher.communicate(timeout=600)
     assert watcher.returncode == run.OK, told
     assert f"{killed.label}: its job " in told
     assert " ended without a record (FAILED)" in told
     assert requeued.label + ": its job" not in told
-    assert [len(s.name) for s in submissions(killed)] == [7, 7]  # the array; what was killed
-    assert [record.read(c.record)["measured"]["starts"] for c in cells] == [2, 2]
+    assert [s.name for s in submissions(killed)] == ["slurm-1", "slurm-2"]  # what was killed
     log = "".join(p.read_text() for p in submissions(requeued)[0].glob("*_log.*"))
     assert "Requeued job" in log
-    assert f"{requeued.label}: goes on from" in log
+    resumed = log.count(f"{requeued.label}: goes on from")
+    # a fast cell is done before SIGTERM's time is over, and its job then finds nothing to do
+    assert resumed == 2 or (resumed == 1 and f"{requeued.label}: nothing to do" in log)
+    starts = [record.read(c.record)["measured"]["starts"] for c in cells]
+    assert starts == [2, 1 + resumed]
     alone = grid("alone", methods, *LONG)
     in_one_process(alone)
     assert [numbers(c) for c in cells] == [numbers(c) for c in alone]
@@ -248,15 +188,15 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(cluster, grid, c
     cells = grid("slurm", ["osora", "lora", "pissa"], *LONG)
     first = start(cells)
     wait_until(lambda: all(c.run_id in slurm.queued(cells) for c in cells), "jobs of all")
-    first.kill()
+    launching = psutil.Process(first.pid).children()
+    for one in [psutil.Process(first.pid), *launching]:
+        one.kill()
     first.wait()
-    launching = ["pkill", "-KILL", "-f", f"osora_bench.submit {submissions(cells[0])[0]}"]
-    subprocess.run(launching, check=False)  # it may have left already
-    waiting = [c for c, state in ((c, state_of(c)) for c in cells) if state == "queued"]
-    assert len(waiting) >= 1  # two nodes, three cells
+    waiting = [c for c in cells if state_of(c) == "queued"]
+    assert waiting  # two nodes, three cells
     assert run.run_missing(cells, launcher=ON_SLURM) == run.OK
     told = capsys.readouterr().out
-    for cell in cells:
+    for cell in waiting:
         assert f"{cell.label}: has a job already, " in told
     assert len(submissions(cells[0])) == 1
     assert [record.read(c.record)["measured"]["starts"] for c in cells] == [1, 1, 1]
@@ -273,10 +213,14 @@ def test_a_held_job_is_told_and_a_cancelled_one_is_not_tried_again(cluster, grid
     number = job_of(cell)
     assert state_of(cell) == "queued"
     assert str(slurm.queued([cell])[cell.run_id]) == f"job {number} (pending, JobHeldUser)"
-    time.sleep(1.5)  # a look or two
-    ask("scancel", number)
-    told, _ = watcher.communicate(timeout=60)
-    assert watcher.returncode == run.FAILED
+    assert watcher.stdout is not None
+    told = []
+    for line in watcher.stdout:
+        told.append(line)
+        if "is held" in line:
+            cluster.ask("scancel", number)
+    assert watcher.wait() == run.FAILED
+    told = "".join(told)
     assert f"job {number} is held: JobHeldUser" in told
     assert f"failed: {cell.label}: its job {number} was cancelled" in told
     assert len(submissions(cell)) == 1
@@ -307,12 +251,21 @@ def test_a_plain_multirun_runs_there_too(cluster, tmp_path):
     assert len(list(tmp_path.glob("ledger/*.json"))) == 2
 
 
+@needs_slurm
+def test_jobs_of_others_are_not_mistaken_for_ours(cluster, grid):
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    for name in ("osora-train", "osora-0123456789ab-1", "osora-a-b-c", "x|y"):
+        cluster.ask("sbatch", f"--job-name={name}", "--hold", "--output=/dev/null", "--wrap=true")
+    assert slurm.queue(cell.paths.runs) == {}
+    cluster.ask("scancel", "--me")
+
+
 def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypatch):
     cells = grid("slurm", ["osora", "lora"], *SHORT)
     theirs = slurm.Submission(frozen.freeze(cells).path.with_suffix("") / "slurm-1")
     theirs.folder.mkdir(parents=True)
     (theirs.folder / "cells.json").write_text(json.dumps([cells[0].run_id]))
-    ours = slurm.Sweep(frozen.freeze(cells), ON_SLURM, {}, False)
+    ours = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {})
     launched = []
     monkeypatch.setattr(slurm, "queue", lambda runs: {})
     monkeypatch.setattr(slurm, "array_limit", lambda: 4)
@@ -324,7 +277,7 @@ def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypa
 
 def test_a_cell_without_a_trace_of_its_job_fails_after_its_retries(grid, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
-    sweep = slurm.Sweep(frozen.freeze([cell]), ON_SLURM, {"mem_gb": 3}, False)
+    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"mem_gb": 3})
 
     def lose(state):
         sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
@@ -342,12 +295,33 @@ def test_a_cell_without_a_trace_of_its_job_fails_after_its_retries(grid, capsys)
 def test_a_job_with_other_code_than_its_sweep_is_a_failure_of_its_cell(grid, capsys):
     (cell,) = grid("slurm", ["none"], *SHORT)
     sweep = frozen.freeze([cell])
-    told = json.loads(sweep.path.read_text())
-    told["code"]["commit"] = "0" * 40
-    sweep.path.write_text(json.dumps(told))
+    from_another_commit(sweep)
     job.run_cell(sweep.path, cell.run_id, False)
     assert cell.error.startswith("the sweep was started with commit 000000000000")
     assert sweep.settled(cell)
+
+
+def test_retries_are_as_many_as_said(grid, capsys):
+    (cell,) = grid("slurm", ["osora"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"mem_gb": 3}, retries=0)
+    sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
+    sweep._needs_job(cell, None)
+    assert cell.error == "its job was never seen"
+
+
+def test_a_job_that_is_run_again_notices_that_its_cell_is_done(grid, session, capsys):
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    sweep = frozen.freeze([cell])
+    for _ in range(2):
+        job.run_cell(sweep.path, cell.run_id, False)
+    assert f"{cell.label}: nothing to do, it is done" in capsys.readouterr().out
+    assert record.read(cell.record)["measured"]["starts"] == 1
+
+
+def test_a_time_limit_reached_too_often_names_the_setting(grid):
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    error = UncompletedJobError("Job not requeued because: timed-out too many times.")
+    assert "more often than hydra.launcher.max_num_timeout allows" in run.explained(error, cell)
 
 
 @pytest.mark.parametrize(

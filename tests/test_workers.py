@@ -3,18 +3,20 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench import checkout, frozen, record, run, workers
 from osora_bench.errors import UserError
+from osora_bench.watch import Watch
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
-LONG = ["trainer.max_steps=80", "trainer.checkpoint_minutes=0.02", *SHORT[1:]]
+LONG = ["trainer.max_steps=40", "trainer.checkpoint_minutes=0", *SHORT[1:]]
 
 
 @pytest.fixture(autouse=True)
@@ -23,26 +25,43 @@ def one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def numbers(cell):
-    body = record.read(cell.record)
-    return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
-
-
-def in_process(cells, cwd):
+def in_process(cells):
     """Run cells by the command line in one process of one thread, as `workers` would."""
     sweep = frozen.freeze(cells)
     subprocess.run([sys.executable, "-m", "osora_bench.worker", str(sweep.path)], check=True)
 
 
-def started(cell, seconds=90):
+def started(cell):
     """Wait until a cell runs; the process that runs it."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pid = (cell.holder or {}).get("pid")
-        if pid:
-            return pid
-        time.sleep(0.05)
-    raise TimeoutError(cell.label)
+    return wait_until(lambda: (cell.holder or {}).get("pid"), f"start of {cell.label}")
+
+
+def crew_of(cells, count=1, devices=(), retries=1):
+    """Workers that have not started."""
+    watch = Watch(frozen.freeze(cells))
+    return workers.Workers(watch, count, False, list(devices), retries)
+
+
+class Ended:
+    """A worker's process that has ended."""
+
+    def __init__(self, status, pid=77):
+        self.pid = pid
+        self.poll = lambda: status
+
+
+def ends(crew, status, cell=None):
+    """Let a worker end, in the middle of a cell if one is named."""
+    crew.folder.mkdir(exist_ok=True)
+    crew.log(0).write_text("the last line\n")
+    if cell is not None:
+        cell.paths.folder.mkdir(parents=True, exist_ok=True)
+        told = {"pid": 77, "host": socket.gethostname(), "job": None, "since": "", "starts": 1}
+        (cell.paths.folder / "status.json").write_text(json.dumps(told))
+    crew.running[0] = Ended(status)
+    crew.reap()
+    if cell is not None:
+        (cell.paths.folder / "status.json").unlink()
 
 
 def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
@@ -60,7 +79,7 @@ def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
     told = capsys.readouterr().out
     assert f"failed: {broken.label}: ValueError" in told
     assert "4 cells: 3 done, 1 failed" in told
-    in_process(alone, tmp_path)
+    in_process(alone)
     assert [numbers(c) for c in cells] == [numbers(c) for c in alone]
     # a second start tries only what failed, in this process too
     assert run.run_missing([*cells, broken]) == run.FAILED
@@ -78,29 +97,120 @@ def test_a_killed_worker_is_replaced_and_its_cell_goes_on(make_cell, tmp_path, c
     thread = threading.Thread(target=lambda: ended.append(run.run_missing(cells, workers=2)))
     thread.start()
     pid = started(cells[0])
-    while not list(cells[0].paths.trainer.glob("checkpoint-*/complete.json")):
-        time.sleep(0.05)
+    seals = cells[0].paths.trainer
+    wait_until(lambda: list(seals.glob("checkpoint-*/complete.json")), "checkpoint")
     os.kill(pid, signal.SIGKILL)
-    thread.join(timeout=240)
+    thread.join()
     assert ended == [run.OK]
     assert f"{cells[0].label}: its process was killed by signal 9" in capsys.readouterr().out
     assert record.read(cells[0].record)["measured"]["starts"] == 2
-    in_process(whole, tmp_path)
+    in_process(whole)
     assert [numbers(c) for c in cells] == [numbers(c) for c in whole]
 
 
-def test_a_cell_that_kills_its_process_every_time_has_failed(make_cell, tmp_path):
+@pytest.mark.parametrize(
+    ("status", "how"),
+    [(-9, "was killed by signal 9 (out of memory?)"), (3, "ended with status 3")],
+)
+def test_a_cell_that_kills_its_process_every_time_has_failed(make_cell, status, how, capsys):
+    cell, other = make_cell(*SHORT), make_cell("method=lora", *SHORT)
+    crew = crew_of([cell, other])
+    ends(crew, status, cell)
+    assert not crew.sweep.settled(cell)
+    ends(crew, status, cell)
+    assert crew.sweep.settled(cell)
+    assert cell.error == f"its process {how}, 2 times in all  (see {crew.log(0)})"
+    assert not crew.sweep.settled(other)
+    assert capsys.readouterr().out.count(f"(see {crew.log(0)})") == 2
+
+
+def test_retries_are_as_many_as_said(make_cell):
     cell = make_cell(*SHORT)
-    sweep = frozen.freeze([cell])
-    crew = workers.Workers(sweep, 1, False, [])
-    cell.paths.folder.mkdir(parents=True)
-    for starts in (1, 2):
-        assert sweep.waits(cell)
-        note = {"pid": 77, "host": "h", "job": None, "since": "", "starts": starts}
-        (cell.paths.folder / "status.json").write_text(json.dumps(note))
-        crew._killed(77, 9)
-    assert sweep.settled(cell)
-    assert cell.error.startswith("its process was killed 2 times, at last by signal 9 (out of")
+    crew = crew_of([cell], retries=2)
+    for lost in (1, 2, 3):
+        assert not crew.sweep.settled(cell), lost
+        ends(crew, -9, cell)
+    assert crew.sweep.settled(cell)
+
+
+def test_a_worker_that_is_asked_to_end_costs_its_cell_no_try(make_cell, capsys):
+    cell = make_cell(*SHORT)
+    crew = crew_of([cell], retries=0)
+    ends(crew, 128 + signal.SIGTERM, cell)
+    assert crew.sweep.waits(cell)
+    assert f"{cell.label}: its process was ended by SIGTERM" in capsys.readouterr().out
+
+
+def test_workers_that_can_do_nothing_are_not_started_for_ever(make_cell):
+    crew = crew_of([make_cell(*SHORT)])
+    for _ in range(workers.BARREN - 1):
+        ends(crew, 3)
+    with pytest.raises(UserError, match="nothing done and 1 cells left: the last line  .see .*log"):
+        ends(crew, 3)
+
+
+def test_a_slot_that_a_worker_of_an_earlier_start_has_is_left_to_it(make_cell, monkeypatch, capsys):
+    cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT)]
+    earlier, later = (crew_of(cells, 2, ["GPU-3", "GPU-5"]) for _ in range(2))
+    given = []
+    monkeypatch.setattr(
+        workers.Workers, "_start", lambda self, slot, lock: given.append(self.devices[slot])
+    )
+    held = earlier._slot_lock(0)
+    later.fill()
+    assert given == ["GPU-5"]
+    with earlier._slot_lock(1):
+        given.clear()
+        later.running.clear()
+        later.fill()
+        later.fill()
+        assert given == []
+    assert capsys.readouterr().out.count("which have every slot") == 1
+    held.close()
+
+
+def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
+    make_cell, session, tmp_path, monkeypatch, capsys
+):
+    from osora_bench import worker
+
+    refused, unwritable, good = (
+        make_cell("method=none", f"eval.datasets.0.limit={n}", SHORT[2]) for n in (3, 4, 5)
+    )
+    sweep = frozen.freeze([refused, unwritable, good])
+    unwritable.paths.folder.parent.mkdir(parents=True)
+    unwritable.paths.folder.write_text("a file where its folder should be")
+    check = frozen.check_content
+
+    def changed(cell):
+        if cell.run_id == refused.run_id:
+            raise UserError("its files have changed")
+        check(cell)
+
+    monkeypatch.setattr(frozen, "check_content", changed)
+    assert worker.work(frozen.thaw(sweep.path)) == run.FAILED
+    assert [c.state for c in (refused, unwritable, good)] == ["failed", "missing", "done"]
+    assert refused.error == "its files have changed"
+    told = capsys.readouterr().out
+    assert f"{unwritable.label}: FAILED, [Errno 17] File exists" in told
+
+
+def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monkeypatch, capsys):
+    from osora_bench import worker
+
+    cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT)]
+    sweep = frozen.freeze(cells)
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(session, "_run", fail)
+    monkeypatch.setattr(sys, "argv", ["worker", str(sweep.path)])
+    assert worker.main() == worker.BROKEN
+    assert [c.state for c in cells] == ["failed", "missing"]
+    assert run.run_missing(cells) == run.FAILED
+    assert [c.state for c in cells] == ["failed", "missing"]
+    assert "start again for the cells that are left" in capsys.readouterr().out
 
 
 def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_path, capsys):
@@ -129,14 +239,12 @@ def test_other_code_than_the_sweeps_is_refused_or_marked(make_cell, tmp_path, mo
 
     cell = make_cell("method=none", *SHORT)
     sweep = frozen.freeze([cell])
-    told = json.loads(sweep.path.read_text())
-    told["code"]["commit"] = "0" * 40
-    sweep.path.write_text(json.dumps(told))
+    from_another_commit(sweep)
     with pytest.raises(UserError, match=r"started with commit 000000000000.*allow_changed=true"):
-        worker.work(sweep.path)
+        worker.work(frozen.thaw(sweep.path))
     assert not cell.record.exists()
     monkeypatch.setenv("OSORA_CHANGED_SINCE_PLAN", "")
-    assert worker.work(sweep.path, allow_changed=True) == run.OK
+    assert worker.work(frozen.thaw(sweep.path), allow_changed=True) == run.OK
     assert record.read(cell.record)["provenance"]["changed_since_plan"] is True
 
 
@@ -159,6 +267,7 @@ def test_a_frozen_sweep_is_read_back_as_it_was(make_cell):
     sweep = frozen.freeze(cells)
     again = frozen.thaw(sweep.path)
     assert again == sweep
+    assert frozen.thaw(sweep.path, only=cells[1].run_id).cells == [cells[1]]
     assert again.code == checkout.code()
     assert frozen.changes(again) is None
 
