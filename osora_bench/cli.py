@@ -4,14 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from osora_bench.errors import UserError, unknown
 from osora_bench.interruption import Interrupted
-
-if TYPE_CHECKING:
-    from osora_bench.estimate import Estimate
-    from osora_bench.plan import Cell
 
 USAGE = """\
 usage: osora-bench VERB [KEY=VALUE ...]
@@ -65,66 +60,22 @@ def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id, state, and what it is expected to take."""
-    from osora_bench import estimate, record, slurm
-    from osora_bench.plan import expand
-    from osora_bench.run import counted, warnings, where
+    from osora_bench import overview
+    from osora_bench.plan import expansion
 
     name, rest = _experiment(arguments)
-    cells = expand(name, [a for a in rest if a != "--json"])
-    ledgers = {c.ledger for c in cells}
-    damaged: list[str] = []
-    known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
-    costs = {c.run_id: estimate.of(c, known) for c in cells}
-    _tell_damaged(damaged)
-    jobs = slurm.queued(cells)
-    states = {c.run_id: slurm.state(c, jobs) for c in cells}
+    made = overview.lines(expansion(name, [a for a in rest if a != "--json"]))
     if "--json" in rest:
-        listed = [_planned(c, states[c.run_id], costs[c.run_id]) for c in cells]
-        for one in listed:
-            one["job"] = jobs[one["run_id"]].id if one["run_id"] in jobs else None
-        print(json.dumps(listed, indent=1))
-        return 0
-    for line in warnings(cells):
-        print(f"WARNING: {line}")
-    for c in cells:
-        state, cost = states[c.run_id], costs[c.run_id]
-        told = {
-            "running": lambda c=c: where(c),
-            "queued": lambda c=c: f"  {jobs[c.run_id]}",
-            "failed": lambda c=c: f"  {c.error}",
-        }
-        print(f"{c.run_id}  {state:8s} {c.label:40s} {cost or ''}{told.get(state, str)()}")
-    todo = [cost for key, cost in costs.items() if cost is not None and states[key] != "done"]
-    total = estimate.duration(sum(cost.hours for cost in todo))
-    hours = f"; about {total} one after another" if todo else ""
-    print(f"{len(cells)} cells: {counted(states.values())}{hours}")
+        print(json.dumps([line.plain() for line in made], indent=1))
+    else:
+        print("\n".join(overview.text(made)))
     return 0
-
-
-def _tell_damaged(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(f"damaged record, left alone: {line}", file=sys.stderr)
-
-
-def _planned(cell: "Cell", state: str, cost: "Estimate | None") -> dict[str, Any]:
-    """A cell of a plan as plain values."""
-    return {
-        "run_id": cell.run_id,
-        "state": state,
-        "label": cell.label,
-        "overrides": cell.overrides,
-        "holder": cell.holder if state == "running" else None,
-        "error": cell.error if state == "failed" else None,
-        "hours": None if cost is None else cost.hours,
-        "gigabytes": None if cost is None else cost.gigabytes,
-        "measured": None if cost is None else cost.measured,
-    }
 
 
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
-    from osora_bench.plan import expand, load_experiment
-    from osora_bench.run import RETRIES, run_missing
+    from osora_bench.plan import load_experiment
+    from osora_bench.run import RETRIES, run_experiment
 
     name, rest = _experiment(arguments)
     options, overrides = _options(rest, ("workers", "retries", "allow_changed"))
@@ -138,9 +89,10 @@ def run_verb(arguments: Sequence[str]) -> int:
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
-    return run_missing(
-        expand(name, overrides),
-        experiment.hint,
+    return run_experiment(
+        name,
+        overrides,
+        hint=experiment.hint,
         workers=workers,
         allow_changed=changed,
         launcher=launcher,
@@ -198,7 +150,8 @@ def tables_verb(arguments: Sequence[str]) -> int:
     written = render.write(tables, folder)
     for table in tables:
         print(render.markdown(table))
-    _tell_damaged(damaged)
+    for line in damaged:
+        print(f"damaged record, left alone: {line}", file=sys.stderr)
     for ledger in sorted({cell.ledger for cell in cells if not cell.ledger.is_dir()}):
         print(f"no ledger yet: {ledger}", file=sys.stderr)
     if written:

@@ -22,6 +22,8 @@ GPU_RATE = 0.4 * 989e12
 TOKENS_A_CHARACTER = 0.25
 QUESTION_TOKENS, SHOT_TOKENS, ANSWER_TOKENS = 100, 150, 150
 """Of a question, a worked example and an answer, where nothing better is known."""
+OPTIONS = 3
+"""How often a question is read whose options are scored by perplexity."""
 LIBRARIES = 1.5e9
 """Bytes of the process without any model."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -30,11 +32,13 @@ SAMPLED_ROWS = 200
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hours and gigabytes (1e9) of a cell, and whether they come from records of its like."""
+    """Hours and gigabytes (1e9) of a cell, whether they come from records of its like, and the
+    hours of its training alone."""
 
     hours: float
     gigabytes: float
     measured: bool
+    training: float
 
     def __str__(self) -> str:
         source = "as before" if self.measured else "estimated"
@@ -69,17 +73,22 @@ def like(cfg: Mapping[str, Any]) -> str:
 
 def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
     """Medians of what cells took, by `like`."""
-    groups: dict[str, list[tuple[float, float]]] = {}
+    groups: dict[str, list[tuple[float, float, float]]] = {}
     for record in records:
         cost = record["measured"]
         groups.setdefault(like(record["config"]), []).append(
-            (cost["seconds"]["total"] / 3600, cost["peak_memory_mb"] * 2**20 / 1e9)
+            (
+                cost["seconds"]["total"] / 3600,
+                cost["peak_memory_mb"] * 2**20 / 1e9,
+                cost["seconds"]["train"] / 3600,
+            )
         )
     return {
         key: Estimate(
-            hours=statistics.median(hours for hours, _ in costs),
-            gigabytes=statistics.median(memory for _, memory in costs),
+            hours=statistics.median(hours for hours, _, _ in costs),
+            gigabytes=statistics.median(memory for _, memory, _ in costs),
             measured=True,
+            training=statistics.median(training for _, _, training in costs),
         )
         for key, costs in groups.items()
     }
@@ -97,7 +106,17 @@ def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
     tokens = sum(_tokens(d, cfg["eval"]) for d in cfg["eval"]["datasets"])
     hours = (training + 2 * size * tokens) / rate / 3600
-    return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False)
+    return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False, training / rate / 3600)
+
+
+def precision(suite: Mapping[str, Any]) -> tuple[int, float]:
+    """How many questions a suite asks, and the standard error of its Avg. in points, for want of
+    questions alone and where it is largest: with one half of each set right."""
+    counts = [len(config.asked(dict(suite), d)) for d in suite["datasets"]]
+    if not counts:
+        return 0, 0.0
+    variance = sum(0.25 / n for n in counts) / len(counts) ** 2
+    return sum(counts), 100 * math.sqrt(variance)
 
 
 def _shape(model: dict[str, Any]) -> dict[str, Any] | None:
@@ -154,6 +173,8 @@ def _sampled_tokens(sources: str) -> float | None:
 
 def _tokens(dataset: dict[str, Any], suite: dict[str, Any]) -> float:
     questions = len(config.asked(suite, dataset))
+    if "_ppl_" in dataset["config"]:
+        return float(OPTIONS * questions * QUESTION_TOKENS)
     answer = min(ANSWER_TOKENS, dataset["max_out_len"] or suite["max_out_len"])
     return float(questions * (QUESTION_TOKENS + SHOT_TOKENS * (dataset["shots"] or 0) + answer))
 

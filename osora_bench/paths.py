@@ -69,7 +69,7 @@ class RunPaths:
 
     def trained(self, training_id: str) -> Path:
         """Shared by cells that differ in their suite only: where a finished training is noted."""
-        return self.runs / "trained" / f"{training_id}.json"
+        return self.runs / "trained" / training_id
 
     @property
     def adapter(self) -> Path:

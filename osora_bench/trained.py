@@ -1,7 +1,7 @@
 """A finished training serves every cell that differs in its suite only: trained once, scored often.
 
-Beside the cells lies a note for each training, `runs/trained/<training id>.json`: which cell's
-folder holds the adapter, and what a record says of the training. A note is followed only by the
+A cell that has trained leaves a note, `runs/trained/<training id>/<run id>.json`: the checksums of
+the adapter in its folder, and what a record says of the training. A note is followed only by the
 same code, versions and hardware, so that a record stays what its cell alone would have given, and
 only if the adapter's tensors make the fresh model, bit for bit, the one that was trained. Where
 they do not (AdaLoRA keeps more than it saves), the cell trains for itself.
@@ -10,13 +10,13 @@ they do not (AdaLoRA keeps more than it saves), the cell trains for itself.
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-from osora_bench import models, plan
+from osora_bench import models, plan, whole
 from osora_bench.progress import say
 from osora_bench.train import Training, Validation
 
@@ -33,17 +33,14 @@ class Trained:
 def keep(cell: plan.Cell, model: Any, done: Trained, provenance: dict[str, Any]) -> None:
     """Write down that the adapter in the cell's folder is that of a finished training."""
     told = {
-        "cell": cell.run_id,
         "files": _files(cell.paths.adapter),
         "weights": models.content(model),
         "provenance": provenance,
         "done": asdict(done),
     }
-    place = cell.paths.trained(plan.training_id(cell.config))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(f".{cell.run_id}.tmp")
-    temporary.write_text(json.dumps(told, indent=1), encoding="utf-8")
-    temporary.replace(place)
+    folder = cell.paths.trained(plan.training_id(cell.config))
+    folder.mkdir(parents=True, exist_ok=True)
+    whole.write(folder / f"{cell.run_id}.json", json.dumps(told, indent=1))
 
 
 @dataclass(frozen=True)
@@ -73,31 +70,21 @@ class Note:
 
 def find(cell: plan.Cell, provenance: dict[str, Any]) -> Note | None:
     """The training of a cell, if it was done here under the same circumstances and is whole."""
-    place = cell.paths.trained(plan.training_id(cell.config))
-    try:
+    for place in sorted(cell.paths.trained(plan.training_id(cell.config)).glob("*.json")):
         told = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        say(f"{place}: not readable, training again")
-        return None
-    folder = plan.Cell(told["cell"], cell.config, ()).paths.adapter
-    if told["provenance"] != provenance or _files(folder) != told["files"]:
-        return None
-    done = told["done"]
-    training = done["training"]
-    validation = training.pop("validation")
-    return Note(
-        folder,
-        told["weights"],
-        Trained(
-            Training(
-                **training, validation=None if validation is None else Validation(**validation)
-            ),
-            done["parameters"],
-            done["seconds"],
-        ),
+        folder = replace(cell.paths, run_id=place.stem).adapter
+        if told["provenance"] == provenance and _files(folder) == told["files"]:
+            return Note(folder, told["weights"], _done(told["done"]))
+    return None
+
+
+def _done(told: dict[str, Any]) -> Trained:
+    training = told["training"]
+    validation = training["validation"]
+    made = Training(
+        **{**training, "validation": None if validation is None else Validation(**validation)}
     )
+    return Trained(made, told["parameters"], told["seconds"])
 
 
 def _files(folder: Path) -> dict[str, str]:

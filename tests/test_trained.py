@@ -62,18 +62,20 @@ def test_a_method_that_saves_less_than_it_learns_trains_again(
     assert one == two
 
 
-@pytest.mark.parametrize("harm", ["adapter", "note", "code"])
+@pytest.mark.parametrize("harm", ["adapter", "versions", "code"])
 def test_what_is_not_the_same_any_more_is_trained_again(harm, make_cell, session, trainings):
     first, second = make_cell("method=osora", *FIRST), make_cell("method=osora", *SECOND)
     assert run.attempt(first) == "done"
-    note = first.paths.trained(plan.training_id(first.config))
+    note = first.paths.trained(plan.training_id(first.config)) / f"{first.run_id}.json"
     if harm == "adapter":
         file = first.paths.adapter / "adapter_model.safetensors"
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
-    elif harm == "note":
-        note.write_text(note.read_text()[:100])
+    elif harm == "versions":
+        told = json.loads(note.read_text())
+        told["provenance"]["versions"]["torch"] = "2.0"
+        note.write_text(json.dumps(told))
     else:
         told = json.loads(note.read_text())
         told["provenance"]["code"]["commit"] = "0" * 40
