@@ -30,7 +30,7 @@ class Line:
     def __str__(self) -> str:
         return (
             f"{self.run_id or '-' * 12}  {self.state:8s} {self.cell.label:40s} "
-            f"{self.cost or ''}{self.why}"
+            f"{self.cell.config['eval']['name']:18s} {self.cost or ''}{self.why}"
         )
 
     def plain(self) -> dict[str, Any]:

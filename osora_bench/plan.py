@@ -156,6 +156,8 @@ class Cell:
         parts = [self.config["model"]["name"], self.config["method"]["name"]]
         parts += [] if rank is None else [f"r={rank}"]
         parts += [f"seed={self.config['seed']}"] if trains(self.config) else []
+        if not self.config["eval"]["datasets"]:  # one of several that try a rate
+            parts.append(f"rate={self.config['trainer']['learning_rate']}")
         return " ".join(parts)
 
     @property
