@@ -175,6 +175,18 @@ def tokenise(
     return TokenisedTask(rows, truncated)
 
 
+def tokenised(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask:
+    """A cell's training rows as tokens."""
+    task, chat = cfg["task"], cfg["model"]["chat"]
+    return tokenise(
+        dialogues(task, cfg["seed"]),
+        tokenizer,
+        chat=chat,
+        loss_on=task["loss_on"],
+        max_length=task["max_length"],
+    )
+
+
 def _chat_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
     user = {"role": "user", "content": pair.prompt}
     answer = {"role": "assistant", "content": pair.response}

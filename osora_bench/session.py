@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import resource
 import time
 from collections.abc import Sequence
@@ -11,22 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import peft
 import transformers
 
 from osora_bench import (
     claim,
     data,
     evaluate,
+    interruption,
     models,
-    preflight,
     provenance,
+    ranks,
     record,
     standalone,
     train,
 )
-from osora_bench.osora import SvdStore, use_store
-from osora_bench.plan import Cell, fingerprints, revision, trains
+from osora_bench.plan import Cell, fingerprints, processes, revision, trains
 from osora_bench.tracker import tracking
 
 
@@ -56,13 +54,18 @@ class Session:
         started = time.time()
         cell.paths.failure.unlink(missing_ok=True)
         device = models.device_of(cell.config)
-        base = self.workspace.base(cell.config)
+        shared = self._train_shared(cell) if processes(cell.config) > 1 else None
+        trained = time.time()
+        base = self.workspace.base(_to_evaluate(cell))
+        seconds = {"load": time.time() - trained}
         transformers.set_seed(cell.config["seed"])
-        model, training, parameters = base.model, None, {"trainable": 0, "adapter_bytes": 0}
-        seconds = {"load": time.time() - started}
+        model, training, trainable = base.model, None, 0
         try:
-            if trains(cell.config):
-                model, training, parameters = self._train(cell, base, device)
+            if shared is not None:
+                training, trainable = shared
+                model = _as_trained(cell, base)
+            elif trains(cell.config):
+                model, training, trainable = self._train(cell, base, device)
             seconds["train"] = time.time() - started - seconds["load"]
             scores = evaluate.evaluate(
                 model, base.tokenizer, cell.config, cell.paths.evaluation, cell.label
@@ -73,14 +76,8 @@ class Session:
         seconds["total"] = time.time() - started
         seconds["evaluate"] = seconds["total"] - seconds["load"] - seconds["train"]
         made = {
-            "run_id": cell.run_id,
-            "config": _portable(cell.config),
-            "provenance": {
-                **provenance.provenance(device),
-                "revision": revision(cell.config),
-                "fingerprints": _without_folders(fingerprints(cell.config)),
-            },
-            "parameters": parameters,
+            **_origin(cell, device),
+            "parameters": {"trainable": trainable, "adapter_bytes": _adapter_bytes(cell)},
             "training": None if training is None else asdict(training),
             "scores": {name: asdict(score) for name, score in scores.items()},
             "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
@@ -88,14 +85,9 @@ class Session:
         record.write(made, cell.ledger)
         return made
 
-    def _train(self, cell: Cell, base: Any, device: Any) -> tuple[Any, Any, dict[str, int]]:
-        method = cell.config["method"]
-        model = base.model
-        if not method["full"]:
-            with use_store(_store(cell)):
-                model = peft.get_peft_model(base.model, preflight.instantiate(method))
-                preflight.start(method)(model)
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    def _train(self, cell: Cell, base: Any, device: Any) -> tuple[Any, Any, int]:
+        model = train.adapted(base.model, cell)
+        trainable = train.trainable(model)
         training = train.train(
             model,
             self.tokenised(cell, base.tokenizer),
@@ -105,12 +97,13 @@ class Session:
             device=device,
             label=cell.label,
         )
-        model.save_pretrained(str(cell.paths.adapter))
-        standalone.remember(cell.paths.adapter, base, method)
-        if method["full"]:  # a whole model, then
-            base.tokenizer.save_pretrained(cell.paths.adapter)
-        size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
-        return model, training, {"trainable": trainable, "adapter_bytes": size}
+        train.save(model, base, cell)
+        return model, training, trainable
+
+    def _train_shared(self, cell: Cell) -> tuple[Any, int]:
+        """Train in processes of their own, which need the memory that is used here."""
+        self.workspace.clear()
+        return ranks.train(cell, interruption.current())
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
@@ -119,19 +112,42 @@ class Session:
         seed = cell.config["seed"] if by_seed else 0
         key = json.dumps([task, model["path"], model["revision"], model["chat"], seed])
         if key not in self._tokenised:
-            self._tokenised[key] = data.tokenise(
-                data.dialogues(task, seed),
-                tokenizer,
-                chat=model["chat"],
-                loss_on=task["loss_on"],
-                max_length=task["max_length"],
-            )
+            self._tokenised[key] = data.tokenised(cell.config, tokenizer)
         return self._tokenised[key]
 
 
-def _store(cell: Cell) -> SvdStore | None:
-    """Where decompositions are shared by cells and later runs: below `runs` if not elsewhere."""
-    return None if os.environ.get("OSORA_SVD_STORE") else SvdStore(cell.paths.decompositions)
+def _to_evaluate(cell: Cell) -> dict[str, Any]:
+    """The configuration of the model to load once the training is over, if it is not here."""
+    model = cell.config["model"]
+    if not (processes(cell.config) > 1 and cell.config["method"]["full"]):
+        return cell.config
+    return {**cell.config, "model": {**model, "path": str(cell.paths.adapter), "revision": None}}
+
+
+def _as_trained(cell: Cell, base: models.Base) -> Any:
+    """The model that other processes have trained and written down."""
+    if cell.config["method"]["full"]:
+        return base.model
+    return standalone.adapted(base, cell.paths.adapter, cell.config)
+
+
+def _adapter_bytes(cell: Cell) -> int:
+    if not trains(cell.config):
+        return 0
+    return sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
+
+
+def _origin(cell: Cell, device: Any) -> dict[str, Any]:
+    """What a record says of where it comes from."""
+    return {
+        "run_id": cell.run_id,
+        "config": _portable(cell.config),
+        "provenance": {
+            **provenance.provenance(device, processes(cell.config)),
+            "revision": revision(cell.config),
+            "fingerprints": _without_folders(fingerprints(cell.config)),
+        },
+    }
 
 
 def _portable(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -153,10 +169,11 @@ def _without_folders(node: Any) -> Any:
 
 def _measured(seconds: dict[str, float], starts: int) -> dict[str, Any]:
     """Costs of this run: seconds by stage since its last start, how many starts it took, peak
-    memory of the process so far, when it ended."""
+    memory so far of the process or of the largest that it started, when it ended."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return {
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "starts": starts,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "peak_memory_mb": max(resource.getrusage(one).ru_maxrss for one in who) >> 10,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -1,5 +1,6 @@
 """Live curves, on request. A record never depends on them."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,3 +36,14 @@ def tracking(cell: Cell) -> Iterator[dict[str, Any]]:
     finally:
         run.summary.update(summary)
         run.finish()
+
+
+def log(entry: dict[str, Any]) -> None:
+    """Log into the cell's run, if it has one, what the Trainer of another process said, as
+    transformers does in its own."""
+    if "wandb" not in sys.modules or sys.modules["wandb"].run is None:
+        return
+    from transformers.integrations.integration_utils import rewrite_logs
+
+    values = {key: value for key, value in entry.items() if key != "step"}
+    sys.modules["wandb"].log({**rewrite_logs(values), "train/global_step": entry["step"]})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from osora_bench import claim, frozen
 from osora_bench.errors import UserError
-from osora_bench.plan import Cell
+from osora_bench.plan import Cell, processes
 from osora_bench.progress import say
 from osora_bench.watch import Watch
 
@@ -97,10 +97,14 @@ def run_in_workers(cells: Sequence[Cell], count: int, allow_changed: bool = Fals
     Raises:
         UserError: fewer GPUs than workers, or code that changed under the sweep.
     """
-    devices = gpus()
-    if devices and count > len(devices):
-        raise UserError(f"workers={count}: there are {len(devices)} GPUs, one for each cell")
-    workers = Workers(frozen.freeze(cells), count, allow_changed, devices)
+    slots = devices(cells)
+    if gpus() and count > len(slots):
+        each = max(processes(cell.config) for cell in cells)
+        raise UserError(
+            f"workers={count}: there are {len(gpus())} GPUs, and a cell takes "
+            + ("one" if each == 1 else f"trainer.processes={each}")
+        )
+    workers = Workers(frozen.freeze(cells), count, allow_changed, slots)
     watch = Watch(workers.sweep)
     say(f"{count} workers; their output: {workers.log}")
     try:
@@ -115,6 +119,12 @@ def run_in_workers(cells: Sequence[Cell], count: int, allow_changed: bool = Fals
         pids = " ".join(str(p.pid) for p in workers.running.values())
         say(f"the workers go on, and the next start waits for them; `kill {pids}` stops them")
         raise
+
+
+def devices(cells: Sequence[Cell]) -> list[str]:
+    """The GPUs of each worker that there are GPUs for: as many as its largest cell trains on."""
+    names, each = gpus(), max(processes(cell.config) for cell in cells)
+    return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
 
 
 def gpus() -> list[str]:
