@@ -21,6 +21,10 @@ TRACKERS = ("none", "wandb")
 TRACKER_MODES = ("auto", "offline", "online")
 BACKENDS = ("transformers", "vllm")
 DEVICES = ("auto", "cpu", "cuda")
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
+"""They treat every number alone, so that a shard is stepped as in the whole."""
+SHARDED_PRECISIONS = ("float32", "bfloat16")
+"""With float16, processes would have to agree on the scale of the loss: one's overflow is all's."""
 
 
 def shown(default: Any = MISSING) -> Any:
@@ -166,7 +170,8 @@ class EvalConfig:
 @dataclass
 class TrainerConfig:
     """Optimisation. `batch_size` is the effective one; `micro_batch_size` rows fit in memory.
-    `checkpoint_minutes` lie between two checkpoints; null: one is written on a signal only."""
+    `checkpoint_minutes` lie between two checkpoints; null: one is written on a signal only.
+    `processes` share the weights, each on a GPU of its own (docs/fsdp.md); 1: nothing is shared."""
 
     learning_rate: float = MISSING
     batch_size: int = MISSING
@@ -181,6 +186,7 @@ class TrainerConfig:
     micro_batch_size: int = shown()
     gradient_checkpointing: bool = shown()
     checkpoint_minutes: float | None = shown(10.0)
+    processes: int = shown(1)
 
 
 @dataclass
@@ -264,6 +270,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
     at_least_one = {
         "trainer.batch_size": trainer["batch_size"],
         "trainer.micro_batch_size": trainer["micro_batch_size"],
+        "trainer.processes": trainer["processes"],
         "task.max_length": task["max_length"],
         "task.max_rows": task["max_rows"],
         "task.validation_rows": task["validation_rows"],
@@ -294,11 +301,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
             f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "
             "task.validation_rows hold rows out"
         )
-    if trainer["batch_size"] % max(trainer["micro_batch_size"], 1):
-        found.append(
-            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
-            f"trainer.micro_batch_size={trainer['micro_batch_size']}"
-        )
+    found += _sharing_problems(trainer)
     if not trainer["learning_rate"] > 0:
         found.append(f"trainer.learning_rate={trainer['learning_rate']}: must be above 0")
     if trainer["max_steps"] is None and not trainer["epochs"] > 0:
@@ -307,6 +310,24 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
     if not 0 <= cfg["seed"] < 2**32:
         found.append(f"seed={cfg['seed']}: must be between 0 and 2**32 - 1")
+    return found
+
+
+def _sharing_problems(trainer: dict[str, Any]) -> list[str]:
+    """Of how an optimiser step's rows and the weights are shared out."""
+    count, found = trainer["processes"], []
+    if trainer["batch_size"] % max(trainer["micro_batch_size"] * count, 1):
+        by = f" x trainer.processes={count}" if count > 1 else ""
+        found.append(
+            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
+            f"trainer.micro_batch_size={trainer['micro_batch_size']}{by}"
+        )
+    for key, choices in (("optimizer", SHARDED_OPTIMIZERS), ("precision", SHARDED_PRECISIONS)):
+        if count > 1 and trainer[key] not in choices:
+            found.append(
+                f"trainer.{key}={trainer[key]} cannot be shared by trainer.processes={count}; "
+                f"what can: {', '.join(choices)}"
+            )
     return found
 
 

@@ -201,6 +201,29 @@ def tokenise(
     return TokenisedTask(rows, truncated)
 
 
+def tokenised(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask:
+    """A cell's training rows as tokens."""
+    return _tokens(cfg, dialogues(cfg["task"], cfg["seed"]), tokenizer)
+
+
+def held_out(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask | None:
+    """The rows that a cell's task keeps out of training as tokens, if it does."""
+    if cfg["task"]["validation_rows"] is None:
+        return None
+    return _tokens(cfg, validation_dialogues(cfg["task"]), tokenizer)
+
+
+def _tokens(cfg: dict[str, Any], pairs: Sequence[Dialogue], tokenizer: Any) -> TokenisedTask:
+    task = cfg["task"]
+    return tokenise(
+        pairs,
+        tokenizer,
+        chat=cfg["model"]["chat"],
+        loss_on=task["loss_on"],
+        max_length=task["max_length"],
+    )
+
+
 def _chat_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
     user = {"role": "user", "content": pair.prompt}
     answer = {"role": "assistant", "content": pair.response}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from osora_bench import config, paths
-from osora_bench.plan import Cell, trains
+from osora_bench.plan import Cell, processes, trains
 
 GPU_RATE = 0.4 * 989e12
 """Operations a second where a model needs a GPU: 40 % of an H100's bfloat16 peak, assumed."""
@@ -57,6 +57,8 @@ def duration(hours: float) -> str:
 def like(cfg: Mapping[str, Any]) -> str:
     """What cells that cost about the same have in common: all but method, rank, rate and seed."""
     trainer = {k: v for k, v in cfg["trainer"].items() if k not in ("learning_rate", "schedule")}
+    if trainer.get("processes") == 1:
+        del trainer["processes"]  # which older records do not have
     kept = {
         "model": config.identity_of(cfg["model"], config.ModelConfig)["dtype"],
         "name": cfg["model"]["name"],
@@ -105,8 +107,9 @@ def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
     size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
     tokens = sum(_tokens(d, cfg["eval"]) for d in cfg["eval"]["datasets"])
-    hours = (training + 2 * size * tokens) / rate / 3600
-    return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False, training / rate / 3600)
+    trained = training / processes(cfg) / rate / 3600
+    hours = trained + 2 * size * tokens / rate / 3600
+    return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False, trained)
 
 
 def precision(suite: Mapping[str, Any]) -> tuple[int, float]:
@@ -180,7 +183,8 @@ def _tokens(dataset: dict[str, Any], suite: dict[str, Any]) -> float:
 
 
 def _bytes(cfg: dict[str, Any], shape: dict[str, Any], size: float) -> float:
-    """Weights, gradients and optimiser of what is trained, activations of one micro-batch."""
+    """Weights, gradients and optimiser of what is trained, activations of one micro-batch; where
+    processes share the training, of the process that needs most: one evaluates the whole model."""
     trainer = cfg["trainer"]
     state = 12 * size if cfg["method"]["full"] else 0.0
     kept = 2 if trainer["gradient_checkpointing"] else 16  # tensors of (tokens, hidden) a layer
@@ -190,7 +194,8 @@ def _bytes(cfg: dict[str, Any], shape: dict[str, Any], size: float) -> float:
         * 4
         * (kept * shape["hidden_size"] * shape["num_hidden_layers"] + 2 * shape["vocab_size"])
     )
-    return float(BYTES[cfg["model"]["dtype"]] * size + state + activations + LIBRARIES)
+    weights = BYTES[cfg["model"]["dtype"]] * size
+    return float(max(weights, (weights + state) / processes(cfg) + activations) + LIBRARIES)
 
 
 @functools.cache

@@ -79,6 +79,11 @@ class RunPaths:
     def trainer(self) -> Path:
         return self.folder / "trainer"
 
+    def shards(self, processes: int) -> Path:
+        """Checkpoints of a training that so many processes share: no other number goes on from
+        them, so that what is resumed is bitwise what it would have been."""
+        return self.trainer / f"shards-{processes}"
+
     @property
     def evaluation(self) -> Path:
         """Answers (compressed, one file a set), and OpenCompass's log."""

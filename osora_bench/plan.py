@@ -175,6 +175,11 @@ def trains(cfg: dict[str, Any]) -> bool:
     return cfg["method"]["peft"] is not None or bool(cfg["method"]["full"])
 
 
+def processes(cfg: dict[str, Any]) -> int:
+    """How many processes share the training of a cell; 1 where nothing is trained."""
+    return int(cfg["trainer"]["processes"]) if trains(cfg) else 1
+
+
 def identity(cfg: dict[str, Any], content: dict[str, str] | None = None) -> dict[str, Any]:
     """All that can change the numbers of a cell, with the content that paths point to (`content`:
     what `fingerprints` has found before).

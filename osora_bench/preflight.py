@@ -12,7 +12,7 @@ from osora_bench import paths
 from osora_bench.benchdata import advice
 from osora_bench.data import dialogues
 from osora_bench.errors import UserError
-from osora_bench.plan import Cell, trains
+from osora_bench.plan import Cell, processes, trains
 
 MINIMUM_FREE = 200 * 2**20
 """Bytes a run may need for its adapter, predictions and logs before it can be refused."""
@@ -31,6 +31,7 @@ def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> 
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
         (_check_layers, cells),
+        (_check_sharing, [c for c in cells if processes(c.config) > 1]),
     )
     for one, over in checks:
         for cell in over:
@@ -86,12 +87,20 @@ def check_suite(suite: dict[str, Any]) -> None:
 
 
 def _check_device(cell: Cell) -> None:
+    import torch
+
     from osora_bench import models
 
     model, device = cell.config["model"], models.device_of(cell.config)
     if model["needs_gpu"] and device.type == "cpu" and cell.config["device"] != "cpu":
         raise UserError(
             f"model {model['name']}: needs a GPU and torch sees none; device=cpu runs it anyway"
+        )
+    count = processes(cell.config)
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.processes={count}: each takes a GPU of its own, and this machine has "
+            f"{torch.cuda.device_count()}"
         )
 
 
@@ -119,6 +128,28 @@ def _check_layers(cell: Cell) -> None:
     if model["architecture"] is None:
         models.check_weights(model)  # what is not there has been told already
     counting.check(cell.config)
+
+
+def _check_sharing(cell: Cell) -> None:
+    """Models and methods whose weights cannot be shared out among processes."""
+    model, method = cell.config["model"], cell.config["method"]
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    from osora_bench import models
+
+    where = f"trainer.processes={processes(cell.config)}"
+    if not models.decoder_layers(models.blank(model)):
+        raise UserError(
+            f"{where}: transformers names no layers of {model['name']} that could be shared out"
+        )
+    if method["peft"] is None:
+        return
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[instantiate(method).peft_type]
+    if hasattr(tuner, "update_and_allocate"):
+        raise UserError(
+            f"{where}: method {method['name']} moves ranks between layers while it trains, for "
+            "which it needs them whole: trainer.processes=1"
+        )
 
 
 def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:

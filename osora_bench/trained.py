@@ -18,7 +18,7 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 
 from osora_bench import models, plan, whole
 from osora_bench.progress import say
-from osora_bench.train import Training, Validation
+from osora_bench.train import Training
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,7 @@ def find(cell: plan.Cell, provenance: dict[str, Any]) -> Note | None:
 
 
 def _done(told: dict[str, Any]) -> Trained:
-    training = told["training"]
-    validation = training["validation"]
-    made = Training(
-        **{**training, "validation": None if validation is None else Validation(**validation)}
-    )
-    return Trained(made, told["parameters"], told["seconds"])
+    return Trained(Training.of(told["training"]), told["parameters"], told["seconds"])
 
 
 def _files(folder: Path) -> dict[str, str]:
