@@ -51,6 +51,7 @@ ROWS = (
     "trainer.epochs=2",
     "trainer.gradient_checkpointing=true",
     "task.max_rows=33",
+    "task.validation_rows=9",
 )
 STEPS = 10
 
@@ -111,10 +112,12 @@ def alone(cell, runs):
         model,
         data.tokenised(one.config, base.tokenizer),
         one.config,
+        held_out=data.held_out(one.config, base.tokenizer),
         pad_token_id=base.tokenizer.pad_token_id,
         folder=one.paths.trainer,
         device=torch.device("cpu"),
         label="alone",
+        log=lambda _: None,
     )
     train.save(model, base, one)
     return one, made
@@ -171,7 +174,9 @@ def test_two_processes_train_as_one_does(shared, name, tmp_path):
     """The same rows and tokens a step, and the same losses and weights to round-off."""
     cell, told = shared[name].cell, shared[name].made
     one, expected = alone(cell, tmp_path)
-    made = train.Training(**told["training"])
+    made = train.Training.of(told["training"])
+    assert (made.validation.rows, made.validation.tokens) == (9, expected.validation.tokens)
+    assert made.validation.loss == pytest.approx(expected.validation.loss, rel=ROUND_OFF)
     assert (made.steps, made.rows, made.tokens) == (STEPS, 33, expected.tokens)
     curves = zip(made.loss, expected.loss, strict=True)
     assert all(ours[1] == pytest.approx(theirs[1], rel=ROUND_OFF) for ours, theirs in curves)
@@ -245,10 +250,10 @@ me = int(os.environ["RANK"])
 def stand_in(make_cell, monkeypatch):
     """Have other code run in the place of each rank; a function that trains a cell so."""
 
-    def trained(code, asked=None):
+    def trained(code, asked=None, log=lambda _: None):
         monkeypatch.setattr(ranks, "COMMAND", (sys.executable, "-c", BEGIN + code))
         cell = make_cell("trainer.processes=2", "trainer.micro_batch_size=16")
-        return ranks.train(cell, asked or interruption.Interruption())
+        return ranks.train(cell, asked or interruption.Interruption(), log)
 
     return trained
 
@@ -291,6 +296,7 @@ while me == 0 and ear.number is None and time.monotonic() < until:
     time.sleep(0.01)
 if me == 0 and ear.number is None:
     training = {"steps": 1, "rows": 2, "truncated_rows": 0, "tokens": 3, "loss": [[1, 0.5]]}
+    training["validation"] = None
     (folder / "training.json").write_text(json.dumps({"training": training, "trainable": 4}))
 """
     assert stand_in(code, asked) == (train.Training(1, 2, 0, 3, [[1, 0.5]]), 4)
@@ -318,22 +324,17 @@ def test_a_changed_code_is_refused(monkeypatch):
         rank.run({"code": {**checkout.code(), "commit": "another"}}, lambda: None)
 
 
-def test_the_live_tracker_hears_what_rank_0_logs(stand_in, monkeypatch):
+def test_the_live_tracker_hears_what_rank_0_logs(stand_in):
     heard = []
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object(), log=heard.append))
     code = """
-if me == 0:
-    with (folder / "logs.jsonl").open("a") as logs:
-        for step in (1, 2):
-            logs.write(json.dumps({"loss": 2.0 / step, "step": step}) + "\\n")
+log = rank._log(folder)
+for step in (1, 2):
+    log({"loss": 2.0 / step, "step": step})
 sys.exit(me)
 """
     with pytest.raises(ChildProcessError, match=r"statuses \[.*1\] and said nothing"):
-        stand_in(code)
-    assert heard == [
-        {"train/loss": 2.0, "train/global_step": 1},
-        {"train/loss": 1.0, "train/global_step": 2},
-    ]
+        stand_in(code, log=heard.append)
+    assert heard == [{"loss": 2.0, "step": 1}, {"loss": 1.0, "step": 2}]
 
 
 @pytest.mark.parametrize("task", ["toy", "commonsense", "math", "gpqa"])
