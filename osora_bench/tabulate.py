@@ -145,6 +145,9 @@ def build(
     Args:
         compare: show the paper's number and the difference below each of ours.
         others: let limited sets and other seeds in, marked.
+
+    Raises:
+        UserError: `compare`, and no table has results of the paper's to be set beside.
     """
     records: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
@@ -154,12 +157,17 @@ def build(
         damaged += ledger.damaged
     by_seed = rows(cells, records, others=others)
     made = [_layout(spec.layout)(name, spec, by_seed) for name, spec in experiment.tables.items()]
-    if compare:
-        made = [
-            beside(table, load(spec.reference)) if spec.reference and table.numbers else table
-            for table, spec in zip(made, experiment.tables.values(), strict=True)
-        ]
-    return made, damaged
+    return _compared(experiment, made) if compare else made, damaged
+
+
+def _compared(experiment: Experiment, made: Sequence[Table]) -> list[Table]:
+    references = [spec.reference for spec in experiment.tables.values()]
+    if not any(name and table.numbers for table, name in zip(made, references, strict=True)):
+        raise UserError("compare=paper: the paper has no results to stand beside these tables")
+    return [
+        beside(table, load(name)) if name and table.numbers else table
+        for table, name in zip(made, references, strict=True)
+    ]
 
 
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:

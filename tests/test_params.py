@@ -190,7 +190,7 @@ def test_several_processes_count_what_one_does(monkeypatch):
 def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
-        params.with_config_file(configured(), tmp_path / "config.json")
+        params.read_config_file(tmp_path / "config.json")
 
 
 def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
