@@ -418,6 +418,7 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     if any(row.others for row in finished):
         asked = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
         notes.append(
-            f"{LIMITED} not the full set (from {min(asked)} questions on), or not a planned seed."
+            f"{LIMITED} fewer than all questions (as few as {min(asked)} of a set), "
+            "or not a planned seed."
         )
     return notes + warnings

@@ -244,7 +244,7 @@ def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
     assert frame.loc["OSoRA", "MATH"].endswith("†")
     assert "±" in frame.loc["OSoRA", "MATH"]
     assert frame.loc["VeRA", "Avg."] == ""
-    assert "† not the full set (from 4 questions on)" in render.markdown(shown)
+    assert "† fewer than all questions (as few as 4 of a set)" in render.markdown(shown)
 
 
 def test_missing_seeds_are_said(tmp_path):
