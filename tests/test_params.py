@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from decimal import Decimal
 
 import peft
@@ -169,6 +171,18 @@ def test_a_config_file_of_no_causal_language_model_is_refused(tmp_path, told):
 def test_what_peft_refuses_is_said_in_place_of_a_number():
     lines = params.table(["toy"], ["osora"], [8], modules=["embed_tokens"])
     assert "model.embed_tokens is no linear layer" in lines[0].problem
+
+
+def test_a_process_without_torch_composes_beside_the_import():
+    code = (
+        "import sys; from osora_bench.cli import main; assert 'torch' not in sys.modules; "
+        "sys.exit(main(['params', 'model=toy', 'method=lora,osora', 'rank=8,65', '--csv']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (
+        run.stdout.strip()
+        == params.csv_text(params.table(["toy"], ["lora", "osora"], [8, 65])).strip()
+    )
 
 
 def test_several_processes_count_what_one_does(monkeypatch):
