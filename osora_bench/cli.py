@@ -204,10 +204,14 @@ def params_verb(arguments: Sequence[str]) -> int:
             ranks = [int(text) for text in options["rank"].split(",")]
         except ValueError as error:
             raise UserError(f"rank={options['rank']}: whole numbers, e.g. rank=8,16") from error
+        if min(ranks) < 1:
+            raise UserError(f"rank={options['rank']}: a rank is at least 1")
     modules = options["modules"].split(",") if "modules" in options else None
     from osora_bench import params
 
     lines = params.table(models, methods, ranks, config, modules)
+    if modules is not None and not any(line.count for line in lines):
+        raise UserError("\n".join(dict.fromkeys(str(line.problem) for line in lines)))
     print(params.csv_text(lines) if "--csv" in rest else params.markdown(lines))
     return 0
 

@@ -62,26 +62,28 @@ def table(
         config_file: a hub-style config.json in place of the models' architecture.
         modules: the modules to adapt in place of the models' own.
     """
-    asked = (model_names, method_names, ranks, config_file, modules)
+    told = None if config_file is None else read_config_file(config_file)
+    asked = (model_names, method_names, ranks, told, modules)
     with without_collecting():
         if "torch" in sys.modules:
-            return _lines(_cells(*asked), config_file is not None)
+            return _lines(_cells(*asked), told is not None)
         with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
             composing = pool.submit(_cells, *asked)
             import_module("osora_bench.counting")  # four seconds, on another core
             cells = composing.result()
-        return _lines(cells, config_file is not None)
+        return _lines(cells, told is not None)
 
 
 def _cells(
     model_names: Sequence[str],
     method_names: Sequence[str],
     ranks: Sequence[int] | None,
-    config_file: Path | None,
+    told: dict[str, Any] | None,
     modules: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
-    """The resolved configurations to count, as `table` describes them."""
-    used = experiment_ranks() if ranks is None and config_file is None else None
+    """The resolved configurations to count, as `table` describes them; `told` is what replaces the
+    models' own architecture."""
+    used = experiment_ranks() if ranks is None and told is None else None
     cells = []
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
@@ -94,7 +96,7 @@ def _cells(
                 if rank is not None:
                     cfg.method.rank = rank
                 resolved = resolve(cfg, f"{model} {method}")
-                cells.append(with_config_file(resolved, config_file) if config_file else resolved)
+                cells.append({**resolved, "model": {**resolved["model"], **(told or {})}})
     return cells
 
 
@@ -162,8 +164,8 @@ def _line(cfg: dict[str, Any]) -> Line:
         return Line(model, method["label"], method["rank"], None, str(error))
 
 
-def with_config_file(cfg: dict[str, Any], place: Path) -> dict[str, Any]:
-    """The cell with its model replaced by the architecture of a hub-style config.json.
+def read_config_file(place: Path) -> dict[str, Any]:
+    """What a hub-style config.json says of a model, in place of the model's own file.
 
     Raises:
         UserError: no such file, or one that is no model's configuration.
@@ -171,15 +173,15 @@ def with_config_file(cfg: dict[str, Any], place: Path) -> dict[str, Any]:
     try:
         architecture = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{place}: {error}") from error
+        told = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{place}: {told}") from error
     if not isinstance(architecture, dict) or "model_type" not in architecture:
         raise UserError(f"{place}: not a model's config.json (it has no model_type)")
     name = place.absolute().parent.name
     dtype = architecture.get("dtype", architecture.get("torch_dtype", "float32"))
     if dtype not in DTYPES:
         raise UserError(f"{place}: {unknown('dtype', str(dtype), DTYPES)}")
-    told = {"name": name, "label": name, "architecture": architecture, "dtype": dtype}
-    return {**cfg, "model": {**cfg["model"], **told}}
+    return {"name": name, "label": name, "architecture": architecture, "dtype": dtype}
 
 
 def markdown(lines: Sequence[Line]) -> str:

@@ -162,6 +162,9 @@ def build(
     Args:
         compare: show the paper's number and the difference below each of ours.
         others: let limited sets and other seeds in, marked.
+
+    Raises:
+        UserError: `compare`, and no table has results of the paper's to be set beside.
     """
     records: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
@@ -174,12 +177,17 @@ def build(
         _layout(spec.layout)(name, spec, [row for row in by_seed if _selected(row, spec)])
         for name, spec in experiment.tables.items()
     ]
-    if compare:
-        made = [
-            beside(table, load(spec.reference)) if spec.reference and table.numbers else table
-            for table, spec in zip(made, experiment.tables.values(), strict=True)
-        ]
-    return made, damaged
+    return _compared(experiment, made) if compare else made, damaged
+
+
+def _compared(experiment: Experiment, made: Sequence[Table]) -> list[Table]:
+    references = [spec.reference for spec in experiment.tables.values()]
+    if not any(name and table.numbers for table, name in zip(made, references, strict=True)):
+        raise UserError("compare=paper: the paper has no results to stand beside these tables")
+    return [
+        beside(table, load(name)) if name and table.numbers else table
+        for table, name in zip(made, references, strict=True)
+    ]
 
 
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
@@ -453,6 +461,7 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     if any(row.others for row in finished):
         asked = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
         notes.append(
-            f"{LIMITED} not the full set (from {min(asked)} questions on), or not a planned seed."
+            f"{LIMITED} fewer than all questions (as few as {min(asked)} of a set), "
+            "or not a planned seed."
         )
     return notes + warnings

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from decimal import Decimal
 
 import peft
@@ -171,6 +173,18 @@ def test_what_peft_refuses_is_said_in_place_of_a_number():
     assert "model.embed_tokens is no linear layer" in lines[0].problem
 
 
+def test_a_process_without_torch_composes_beside_the_import():
+    code = (
+        "import sys; from osora_bench.cli import main; assert 'torch' not in sys.modules; "
+        "sys.exit(main(['params', 'model=toy', 'method=lora,osora', 'rank=8,65', '--csv']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (
+        run.stdout.strip()
+        == params.csv_text(params.table(["toy"], ["lora", "osora"], [8, 65])).strip()
+    )
+
+
 def test_several_processes_count_what_one_does(monkeypatch):
     asked = (["toy", "smollm2-135m"], ["full", "lora", "osora", "vera"], [4, 128])
     one = params.table(*asked)
@@ -190,7 +204,7 @@ def test_several_processes_count_what_one_does(monkeypatch):
 def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
-        params.with_config_file(configured(), tmp_path / "config.json")
+        params.read_config_file(tmp_path / "config.json")
 
 
 def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
