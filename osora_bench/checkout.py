@@ -41,8 +41,9 @@ def look() -> dict[str, Any]:
 
 def _content() -> str:
     digest = hashlib.sha256()
-    for path in sorted([*Path(__file__).parent.rglob("*.py"), *paths.CONF.rglob("*.yaml")]):
-        digest.update(f"{path.relative_to(paths.ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    for root, pattern in ((Path(__file__).parent, "*.py"), (paths.CONF, "*.yaml")):
+        for path in sorted(root.rglob(pattern)):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

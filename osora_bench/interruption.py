@@ -5,7 +5,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Interrupted(BaseException):
@@ -30,8 +30,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         for number in SIGNALS:
-            # USR2 ends a process that does not expect it; it is taken only where submitit does
-            if number != signal.SIGUSR2 or callable(signal.getsignal(number)):
+            before = signal.getsignal(number)
+            # what nohup and the like ignore stays so; USR2 is taken only where submitit expects it
+            if before != signal.SIG_IGN and (number != signal.SIGUSR2 or callable(before)):
                 self._before[number] = signal.signal(number, self._received)
         return self
 

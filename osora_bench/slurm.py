@@ -33,7 +33,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench import claim, frozen
+from osora_bench import claim, frozen, whole
 from osora_bench.compose import composer
 from osora_bench.errors import UserError
 from osora_bench.plan import Cell, processes
@@ -278,6 +278,7 @@ class Sweep:
                 self.tell_once(f"{cell.label}: job {job.id} is held: {job.reason}")
             return False
         if cell.run_id in self._being_launched() or cell.state == "running":
+            self.gone.pop(cell.run_id, None)
             return False
         if cell.run_id not in self.had:
             return True
@@ -323,7 +324,7 @@ class Sweep:
         number = len(list(self.folder.glob("slurm-*"))) + 1
         submission = Submission(self.folder / f"slurm-{number}")
         submission.folder.mkdir(parents=True)
-        (submission.folder / "cells.json").write_text(json.dumps(run_ids), encoding="utf-8")
+        whole.write(submission.folder / "cells.json", json.dumps(run_ids))
         overrides = [
             *self.launcher,
             f"plan={json.dumps(str(self.plan.path))}",

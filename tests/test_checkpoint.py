@@ -73,6 +73,21 @@ def test_interrupted_cells_give_the_same_record_and_adapter(
     assert not broken.paths.trainer.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_kept_for_the_safe_point_unless_it_was_ignored(number):
+    for ignored in (False, True):
+        before = signal.signal(number, signal.SIG_IGN if ignored else signal.default_int_handler)
+        try:
+            with interruption.Interruption() as asked:
+                os.kill(os.getpid(), number)
+                assert asked.number == (None if ignored else number)
+                if not ignored:
+                    with pytest.raises(interruption.Interrupted, match=number.name):
+                        asked.safe_point()
+        finally:
+            signal.signal(number, before)
+
+
 def test_a_second_signal_acts_at_once():
     with interruption.Interruption() as asked:
         os.kill(os.getpid(), signal.SIGINT)

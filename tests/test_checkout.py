@@ -1,0 +1,61 @@
+"""What counts as the code that runs, and that a multirun's cells run with that of its start."""
+
+import subprocess
+
+import pytest
+from conftest import QUICK
+
+from osora_bench import __main__, checkout, paths, record, run
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A small checkout in place of ours."""
+    folder = tmp_path / "checkout"
+    for name in ("code.py", "results/table.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("as committed")
+    me = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for command in (["init", "-q"], ["add", "."], [*me, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    monkeypatch.setattr(paths, "ROOT", folder)
+    return folder
+
+
+def test_the_code_is_the_commit_and_what_differs_from_it_but_for_results(repository):
+    clean = checkout.look()
+    assert (len(clean["commit"]), clean["dirty"], clean["diff"]) == (40, False, None)
+    (repository / "results" / "table.csv").write_text("another table")
+    (repository / "notes.txt").write_text("not tracked")
+    assert checkout.look() == clean
+    (repository / "code.py").write_text("changed")
+    changed = checkout.look()
+    assert (changed["commit"], changed["dirty"]) == (clean["commit"], True)
+    (repository / "code.py").write_text("changed again")
+    assert checkout.look()["diff"] not in (None, changed["diff"])
+
+
+def test_outside_a_checkout_the_files_themselves_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "CONF", tmp_path)
+    (tmp_path / "one.yaml").write_text("a: 1")
+    before = checkout.look()
+    assert before["commit"] is None
+    assert checkout.look() == before
+    (tmp_path / "one.yaml").write_text("a: 2")
+    assert checkout.look()["diff"] != before["diff"]
+
+
+def test_a_multirun_goes_on_with_other_code_only_if_that_is_allowed(
+    places, session, tmp_path, monkeypatch, capsys
+):
+    arguments = ["-m", "method=none", *places, *QUICK]
+    checkout.code()  # asked once a process: this is the start's
+    monkeypatch.setattr(checkout, "look", lambda: {"commit": "1" * 40, "dirty": 0, "diff": None})
+    assert __main__.main(arguments) == run.MISTAKE
+    assert ", this is 111111111111; OSORA_ALLOW_CHANGED=1 runs it" in capsys.readouterr().err
+    monkeypatch.setenv("OSORA_ALLOW_CHANGED", "1")
+    monkeypatch.setenv(checkout.CHANGED, "")  # so that it is taken back after this test
+    assert __main__.main(arguments) == run.OK
+    (made,) = tmp_path.glob("ledger/*.json")
+    assert record.read(made)["provenance"]["changed_since_plan"] is True
