@@ -142,15 +142,17 @@ class EvalConfig:
     """A suite of OpenCompass datasets.
 
     `max_out_len` bounds the new tokens of an answer, also where a dataset's configuration has more.
-    `batch_size` is the most rows of a batch (null: as many as the memory holds). `merge` adds the
-    adapter into the base weights before evaluating, which rounds it to their precision. `backend`
-    is `transformers`, or `vllm` on a GPU where that is installed.
+    `without` names sets that are not to be scored; they stay blank, and so does an average over
+    them. `batch_size` is the most rows of a batch (null: as many as the memory holds). `merge` adds
+    the adapter into the base weights before evaluating, which rounds it to their precision.
+    `backend` is `transformers`, or `vllm` on a GPU where that is installed.
     """
 
     name: str = shown()
     label: str = shown()
     datasets: list[DatasetConfig] = MISSING
     max_out_len: int = MISSING
+    without: list[str] | None = later(None)  # noqa: RUF009 (a field is made anew at each call)
     batch_size: int | None = shown(None)
     merge: bool = later(False)
     backend: str = later("transformers")
@@ -216,6 +218,12 @@ def identity_of(node: dict[str, Any], cls: type) -> dict[str, Any]:
     }
 
 
+def chosen(suite: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sets of a suite that are to be scored."""
+    without = suite.get("without") or ()  # not in records from before it was there
+    return [d for d in suite["datasets"] if d["name"] not in without]
+
+
 def problems(cfg: dict[str, Any]) -> list[str]:
     """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
     method, task, suite, trainer = cfg["method"], cfg["task"], cfg["eval"], cfg["trainer"]
@@ -261,6 +269,13 @@ def problems(cfg: dict[str, Any]) -> list[str]:
     ]
     if not names:
         found.append("eval.datasets is empty: name at least one")
+    found += [
+        unknown("set in eval.without", n, names) for n in suite["without"] or () if n not in names
+    ]
+    if suite["without"] == []:
+        found.append("eval.without=[]: name a set, or leave it null")
+    if names and not chosen(suite):
+        found.append("eval.without leaves no set to score")
     if trainer["batch_size"] % max(trainer["micro_batch_size"], 1):
         found.append(
             f"trainer.batch_size={trainer['batch_size']} is no multiple of "

@@ -57,7 +57,7 @@ def like(cfg: Mapping[str, Any]) -> str:
         "model": config.identity_of(cfg["model"], config.ModelConfig)["dtype"],
         "name": cfg["model"]["name"],
         "task": [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]],
-        "eval": [(d["name"], d["limit"], d["max_out_len"]) for d in cfg["eval"]["datasets"]],
+        "eval": [(d["name"], d["limit"], d["max_out_len"]) for d in config.chosen(cfg["eval"])],
         "trainer": trainer,
         "trains": trains(dict(cfg)),
     }
@@ -92,7 +92,7 @@ def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
         return None
     size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
-    tokens = sum(_tokens(d, cfg["eval"]["max_out_len"]) for d in cfg["eval"]["datasets"])
+    tokens = sum(_tokens(d, cfg["eval"]["max_out_len"]) for d in config.chosen(cfg["eval"]))
     hours = (training + 2 * size * tokens) / rate / 3600
     return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False)
 

@@ -83,6 +83,7 @@ class Session:
             "parameters": parameters,
             "training": None if training is None else asdict(training),
             "scores": {name: asdict(score) for name, score in scores.items()},
+            "not_run": evaluate.not_run(cell.config["eval"], scores),
             "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
         }
         record.write(made, cell.ledger)

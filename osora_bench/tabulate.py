@@ -60,7 +60,7 @@ class Row:
 
     def values(self, dataset: str) -> list[Decimal]:
         """Accuracies by seed on one dataset: a limited set is no full score, unless asked for."""
-        scores = [run["scores"][dataset] for run in self.shown]
+        scores = [run["scores"][dataset] for run in self.shown if dataset in run["scores"]]
         full = [s for s in scores if s["n"] == s["questions"] or self.others]
         return [percent(s["k"], s["n"]) for s in full]
 
@@ -404,12 +404,17 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     empty = len(chosen) - len(finished)
     if empty:
         notes.append(f"{empty} of {len(chosen)} cells have not been run: left blank.")
-    limited = [d["label"] for d in sets if any(not row.values(d["name"]) for row in finished)]
+    without = {n for row in finished for n in row.cell.config["eval"]["without"] or ()}
+    left_out = [d["label"] for d in sets if d["name"] in without]
+    if left_out:
+        notes.append(f"Left blank, since eval.without leaves it out: {', '.join(left_out)}.")
+    asked = [d for d in sets if d["name"] not in without]
+    limited = [d["label"] for d in asked if any(not row.values(d["name"]) for row in finished)]
     if limited:
         notes.append(f"Left blank, since a limit cut the set: {', '.join(limited)}.")
     if any(row.others for row in finished):
-        asked = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
+        counted = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
         notes.append(
-            f"{LIMITED} not the full set (from {min(asked)} questions on), or not a planned seed."
+            f"{LIMITED} not the full set (from {min(counted)} questions on), or not a planned seed."
         )
     return notes + warnings
