@@ -146,8 +146,8 @@ def _size(dataset: dict[str, Any], config: ConfigDict) -> int:
     except Exception as error:  # every one of OpenCompass's loaders raises its own
         files = ", ".join(str(paths.data_file(file)) for file in dataset["files"])
         raise UserError(
-            f"{dataset['name']}: OpenCompass cannot read {files} ({type(error).__name__}: {error}); "
-            "`osora-bench data verify` checks the files"
+            f"{dataset['name']}: OpenCompass cannot read {files} ({type(error).__name__}: {error})"
+            "; `osora-bench data verify` checks the files"
         ) from error
 
 
