@@ -299,7 +299,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "svd": svd_verb,
 }
 
-OWN_HELP = ("cell", "export", "svd")
+OWN_HELP = ("cell", "evaluate", "export", "svd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -151,10 +151,11 @@ class EvalConfig:
     """A suite of OpenCompass datasets.
 
     `max_out_len` bounds the new tokens of an answer, also where a dataset's configuration has more.
-    `limit` asks for so many questions of each set, evenly spread over it (`asked`).
-    `batch_size` is the most rows of a batch (null: as many as the memory holds). `merge` adds the
-    adapter into the base weights before evaluating, which rounds it to their precision. `backend`
-    is `transformers`, or `vllm` on a GPU where that is installed.
+    `limit` asks for so many questions of each set, evenly spread over it (`asked`). `without` names
+    sets that are not to be scored; they stay blank, and so does an average over them. `batch_size`
+    is the most rows of a batch (null: as many as the memory holds). `merge` adds the adapter into
+    the base weights before evaluating, which rounds it to their precision. `backend` is
+    `transformers`, or `vllm` on a GPU where that is installed.
     """
 
     name: str = shown()
@@ -162,6 +163,7 @@ class EvalConfig:
     datasets: list[DatasetConfig] = MISSING
     max_out_len: int = MISSING
     limit: int | None = later(None)
+    without: list[str] | None = later(None)  # noqa: RUF009 (a field is made anew at each call)
     batch_size: int | None = shown(None)
     merge: bool = later(False)
     backend: str = later("transformers")
@@ -249,6 +251,12 @@ def asked(suite: dict[str, Any], dataset: dict[str, Any]) -> range:
     return everything[:: len(everything) // limit][:limit]
 
 
+def chosen(suite: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sets of a suite that are to be scored."""
+    without = suite.get("without") or ()  # not in records from before it was there
+    return [d for d in suite["datasets"] if d["name"] not in without]
+
+
 def problems(cfg: dict[str, Any]) -> list[str]:
     """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
     method, task, suite, trainer = cfg["method"], cfg["task"], cfg["eval"], cfg["trainer"]
@@ -296,6 +304,13 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         "what OpenCompass calls them"
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
+    found += [
+        unknown("set in eval.without", n, names) for n in suite["without"] or () if n not in names
+    ]
+    if suite["without"] == []:
+        found.append("eval.without=[]: name a set, or leave it null")
+    if names and not chosen(suite):
+        found.append("eval.without leaves no set to score")
     if not names and task["validation_rows"] is None:
         found.append(
             f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "

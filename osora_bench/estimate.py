@@ -65,7 +65,7 @@ def like(cfg: Mapping[str, Any]) -> str:
         "task": [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]],
         "eval": [
             (d["name"], len(config.asked(cfg["eval"], d)), d["max_out_len"])
-            for d in cfg["eval"]["datasets"]
+            for d in config.chosen(cfg["eval"])
         ],
         "trainer": trainer,
         "trains": trains(dict(cfg)),
@@ -106,7 +106,7 @@ def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
         return None
     size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
-    tokens = sum(_tokens(d, cfg["eval"]) for d in cfg["eval"]["datasets"])
+    tokens = sum(_tokens(d, cfg["eval"]) for d in config.chosen(cfg["eval"]))
     trained = training / processes(cfg) / rate / 3600
     hours = trained + 2 * size * tokens / rate / 3600
     return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False, trained)
@@ -115,7 +115,7 @@ def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
 def precision(suite: Mapping[str, Any]) -> tuple[int, float]:
     """How many questions a suite asks, and the standard error of its Avg. in points, for want of
     questions alone and where it is largest: with one half of each set right."""
-    counts = [len(config.asked(dict(suite), d)) for d in suite["datasets"]]
+    counts = [len(config.asked(dict(suite), d)) for d in config.chosen(dict(suite))]
     if not counts:
         return 0, 0.0
     variance = sum(0.25 / n for n in counts) / len(counts) ** 2

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench import paths
-from osora_bench.benchdata import advice
+from osora_bench.benchdata import advice, gated
+from osora_bench.config import chosen
 from osora_bench.data import dialogues
 from osora_bench.errors import UserError
+from osora_bench.fetch import refuse_committable
 from osora_bench.plan import Cell, processes, trains
 
 MINIMUM_FREE = 200 * 2**20
@@ -67,23 +69,30 @@ def _writing_to(folder: Path) -> Iterator[None]:
 def _check_data(cell: Cell) -> None:
     if trains(cell.config):
         dialogues(cell.config["task"], cell.config["seed"])
-    check_suite(cell.config["eval"])
+    check_suite(cell.config["eval"], cell.paths.evaluation, "with runs=")
 
 
-def check_suite(suite: dict[str, Any]) -> None:
-    """Raise UserError if a file of a suite is missing, or its backend cannot run here."""
+def check_suite(suite: dict[str, Any], folder: Path, how: str) -> None:
+    """Raise UserError if a suite's backend cannot run here or files of it are missing, or if its
+    answers, with the questions, may not lie in `folder`; `how` says by what another is named."""
     if suite["backend"] == "vllm":
         from osora_bench.vllm_model import check_installed
 
         check_installed()
-    for dataset in suite["datasets"]:
-        for name in dataset["files"]:
-            place = paths.data_file(name)
-            if not place.is_file():
-                raise UserError(
-                    f"{dataset['name']}: {place}: no such file. "
-                    f"OSORA_DATA names the data folder (now {paths.data_root()}){advice(name)}"
-                )
+    missing = {
+        f"{dataset['name']}: {paths.data_file(file)}: no such file{advice(file)}": dataset["name"]
+        for dataset in chosen(suite)
+        for file in dataset["files"]
+        if not paths.data_file(file).is_file()
+    }
+    if missing:
+        told = [*missing, f"OSORA_DATA names the data folder (now {paths.data_root()})"]
+        names = sorted(set(missing.values()))
+        if len(names) < len(chosen(suite)):
+            told.append(f"eval.without=[{','.join(names)}] scores the others")
+        raise UserError("\n".join(told))
+    if any(gated(file) for dataset in chosen(suite) for file in dataset["files"]):
+        refuse_committable(folder / "answers", how)
 
 
 def _check_device(cell: Cell) -> None:

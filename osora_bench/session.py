@@ -83,6 +83,7 @@ class Session:
             "parameters": done.parameters,
             "training": None if done.training is None else asdict(done.training),
             "scores": {name: asdict(score) for name, score in scores.items()},
+            "not_run": evaluate.not_run(cell.config["eval"], scores),
             "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
         }
         record.write(made, cell.ledger)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from osora_bench import config
+from osora_bench import config, interruption
 from osora_bench.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.errors import UserError, unknown
 from osora_bench.progress import say
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     base = models.Workspace().base(cfg)
     model = base.model if args.adapter is None else adapted(base, args.adapter, cfg)
     folder = args.output or Path(cfg["runs"]) / "evaluate" / name(args, cfg, model)
-    scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
+    with interruption.current():
+        scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
     write(folder, args, cfg, scores)
     print(table(scores))
     print(f"written to {folder}")
@@ -74,11 +75,11 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     for wanted in args.sets or ():
         if wanted not in names:
             raise UserError(unknown(f"set of suite {args.suite}", wanted, names))
-    suite["datasets"] = [
-        {**d, "limit": d["limit"] if args.limit is None else min(args.limit, d["questions"])}
-        for d in suite["datasets"]
-        if args.sets is None or d["name"] in args.sets
-    ]
+    if args.sets is not None:
+        suite["without"] = [name for name in names if name not in args.sets] or None
+    if args.limit is not None:
+        for dataset in suite["datasets"]:
+            dataset["limit"] = min(args.limit, dataset["questions"])
     config.check(cfg, "evaluate")
     return cfg
 
@@ -114,7 +115,7 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     """Refuse what cannot run before anything large is loaded."""
     from osora_bench import models, preflight
 
-    preflight.check_suite(cfg["eval"])
+    preflight.check_suite(cfg["eval"], args.output or Path(cfg["runs"]), "with --output or runs=")
     models.check_weights(cfg["model"])
     if args.adapter is not None and not (args.adapter / "adapter_config.json").is_file():
         raise UserError(f"--adapter {args.adapter}: no folder with an adapter_config.json")
@@ -203,6 +204,7 @@ def write(
 ) -> None:
     """Keep the scores with what they are of."""
     from osora_bench import models
+    from osora_bench.evaluate import not_run
     from osora_bench.provenance import provenance
 
     made = {
@@ -210,6 +212,7 @@ def write(
         "adapter": None if args.adapter is None else args.adapter.name,
         "eval": cfg["eval"],
         "scores": {key: asdict(score) for key, score in scores.items()},
+        "not_run": not_run(cfg["eval"], scores),
         "provenance": provenance(models.device_of(cfg)),
     }
     (folder / "scores.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

@@ -71,7 +71,7 @@ class Row:
     def values(self, dataset: str) -> list[Decimal]:
         """Accuracies by seed on one dataset: one that was cut short is left out, unless asked
         for."""
-        scores = [run["scores"][dataset] for run in self.shown]
+        scores = [run["scores"][dataset] for run in self.shown if dataset in run["scores"]]
         full = [s for s in scores if s["n"] == self.planned(dataset) or self.others]
         return [percent(s["k"], s["n"]) for s in full]
 
@@ -455,13 +455,18 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     if any(_limit_mark(suite, d) for d in sets):
         of = " + ".join(str(d["questions"]) for d in sets)
         notes.append(f"{LIMITED} not the full set: evenly spread over its {of} questions.")
-    limited = [d["label"] for d in sets if any(not row.values(d["name"]) for row in finished)]
+    without = {n for row in finished for n in row.cell.config["eval"].get("without") or ()}
+    left_out = [d["label"] for d in sets if d["name"] in without]
+    if left_out:
+        notes.append(f"Left blank, since eval.without leaves it out: {', '.join(left_out)}.")
+    to_score = [d for d in sets if d["name"] not in without]
+    limited = [d["label"] for d in to_score if any(not row.values(d["name"]) for row in finished)]
     if limited:
         notes.append(f"Left blank, since a limit cut the set: {', '.join(limited)}.")
     if any(row.others for row in finished):
-        asked = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
+        counted = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
         notes.append(
-            f"{LIMITED} fewer than all questions (as few as {min(asked)} of a set), "
+            f"{LIMITED} fewer than all questions (as few as {min(counted)} of a set), "
             "or not a planned seed."
         )
     return notes + warnings

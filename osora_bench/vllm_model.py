@@ -51,6 +51,11 @@ class VllmModel(InMemoryModel):
     ) -> None:
         check_installed()
         super().__init__(model, tokenizer, **settings)
+        if self.altered:
+            raise UserError(
+                f"eval.backend=vllm: the model's generation_config.json sets "
+                f"{', '.join(self.altered)}; eval.backend=transformers answers with that"
+            )
         from vllm import LLM
 
         path, lora = exported(model, source if untouched else None, folder)
@@ -82,7 +87,12 @@ class VllmModel(InMemoryModel):
 
         # what `stopped` would end is cut off at the stop text afterwards, by `_text`
         settings = [
-            SamplingParams(temperature=0, max_tokens=most, stop_token_ids=self.eos_ids)
+            SamplingParams(
+                temperature=0,
+                max_tokens=most,
+                stop_token_ids=self.eos_ids,
+                repetition_penalty=self.penalty,
+            )
             for most in room
         ]
         request = None if self._lora is None else LoRARequest("cell", 1, str(self._lora))
