@@ -98,6 +98,7 @@ class Session:
         earlier = trained.find(cell, circumstances) if not cell.config["method"]["full"] else None
         if earlier is not None:
             if earlier.load(cell, model):
+                earlier.tell(tracker.log)
                 return model, earlier.done
             self.workspace.release(model)
             base = self.workspace.base(cell.config)

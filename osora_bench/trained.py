@@ -10,6 +10,7 @@ they do not (AdaLoRA keeps more than it saves), the cell trains for itself.
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ class Note:
         if self.folder != cell.paths.adapter:
             shutil.copytree(self.folder, cell.paths.adapter, dirs_exist_ok=True)
         return True
+
+    def tell(self, log: Callable[[dict[str, float]], None]) -> None:
+        """Give a live tracker the curve that the record has."""
+        assert self.done.training is not None
+        for step, loss in self.done.training.loss:
+            log({"step": step, "loss": loss})
 
 
 def find(cell: plan.Cell, provenance: dict[str, Any]) -> Note | None:

@@ -320,11 +320,29 @@ def test_turns_of_one_role_become_one():
 
 
 def test_shipped_configurations_are_found_by_their_name():
-    config = evaluate.dataset_config(
-        {"name": "gsm8k", "config": "gsm8k_gen_1d7fe4", "max_out_len": 7, "limit": 5, "abbr": None}
-    )
+    config = evaluate.dataset_config(GSM8K)
     assert config.infer_cfg.inferencer.max_out_len == 7
-    assert config.reader_cfg.test_range == "[0:5]"
+    assert "test_range" not in config.reader_cfg
+
+
+GSM8K = {
+    "name": "gsm8k",
+    "config": "gsm8k_gen_1d7fe4",
+    "questions": 1319,
+    "max_out_len": 7,
+    "limit": None,
+    "abbr": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "suites", "asked"), [(5, None, "[0:5:1]"), (None, 5, "[0:1315:263]"), (2, 5, "[0:2:1]")]
+)
+def test_a_limit_asks_the_first_questions_and_a_suites_spreads_them(own, suites, asked):
+    dataset, suite = {**GSM8K, "limit": own}, {"limit": suites, "max_out_len": 9}
+    config = evaluate._bounded(evaluate.dataset_config(dataset), dataset, suite)
+    assert config.reader_cfg.test_range == asked
+    assert len(range(1319)[slice(*map(int, asked[1:-1].split(":")))]) == (own or suites)
 
 
 def judged(*verdicts):
