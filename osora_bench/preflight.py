@@ -153,8 +153,13 @@ def _check_sharing(cell: Cell) -> None:
         )
     if method["peft"] is None:
         return
-    tuner = PEFT_TYPE_TO_TUNER_MAPPING[instantiate(method).peft_type]
-    if hasattr(tuner, "update_and_allocate"):
+    settings = instantiate(method)
+    if settings.is_prompt_learning:
+        raise UserError(
+            f"{where}: method {method['name']} learns a prompt, which PEFT saves from whole "
+            "weights only: trainer.processes=1"
+        )
+    if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type], "update_and_allocate"):
         raise UserError(
             f"{where}: method {method['name']} moves ranks between layers while it trains, for "
             "which it needs them whole: trainer.processes=1"

@@ -60,13 +60,13 @@ class Session:
         circumstances = provenance.provenance(device, processes(cell.config))
         done = UNTRAINED
         if processes(cell.config) > 1:
-            done = self._train_shared(cell, tracker)
+            done = self._train_shared(cell, circumstances, tracker)
         loading = time.time()
         base = self.workspace.base(_to_evaluate(cell))
         model, seconds = base.model, {"load": time.time() - loading}
         try:
             if processes(cell.config) > 1:
-                model = _as_trained(cell, base)
+                model = _as_trained(cell, base, done, circumstances)
             elif trains(cell.config):
                 model, done = self._trained(cell, base, circumstances, tracker)
             evaluating = time.time()
@@ -125,9 +125,17 @@ class Session:
         train.save(model, base, cell)
         return training
 
-    def _train_shared(self, cell: Cell, tracker: Tracker) -> trained.Trained:
-        """Train in processes of their own, which need the memory that is used here."""
+    def _train_shared(
+        self, cell: Cell, circumstances: dict[str, Any], tracker: Tracker
+    ) -> trained.Trained:
+        """Train in processes of their own, which need the memory that is used here; unless an
+        earlier cell trained the same."""
         started = time.time()
+        if not cell.config["method"]["full"]:
+            earlier = trained.find(cell, circumstances)
+            if earlier is not None:
+                earlier.take(cell)
+                return earlier.done
         self.workspace.clear()
         training, trainable = ranks.train(cell, interruption.current(), tracker.log)
         return trained.Trained(training, _parameters(cell, trainable), time.time() - started)
@@ -176,11 +184,15 @@ def _to_evaluate(cell: Cell) -> dict[str, Any]:
     return {**cell.config, "model": {**model, "path": str(cell.paths.adapter), "revision": None}}
 
 
-def _as_trained(cell: Cell, base: models.Base) -> Any:
+def _as_trained(
+    cell: Cell, base: models.Base, done: trained.Trained, circumstances: dict[str, Any]
+) -> Any:
     """The model that other processes have trained and written down."""
     if cell.config["method"]["full"]:
         return base.model
-    return standalone.adapted(base, cell.paths.adapter, cell.config)
+    model = standalone.adapted(base, cell.paths.adapter, cell.config)
+    trained.keep(cell, model, done, circumstances)
+    return model
 
 
 def _origin(cell: Cell, circumstances: dict[str, Any]) -> dict[str, Any]:

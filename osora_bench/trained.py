@@ -64,9 +64,13 @@ class Note:
         if why:
             say(f"{cell.label}: trained before, but not to be had from its adapter ({why})")
             return False
+        self.take(cell)
+        return True
+
+    def take(self, cell: plan.Cell) -> None:
+        """Copy the adapter's files to where the cell's own would be."""
         if self.folder != cell.paths.adapter:
             shutil.copytree(self.folder, cell.paths.adapter, dirs_exist_ok=True)
-        return True
 
     def tell(self, log: Callable[[dict[str, float]], None]) -> None:
         """Give a live tracker the curve that the record has."""

@@ -234,6 +234,13 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     assert made["parameters"] == {"trainable": whole.made["trainable"], "adapter_bytes": size}
     assert {score["n"] for score in made["scores"].values()} == {6}
     assert not cell.paths.trainer.exists()
+    # another suite of the same training starts no process
+    other = make_cell(*cell.overrides, "eval.datasets.0.limit=5")
+    assert other.run_id != cell.run_id
+    assert run.attempt(other) == "done"
+    assert len(processes) == 4
+    assert record.read(other.record)["training"] == made["training"]
+    assert (other.paths.adapter / adapters[0].name).read_bytes() == adapters[0].read_bytes()
 
 
 BEGIN = """
@@ -389,11 +396,17 @@ def test_more_processes_than_gpus_are_refused(make_cell, monkeypatch):
 
 def test_methods_and_models_that_cannot_be_shared_are_refused(make_cell, monkeypatch):
     cell = make_cell("trainer=fsdp")
-    peft = {"_target_": "peft.AdaLoraConfig", "init_r": 64, "total_step": 9}
-    method = {**cell.config["method"], "name": "adalora", "rank_bounded": False, "peft": peft}
-    adalora = plan.cell({**cell.config, "method": method})
+
+    def named(name, **peft):
+        method = {**cell.config["method"], "name": name, "rank_bounded": False, "peft": peft}
+        return plan.cell({**cell.config, "method": method})
+
+    adalora = named("adalora", _target_="peft.AdaLoraConfig", init_r=64, total_step=9)
     with pytest.raises(UserError, match="processes=4: method adalora moves ranks between layers"):
         preflight.check([adalora])
+    prompt = named("prompt", _target_="peft.PromptTuningConfig", num_virtual_tokens=64)
+    with pytest.raises(UserError, match="processes=4: method prompt learns a prompt"):
+        preflight.check([prompt])
     monkeypatch.setattr(models, "decoder_layers", lambda model: [])
     with pytest.raises(UserError, match="transformers names no layers of toy that could be shared"):
         preflight.check([cell])
