@@ -62,6 +62,7 @@ def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id, state, and what it is expected to take."""
     from osora_bench import estimate, record, slurm
+    from osora_bench.compose import without_collecting
     from osora_bench.plan import expand
     from osora_bench.run import counted, warnings, where
 
@@ -69,7 +70,8 @@ def plan_verb(arguments: Sequence[str]) -> int:
     cells = expand(name, [a for a in rest if a != "--json"])
     ledgers = {c.ledger for c in cells}
     damaged: list[str] = []
-    known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
+    with without_collecting():
+        known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
     costs = {c.run_id: estimate.of(c, known) for c in cells}
     _tell_damaged(damaged)
     jobs = slurm.queued(cells)
@@ -167,6 +169,7 @@ def _choice(options: dict[str, str], key: str, valid: str) -> bool:
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
     from osora_bench import render, tabulate
+    from osora_bench.compose import without_collecting
     from osora_bench.plan import expand, load_experiment
 
     name, rest = _experiment(arguments)
@@ -176,12 +179,10 @@ def tables_verb(arguments: Sequence[str]) -> int:
     params = _choice(options, "params", "true")
     for spec in experiment.tables.values():
         spec.params = spec.params or params
-    tables, damaged = tabulate.build(
-        experiment,
-        cells,
-        compare=_choice(options, "compare", "paper"),
-        others=_choice(options, "others", "true") or "scale=smoke" in overrides,
-    )
+    compare = _choice(options, "compare", "paper")
+    others = _choice(options, "others", "true") or "scale=smoke" in overrides
+    with without_collecting():
+        tables, damaged = tabulate.build(experiment, cells, compare=compare, others=others)
     folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
     written = render.write(tables, folder)
     for table in tables:
