@@ -10,6 +10,7 @@ them; the floor beside them is what no planner can leave out.
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -140,11 +141,18 @@ def floor(ledger: Path, cells: list[plan.Cell]) -> list[tuple[str, float]]:
             told = json.dumps(identities[number % 100], sort_keys=True, separators=(",", ":"))
             hashlib.sha256(told.encode()).hexdigest()
 
+    def compose() -> None:
+        with composer():
+            for model, method in choices:
+                hydra.compose("config", [f"model={model}", f"method={method}", f"task={SUITE}"])
+
+    choices = list(itertools.product(MODELS, METHODS))
     costs = []
     for name, work in (
         (f"read {len(cells)} files", read),
         ("parse them and take their checksums", check),
         (f"hash {len(cells)} identities", identify),
+        (f"compose {len(choices)} choices of files", compose),
     ):
         started = time.process_time()
         work()

@@ -131,6 +131,7 @@ def _choice(options: dict[str, str], key: str, valid: str) -> bool:
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
     from osora_bench import render, tabulate
+    from osora_bench.compose import without_collecting
     from osora_bench.plan import expand, load_experiment
 
     name, rest = _experiment(arguments)
@@ -140,12 +141,10 @@ def tables_verb(arguments: Sequence[str]) -> int:
     params = _choice(options, "params", "true")
     for spec in experiment.tables.values():
         spec.params = spec.params or params
-    tables, damaged = tabulate.build(
-        experiment,
-        cells,
-        compare=_choice(options, "compare", "paper"),
-        others=_choice(options, "others", "true") or "scale=smoke" in overrides,
-    )
+    compare = _choice(options, "compare", "paper")
+    others = _choice(options, "others", "true") or "scale=smoke" in overrides
+    with without_collecting():
+        tables, damaged = tabulate.build(experiment, cells, compare=compare, others=others)
     folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
     written = render.write(tables, folder)
     for table in tables:

@@ -150,33 +150,40 @@ def vary(
 ) -> Iterator[dict[str, Any]]:
     """Set the values of each variant on `cfg`, then resolve and check as `resolve` does.
 
-    What a variant changes is set, and interpolations that it could reach are resolved, in a copy of
-    the variant before; all else is the same plain data in every result, so none may be changed.
+    What a variant changes is replaced in a copy of the variant before, and interpolations that it
+    could reach are resolved anew; all else is the same plain data in every result, so none may be
+    changed.
 
     Args:
-        variants: values by dotted key; the keys are the same in all of them.
+        variants: values by dotted key, of the key's type; the keys are the same in all of them.
 
     Raises:
         UserError: as `resolve`.
     """
-    resolved: dict[str, Any] = {}
-    references: dict[Place, str] = {}
-    before: Mapping[str, Any] = {}
-    for values in variants:
-        changed = [key for key in values if not before or values[key] != before[key]]
-        try:
-            for key in changed:
-                OmegaConf.update(cfg, key, values[key])
-            if not resolved:
-                resolved = _plain(cfg)
-                references = dict(_references(OmegaConf.to_container(cfg)))
-            else:
-                reached = references if _could_reach(references.values(), changed) else ()
-                for place in (*reached, *(tuple(key.split(".")) for key in changed)):
-                    resolved = _replaced(resolved, place, _plain_value(cfg, place))
-        except OmegaConfBaseException as error:
-            raise UserError(f"{where}: {error}") from error
-        config.check(resolved, where)
+    try:
+        for resolved in _variants(cfg, variants):
+            config.check(resolved, where)
+            yield resolved
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _variants(cfg: DictConfig, variants: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    before = variants[0]
+    for key, value in before.items():
+        OmegaConf.update(cfg, key, value)
+    resolved = _plain(cfg)
+    yield resolved
+    references = dict(_references(OmegaConf.to_container(cfg)))
+    reachable = {key for key in before if _could_reach(references.values(), key)}
+    for values in variants[1:]:
+        changed = {key: value for key, value in values.items() if value != before[key]}
+        for key, value in changed.items():
+            resolved = _replaced(resolved, tuple(key.split(".")), value)
+            if key in reachable:
+                OmegaConf.update(cfg, key, value)
+        for place in references if reachable & changed.keys() else ():
+            resolved = _replaced(resolved, place, _plain_value(cfg, place))
         yield resolved
         before = values
 
@@ -194,12 +201,11 @@ def _references(node: Any, above: Place = ()) -> Iterator[tuple[Place, str]]:
         yield above, node
 
 
-def _could_reach(texts: Collection[str], keys: Sequence[str]) -> bool:
-    """Whether interpolations could lead to one of the keys: they name a part of it, or make up
-    what they name as they go."""
-    parts = [part for key in keys for part in key.split(".")]
+def _could_reach(texts: Collection[str], key: str) -> bool:
+    """Whether interpolations could lead to a key: they name a part of it, or make up what they
+    name as they go."""
     made_up = any(":" in text or text.count("${") > 1 for text in texts)
-    return made_up or any(part in text for text in texts for part in parts)
+    return made_up or any(part in text for text in texts for part in key.split("."))
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

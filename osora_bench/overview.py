@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from osora_bench import estimate, record, slurm
+from osora_bench.compose import without_collecting
 from osora_bench.plan import Cell, Expansion, training_id, trains
 from osora_bench.run import counted, warnings, where
 
@@ -55,7 +56,8 @@ def lines(expansion: Expansion) -> list[Line]:
     """A line for each cell, those that wait last; damaged records are named on standard error."""
     damaged: list[str] = []
     ledgers = {cell.ledger for cell in expansion.cells}
-    known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
+    with without_collecting():
+        known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
     for line in damaged:
         print(f"damaged record, left alone: {line}", file=sys.stderr)
     jobs = slurm.queued(expansion.cells)
