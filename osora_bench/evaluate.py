@@ -128,6 +128,12 @@ def prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
 def _prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
     _point_at_data(runs)
     configs = {d["name"]: _bounded(dataset_config(d), d, suite) for d in chosen(suite)}
+    scored = [name for name, config in configs.items() if _by_perplexity(config)]
+    if suite["backend"] == "vllm" and scored:
+        raise UserError(
+            f"eval.backend=vllm answers by generation; {', '.join(scored)}: perplexities need "
+            "eval.backend=transformers"
+        )
     with _quiet(runs / "opencompass.log"):
         sizes = {d["name"]: _size(d, configs[d["name"]]) for d in chosen(suite)}
     for dataset in chosen(suite):

@@ -31,7 +31,8 @@ def check_installed() -> None:
 
 
 class VllmModel(InMemoryModel):
-    """As `InMemoryModel`, with the answers made by vLLM; perplexities are not.
+    """As `InMemoryModel`, with the answers made by vLLM; perplexities are not (`evaluate.prepare`
+    refuses them).
 
     Args:
         source: folder or hub id of the base model as it was loaded.
@@ -70,10 +71,6 @@ class VllmModel(InMemoryModel):
                 **options,
             )
         self._lora = lora
-
-    def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
-        """Not offered by this backend."""
-        raise UserError("eval.backend=vllm answers by generation; perplexity needs transformers")
 
     def _continue(
         self,

@@ -597,6 +597,7 @@ def test_tasks_train_on_files_of_the_registry(name):
             assert file.rows == part["rows"]
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize(("name", "file"), FILES, ids=[f.path for _, f in FILES])
 def test_real_files_are_what_the_registry_says(name, file, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", str(REAL))

@@ -357,6 +357,8 @@ def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
     with pytest.raises(RuntimeError, match="returned no accuracy"):
         evaluate._score({"error": "different length"}, judged(True), dataset, 0, None)
     made = {"0": {"prediction": "a"}, "1": {"prediction": "b"}}
+    with pytest.raises(RuntimeError, match="judges no single question"):
+        answers.collect({"accuracy": 50.0}, made)
     with pytest.raises(RuntimeError, match="judged 1 questions and has predictions for 2"):
         answers.collect({"details": [{"correct": True}]}, made)
 

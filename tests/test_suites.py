@@ -197,6 +197,7 @@ def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_p
     assert all((score.n, score.too_long) == (3, 0) for score in scores.values())
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
 def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
     if missing(name):
@@ -206,6 +207,7 @@ def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
     assert [s.questions for s in scores.values()] == [d["questions"] for d in limited["datasets"]]
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
 def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
     if missing(name):
@@ -213,6 +215,7 @@ def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
     evaluate.prepare(suite(name), tmp_path)  # raises where a number differs
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize("name", ["math", "commonsense", "gsm8k", "gpqa", "gpqa-clean"])
 def test_the_real_training_rows_fill_their_templates(name):
     absent = [s["path"] for s in task(name)["sources"] if not (REAL / s["path"]).is_file()]
@@ -222,6 +225,7 @@ def test_the_real_training_rows_fill_their_templates(name):
     assert all(pair.prompt and pair.response for pair in pairs)
 
 
+@pytest.mark.real_data
 def test_metamathqas_columns_are_the_ones_that_the_task_asks_for():
     sample = REAL / "metamathqa" / "schema_sample_2rows.jsonl"
     if not sample.is_file():
