@@ -45,7 +45,9 @@ from slurm_cluster import DAEMONS, Cluster
 
 EXPERIMENT = "table3-toy"
 SETTINGS = ["trainer.max_steps=25", "trainer.checkpoint_minutes=0",
-            "eval.datasets.0.limit=20", "eval.datasets.1.limit=20"]  # fmt: skip
+            "eval.datasets.0.limit=100", "eval.datasets.1.limit=100"]  # fmt: skip
+DAMAGES = 3
+"""Of each kind, at least."""
 MARK = "OSORA_FAULTS"
 """Environment of every process of the sweep under attack: only such are ever killed."""
 START = """\
@@ -123,42 +125,56 @@ class Attack:
         self.sweep = sweep
         self.chance = chance
         self.cluster = cluster
+        self.kills = 0
         self.told: Counter[str] = Counter()
         self.spoilt: Counter[str] = Counter()  # records, by run id
 
-    @property
-    def kills(self) -> int:
-        return sum(count for what, count in self.told.items() if what.endswith("killed"))
+    def strike(self, enough: int) -> bool:
+        """One fault of a random kind, if there is anything that it could hit; whether that was
+        still wanted: fewer kills than `enough`, or fewer damages than DAMAGES."""
+        deeds = self._damages()
+        if self.kills >= enough:
+            deeds = {what: deed for what, deed in deeds.items() if self.told[what] < DAMAGES}
+        else:
+            deeds |= self._kills()
+        if deeds:
+            what = self.chance.choice(list(deeds))
+            self.told[what] += deeds[what]()
+        return bool(deeds)
 
-    def strike(self) -> None:
-        """One fault of a random kind, if there is anything that it could hit."""
-        deeds: dict[str, Callable[[], bool]] = {
-            "process of a cell killed": lambda: self._kill(self.sweep.holders()),
-            "starting process killed": lambda: self._kill(self.sweep.processes("experiment=")),
-            "starting process and that of a cell killed": lambda: (
-                self._kill(self.sweep.processes("experiment=")) | self._kill(self.sweep.holders())
+    def _damages(self) -> dict[str, Callable[[], bool]]:
+        return {
+            "a byte of a checkpoint turned and its cell killed": self._checkpoint,
+            "a byte of the answers turned and its cell killed": self._journal,
+            "a record cut short": self._record,
+        }
+
+    def _kills(self) -> dict[str, Callable[[], bool]]:
+        def of(what: str) -> Callable[[], bool]:
+            return lambda: self._kill(self.sweep.processes(what))
+
+        deeds = {
+            "the process of a cell killed": lambda: self._kill(self.sweep.holders()),
+            "the starting process killed": of("experiment="),
+            "both killed": lambda: (
+                self._kill(self.sweep.processes("experiment=")) & self._kill(self.sweep.holders())
             ),
-            "byte of a checkpoint turned, process of its cell killed": self._checkpoint,
-            "byte of the answers turned, process of its cell killed": self._journal,
-            "record cut short": self._record,
         }
         if self.cluster is None:
-            deeds["worker killed"] = lambda: self._kill(self.sweep.processes("osora_bench.worker"))
-        else:
-            deeds["job killed"] = lambda: self._kill(self.sweep.processes("submitit.core._submit"))
-            deeds["submitting process killed"] = lambda: self._kill(
-                self.sweep.processes("osora_bench.submit")
-            )
-            for name in ("slurmctld", "slurmd"):
-                deeds[f"{name} killed"] = functools.partial(self._daemon, name)
-        what = self.chance.choice(list(deeds))
-        self.told[what] += deeds[what]()
+            return deeds | {"a worker killed": of("osora_bench.worker")}
+        return deeds | {
+            "a job killed": of("submitit.core._submit"),
+            "the submitting process killed": of("osora_bench.submit"),
+            "slurmctld killed": functools.partial(self._daemon, "slurmctld"),
+            "a slurmd killed": functools.partial(self._daemon, "slurmd"),
+        }
 
     def _kill(self, victims: list[psutil.Process]) -> bool:
         if not victims:
             return False
         with contextlib.suppress(psutil.NoSuchProcess):
             self.chance.choice(victims).kill()
+            self.kills += 1
         return True
 
     def _daemon(self, kind: str) -> bool:
@@ -166,6 +182,7 @@ class Attack:
         names = [n for n in DAEMONS if (n == "slurmctld") == (kind == "slurmctld")]
         name = self.chance.choice(names)
         self.cluster.kill(name)
+        self.kills += 1
         time.sleep(self.chance.uniform(0.0, 4.0))
         self.cluster.start(name)
         return True
@@ -185,6 +202,7 @@ class Attack:
                 continue
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 os.kill(pid, signal.SIGKILL)
+                self.kills += 1
                 content = bytearray(path.read_bytes())
                 content[self.chance.randrange(len(content))] ^= 1
                 path.write_bytes(content)
@@ -193,7 +211,7 @@ class Attack:
 
     def _record(self) -> bool:
         kept = [one for one in self.sweep.cells if one.state == "done"]
-        if not kept or self.spoilt.total() >= 5:
+        if not kept:
             return False
         victim = self.chance.choice(kept)
         victim.record.write_bytes(victim.record.read_bytes()[: -self.chance.randint(1, 500)])
@@ -209,14 +227,14 @@ class Attack:
 
 
 def attacked(sweep: Sweep, attack: Attack, kills: int) -> None:
-    """Strike at a sweep until it was killed often enough; let it end then."""
-    while not sweep.done:
+    """Strike at a sweep until it had enough; let it end then."""
+    wanted = True
+    while wanted or not sweep.done:
         if sweep.ended:
             attack.mend()
             sweep.start()
-        time.sleep(attack.chance.uniform(0.5, 6.0))
-        if attack.kills < kills:
-            attack.strike()
+        time.sleep(attack.chance.uniform(1.0, 8.0))
+        wanted = attack.strike(kills)
     assert sweep.process is not None
     sweep.process.wait()
 

@@ -74,7 +74,7 @@ class Workers:
 
     def _slot_lock(self, slot: int) -> TextIO | None:
         """The slot's lock; None if a worker holds it, as one of an earlier start may."""
-        name = f"gpu-{self.devices[slot]}" if self.devices else f"cpu-{slot}"
+        name = f"gpu-{self.devices[slot]}".replace("/", "_") if self.devices else f"cpu-{slot}"
         place = self.sweep.path.parent.parent / "workers" / f"{socket.gethostname()}-{name}"
         place.parent.mkdir(parents=True, exist_ok=True)
         file = place.open("w")
