@@ -74,7 +74,7 @@ def plan_verb(arguments: Sequence[str]) -> int:
 
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
-    from osora_bench.plan import load_experiment
+    from osora_bench.experiments import load_experiment
     from osora_bench.run import RETRIES, run_experiment
 
     name, rest = _experiment(arguments)
@@ -132,11 +132,12 @@ def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
     from osora_bench import render, tabulate
     from osora_bench.compose import without_collecting
-    from osora_bench.plan import expand, load_experiment
+    from osora_bench.experiments import load_experiment
+    from osora_bench.plan import expansion
 
     name, rest = _experiment(arguments)
     options, overrides = _options(rest, ("out", "params", "compare", "others"))
-    cells = expand(name, overrides)
+    cells = expansion(name, overrides).everything
     experiment = load_experiment(name)
     params = _choice(options, "params", "true")
     for spec in experiment.tables.values():
@@ -161,11 +162,12 @@ def tables_verb(arguments: Sequence[str]) -> int:
 def figures_verb(arguments: Sequence[str]) -> int:
     """Draw an experiment's figures."""
     from osora_bench import report
-    from osora_bench.plan import expand, load_experiment
+    from osora_bench.experiments import load_experiment
+    from osora_bench.plan import expansion
 
     name, rest = _experiment(arguments)
     options, overrides = _options(rest, ("out",))
-    cells = expand(name, overrides)
+    cells = expansion(name, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
     written = report.draw(load_experiment(name), cells, folder, others="scale=smoke" in overrides)
     if written:

@@ -20,7 +20,7 @@ from osora_bench.render import Table
 from osora_bench.rounding import CENT
 
 if TYPE_CHECKING:
-    from osora_bench.plan import TableSpec
+    from osora_bench.experiments import TableSpec
     from osora_bench.tabulate import Row
 
 NORMAL_95 = 1.96

@@ -26,7 +26,7 @@ from osora_bench import paths
 from osora_bench.compose import compose, composer, resolve, without_collecting
 from osora_bench.config import DTYPES
 from osora_bench.errors import UserError, unknown
-from osora_bench.plan import load_experiment
+from osora_bench.experiments import load_experiment
 
 if TYPE_CHECKING:
     from osora_bench.counting import Count

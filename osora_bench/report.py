@@ -19,10 +19,12 @@ import matplotlib.pyplot as plt
 
 from osora_bench import reference, tabulate
 from osora_bench.errors import UserError, unknown
-from osora_bench.plan import Cell, Experiment, FigureSpec
+from osora_bench.experiments import Experiment, FigureSpec
+from osora_bench.plan import Cell
 from osora_bench.record import read_ledger
 from osora_bench.rounding import mean
 
+KINDS = ("parameters", "bars", "ranks")
 SUFFIXES = (".png", ".svg", ".pdf")
 LINES = ("-", "--", ":", "-.")
 MARKS = ("o", "s", "^", "D")
@@ -51,9 +53,7 @@ def draw(
         "bars": partial(bars, others=others),
         "ranks": partial(ranks, others=others),
     }
-    for spec in experiment.figures.values():
-        if spec.kind not in kinds:
-            raise UserError(unknown("kind of figure", spec.kind, kinds))
+    check(experiment)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with plt.rc_context({"svg.hashsalt": "osora_bench", "font.size": 9}):
@@ -64,6 +64,13 @@ def draw(
                 figure.savefig(written[-1], dpi=150, metadata=METADATA[suffix])
             plt.close(figure)
     return written
+
+
+def check(experiment: Experiment) -> None:
+    """Raise UserError if an experiment has a figure of a kind that is not known."""
+    for spec in experiment.figures.values():
+        if spec.kind not in KINDS:
+            raise UserError(unknown("kind of figure", spec.kind, KINDS))
 
 
 def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Any:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from osora_bench import paths, render, report, tabulate
 from osora_bench.errors import UserError, unknown
-from osora_bench.plan import Cell, Experiment, expand, load_experiment
+from osora_bench.experiments import Experiment, load_experiment
+from osora_bench.plan import Cell, expansion
 
 PAGES = ("README.md", "RESULTS.md")
 PLACE = re.compile(r"(<!-- table (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -49,7 +50,7 @@ def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
         experiment = load_experiment(place.stem)
         if not experiment.trains or str(experiment.set.get("ledger")) != "results/ledger":
             continue
-        cells = expand(place.stem, [f"ledger={ledger}"])
+        cells = expansion(place.stem, [f"ledger={ledger}"]).everything
         if any(cell.run_id in there for cell in cells):
             yield place.stem, experiment, cells
 

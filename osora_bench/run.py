@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from osora_bench import frozen, interruption, preflight
 from osora_bench.claim import claimed
 from osora_bench.errors import UserError
+from osora_bench.experiments import load_experiment
 from osora_bench.plan import STATES, Cell, expansion, revision, trains
 from osora_bench.progress import say
 
@@ -60,8 +61,9 @@ def run_experiment(name: str, overrides: Sequence[str] = (), **settings: Any) ->
         UserError: something that can be known beforehand; then nothing was started.
     """
     known: set[str] = set()
+    now = expansion(name, overrides)
+    _check_shown(name, now.everything)
     while True:
-        now = expansion(name, overrides)
         waiting = [w.cell for w in now.waiting]
         if waiting:
             say(f"{len(waiting)} cells wait for the choice of their learning rate")
@@ -73,6 +75,19 @@ def run_experiment(name: str, overrides: Sequence[str] = (), **settings: Any) ->
                 return status
             say(f"{len(after.waiting)} cells still wait: not all rates that they need were tried")
             return FAILED
+        now = after
+
+
+def _check_shown(name: str, cells: Sequence[Cell]) -> None:
+    """Raise UserError if the experiment's tables or figures could not be made in the end."""
+    experiment = load_experiment(name)
+    from osora_bench import tabulate
+
+    tabulate.check(experiment, cells)
+    if experiment.figures:
+        from osora_bench import report
+
+        report.check(experiment)
 
 
 def run_missing(

@@ -21,7 +21,8 @@ import pandas as pd
 from osora_bench import comparison
 from osora_bench.config import asked
 from osora_bench.errors import UserError, unknown
-from osora_bench.plan import Cell, Experiment, TableSpec, trains
+from osora_bench.experiments import Experiment, TableSpec
+from osora_bench.plan import Cell, trains
 from osora_bench.record import read_ledger
 from osora_bench.reference import AVERAGE, PARAMS, SETTINGS, Key, Printed, load
 from osora_bench.render import LIMITED, SOURCE, Number, Table
@@ -188,6 +189,16 @@ def _compared(experiment: Experiment, made: Sequence[Table]) -> list[Table]:
         beside(table, load(name)) if name and table.numbers else table
         for table, name in zip(made, references, strict=True)
     ]
+
+
+def check(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise UserError if a table cannot be made of an experiment's cells, whatever their records:
+    a layout, column, baseline or reference that is not known."""
+    without_records = rows(cells, {})
+    for name, spec in experiment.tables.items():
+        _layout(spec.layout)(name, spec, [r for r in without_records if _selected(r, spec)])
+        if spec.reference is not None:
+            load(spec.reference)
 
 
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:

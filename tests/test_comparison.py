@@ -8,6 +8,7 @@ from test_tabulate import score
 
 from osora_bench import comparison, plan, record, render, tabulate
 from osora_bench.errors import UserError
+from osora_bench.experiments import TableSpec
 
 
 def row(cell, verdicts_by_seed):
@@ -75,14 +76,14 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
         row(cells["lora"], [[[True, False, False, True]] * 2]),
         tabulate.Row(cells["vera"], []),
     ]
-    spec = plan.TableSpec("against", "T", baseline="osora")
+    spec = TableSpec("against", "T", baseline="osora")
     table = comparison.against("t", spec, rows)
     assert list(table.frame) == ["Method", "OSoRA less it", "95 % interval", "so"]
     assert list(table.frame["Method"]) == ["LoRA", "VeRA"]
     assert table.frame["OSoRA less it"].tolist() == ["+25.00", ""]
     assert "paired by question" in render.markdown(table)
     with pytest.raises(UserError, match="unknown baseline 'osra'. Did you mean 'osora'"):
-        comparison.against("t", plan.TableSpec("against", "T", baseline="osra"), rows)
+        comparison.against("t", TableSpec("against", "T", baseline="osra"), rows)
 
 
 def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
@@ -94,7 +95,7 @@ def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
 
     cells = {c.config["method"]["name"]: c for c in plan.expand("demo")}
     rows = [trial("dora", 1e-3, 0.7), trial("dora", 1e-2, 0.6), trial("vera", 1e-2, 0.9)]
-    table = comparison.tuning("t", plan.TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
+    table = comparison.tuning("t", TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
     text = render.markdown(table)
     assert [r.split() for r in text.splitlines() if r.startswith("| DoRA")] == [
         ["|", "DoRA,", "r", "=", "16", "|", "0.7000", "|", "**0.6000**", "|", "-", "|"]

@@ -11,8 +11,16 @@ from omegaconf import OmegaConf
 
 from osora_bench import models, paths, plan, record, render, run, smoke, tabulate
 from osora_bench.compose import composer
+from osora_bench.errors import UserError
+from osora_bench.experiments import load_experiment
 
 full_scale = cache(plan.expand)
+GRID = """\
+title: T
+seed: [0]
+set: {task: toy, eval: toy}
+blocks: [{model: [toy], method: [none]}]
+"""
 FAMILIES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -27,7 +35,7 @@ def test_every_cell_of_the_demo_runs_a_step(places, session):
     for cell in cells:
         made = record.read(cell.record)
         assert made["training"] is None or made["training"]["steps"] == 1
-    tables, damaged = tabulate.build(plan.load_experiment("demo"), cells)
+    tables, damaged = tabulate.build(load_experiment("demo"), cells)
     assert damaged == []
     assert "a limit cut the set" in render.markdown(tables[0])
 
@@ -60,8 +68,8 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert type(tiny).__name__ == FAMILIES[real.config["model"]["architecture"]["model_type"]]
         rate = real.config["trainer"]["learning_rate"]
         assert cell.config["trainer"]["learning_rate"] == rate
-    strict, _ = tabulate.build(plan.load_experiment(name), cells)
-    shown, _ = tabulate.build(plan.load_experiment(name), cells, others=True)
+    strict, _ = tabulate.build(load_experiment(name), cells)
+    shown, _ = tabulate.build(load_experiment(name), cells, others=True)
     for table, marked in zip(strict, shown, strict=True):
         scores = [c for c in table.numbers if c != "Params"]
         assert set(table.frame[scores].to_numpy().flatten()) <= {"", "-"}
@@ -91,3 +99,28 @@ def test_made_up_files_cover_every_file_of_the_papers_tasks_and_suites(tmp_path,
             needed = [f for d in cell.config["eval"]["datasets"] for f in d["files"]]
             needed += [s["path"] for s in cell.config["task"]["sources"]]
             assert all(paths.data_file(f).is_file() for f in needed), needed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: [", "experiments/wrong.yaml: while parsing"),
+        ("title: T\nseed: [0]\n", "no blocks with a model and a method"),
+        (f"{GRID}tables: {{t: {{layout: method, title: T}}}}\n", "Did you mean 'methods'"),
+        (f"{GRID}tables: {{t: {{layout: methods, title: T, columns: [avg]}}}}\n", "unknown column"),
+        (
+            f"{GRID}tables: {{t: {{layout: methods, title: T, reference: table9}}}}\n",
+            "unknown reference 'table9'",
+        ),
+        (f"{GRID}tables: {{t: {{layout: against, title: T, baseline: x}}}}\n", "unknown baseline"),
+        (f"{GRID}figures: {{f: {{kind: bar, title: T}}}}\n", "Did you mean 'bars'"),
+    ],
+)
+def test_a_mistake_in_an_experiment_is_told_before_anything_runs(
+    text, message, tmp_path, monkeypatch, places
+):
+    (tmp_path / "wrong.yaml").write_text(text)
+    monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(run, "run_missing", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(UserError, match=message):
+        run.run_experiment("wrong", places)

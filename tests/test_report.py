@@ -13,6 +13,7 @@ import pytest
 
 from osora_bench import cli, counting, plan, record, reference, render, report, tabulate
 from osora_bench.errors import UserError
+from osora_bench.experiments import load_experiment
 
 HEADS = {
     "table1": ["Model", "Method", "BoolQ", "PIQA", "SIQA", "HellaSwag", "WinoGrande", "ARC_e",
@@ -80,7 +81,7 @@ def built(name: str, ledger, **options) -> render.Table:
     cells = [
         plan.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)
     ]
-    tables, damaged = tabulate.build(plan.load_experiment(name), cells, **options)
+    tables, damaged = tabulate.build(load_experiment(name), cells, **options)
     assert damaged == []
     return tables[0]
 
@@ -262,7 +263,7 @@ def test_the_leak_is_said_under_table_3_and_not_under_its_clean_twin(tmp_path):
 
 
 def test_an_unknown_column_names_those_there_are(tmp_path):
-    experiment = plan.load_experiment("table4")
+    experiment = load_experiment("table4")
     experiment.tables["table4"].columns = ["method", "dataset"]
     with pytest.raises(UserError, match="unknown column 'dataset'. Did you mean 'datasets'"):
         tabulate.build(experiment, expand("table4"))
@@ -271,7 +272,7 @@ def test_an_unknown_column_names_those_there_are(tmp_path):
 @pytest.mark.parametrize("name", ["figure1", "figure3"])
 def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
     cells = [plan.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand(name)]
-    twice = [report.draw(plan.load_experiment(name), cells, tmp_path / part) for part in "ab"]
+    twice = [report.draw(load_experiment(name), cells, tmp_path / part) for part in "ab"]
     assert [p.suffix for p in twice[0]] == [".png", ".svg", ".pdf"]
     for first, second in zip(*twice, strict=True):
         assert first.stat().st_size > 2000
@@ -279,9 +280,7 @@ def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
 
 
 def test_figure_1_says_that_lora_grows_linearly(tmp_path):
-    figure = report.parameters(
-        plan.load_experiment("figure1").figures["figure1"], expand("figure1")
-    )
+    figure = report.parameters(load_experiment("figure1").figures["figure1"], expand("figure1"))
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     # 28 layers x (3584 + 3584 + 512 + 3584), and two vectors of r in each of 28 layers
     assert legend == [
@@ -298,13 +297,13 @@ def test_figure_3_shows_the_numbers_of_the_records(tmp_path, ledger):
     cells = [
         plan.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand("figure3")
     ]
-    figure = report.bars(plan.load_experiment("figure3").figures["figure3"], cells)
+    figure = report.bars(load_experiment("figure3").figures["figure3"], cells)
     heights = {round(bar.get_height(), 2) for bar in figure.axes[0].patches}
     assert {12.10, 10.08, 9.02, 54.81, 49.05, 44.73} <= heights
 
 
 def test_an_unknown_kind_of_figure_names_those_there_are(tmp_path):
-    experiment = plan.load_experiment("figure1")
+    experiment = load_experiment("figure1")
     experiment.figures["figure1"].kind = "bar"
     with pytest.raises(UserError, match="unknown kind of figure 'bar'. Did you mean 'bars'"):
         report.draw(experiment, [], tmp_path)

@@ -7,6 +7,7 @@ import pytest
 
 from osora_bench import plan, record, render, tabulate
 from osora_bench.errors import UserError
+from osora_bench.experiments import load_experiment
 
 GOLDEN = Path(__file__).parent / "golden"
 N = 500
@@ -68,7 +69,7 @@ def ledger(tmp_path):
 
 
 def test_golden_ledger_gives_the_reviewed_tables(ledger, tmp_path):
-    tables, damaged = tabulate.build(plan.load_experiment("demo"), ledger)
+    tables, damaged = tabulate.build(load_experiment("demo"), ledger)
     assert damaged == []
     written = render.write(tables, tmp_path / "tables")
     assert {p.name for p in written} == {p.name for p in GOLDEN.iterdir()}
@@ -79,7 +80,7 @@ def test_golden_ledger_gives_the_reviewed_tables(ledger, tmp_path):
 def test_a_damaged_record_is_named_and_the_others_still_make_tables(ledger):
     lora = next(c for c in ledger if c.label == "toy lora r=16 seed=0")
     lora.record.write_text(lora.record.read_text()[:-9])
-    tables, damaged = tabulate.build(plan.load_experiment("demo"), ledger)
+    tables, damaged = tabulate.build(load_experiment("demo"), ledger)
     assert len(damaged) == 1
     assert lora.record.name in damaged[0]
     frame = tables[0].frame.set_index("Method")
@@ -89,7 +90,7 @@ def test_a_damaged_record_is_named_and_the_others_still_make_tables(ledger):
 
 def test_no_record_at_all_still_gives_a_table(tmp_path):
     cells = plan.expand("demo", [f"ledger={tmp_path}"])
-    tables, _ = tabulate.build(plan.load_experiment("demo"), cells)
+    tables, _ = tabulate.build(load_experiment("demo"), cells)
     for table in tables:
         assert "No run has finished yet." in render.markdown(table)
         assert not table.best.to_numpy().any()
@@ -99,7 +100,7 @@ def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
     cells = plan.expand("demo", [f"ledger={tmp_path}"])
     for cell in cells:
         record.write(made(cell, (3, 4), n=6), tmp_path)
-    tables, _ = tabulate.build(plan.load_experiment("demo"), cells)
+    tables, _ = tabulate.build(load_experiment("demo"), cells)
     assert set(tables[0].frame["Avg."]) == {""}
     assert "a limit cut the set: GSM8K-toy, CSQA-toy" in render.markdown(tables[0])
 
@@ -110,7 +111,7 @@ def test_a_set_that_is_left_out_is_blank_and_so_is_the_average(tmp_path):
         whole = made(cell, (300, 0))
         del whole["scores"]["commonsenseqa-toy"]
         record.write(whole, tmp_path)
-    tables, _ = tabulate.build(plan.load_experiment("demo"), cells)
+    tables, _ = tabulate.build(load_experiment("demo"), cells)
     frame = tables[0].frame
     assert set(frame["GSM8K-toy"]) == {"60.00"}
     assert set(frame["CSQA-toy"]) == set(frame["Avg."]) == {""}
@@ -144,7 +145,7 @@ def test_standard_error_is_the_binomial_one():
 
 
 def test_an_unknown_layout_names_those_there_are():
-    experiment = plan.load_experiment("demo")
+    experiment = load_experiment("demo")
     experiment.tables["ranks"].layout = "rank"
     with pytest.raises(UserError, match="unknown table layout 'rank'. Did you mean 'ranks'"):
         tabulate.build(experiment, plan.expand("demo"))
