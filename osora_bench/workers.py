@@ -1,5 +1,6 @@
 """A sweep in several processes of this machine, which outlive the one that started them."""
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -12,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 from osora_bench import claim, frozen
 from osora_bench.errors import UserError
@@ -26,6 +26,20 @@ BARREN = 3
 """Workers in a row that may end with nothing done, before no more are started."""
 INTERRUPTED = 128
 """Exit statuses above it: the worker was asked to end, by the signal of the rest."""
+
+
+class Locks(contextlib.ExitStack):
+    """Locked files, which closing lets go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handles: list[int] = []
+
+    def take(self, place: Path) -> None:
+        """Lock one more file, or raise BlockingIOError."""
+        file = self.enter_context(place.open("w"))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.handles.append(file.fileno())
 
 
 @dataclass
@@ -72,20 +86,24 @@ class Workers:
             say(f"{waiting} cells wait for workers of an earlier start, which have every slot")
             self.told = True
 
-    def _slot_lock(self, slot: int) -> TextIO | None:
-        """The slot's lock; None if a worker holds it, as one of an earlier start may."""
-        name = f"gpu-{self.devices[slot]}".replace("/", "_") if self.devices else f"cpu-{slot}"
-        place = self.sweep.path.parent.parent / "workers" / f"{socket.gethostname()}-{name}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file = place.open("w")
+    def _slot_lock(self, slot: int) -> "Locks | None":
+        """The slot's locks, one for each of its GPUs; None if a worker holds one, as one of an
+        earlier start may, whose slots may be of another size."""
+        names = [f"cpu-{slot}"]
+        if self.devices:
+            names = [f"gpu-{name}".replace("/", "_") for name in self.devices[slot].split(",")]
+        places = self.sweep.path.parent.parent / "workers"
+        places.mkdir(parents=True, exist_ok=True)
+        locks = Locks()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in names:
+                locks.take(places / f"{socket.gethostname()}-{name}")
         except BlockingIOError:
-            file.close()
+            locks.close()
             return None
-        return file
+        return locks
 
-    def _start(self, slot: int, lock: TextIO) -> subprocess.Popen[bytes]:
+    def _start(self, slot: int, lock: "Locks") -> subprocess.Popen[bytes]:
         self.folder.mkdir(exist_ok=True)
         env = dict(os.environ)
         cores = os.cpu_count() or 1
@@ -101,7 +119,7 @@ class Workers:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=env,
-                pass_fds=(lock.fileno(),),  # its own then: the kernel drops it when it ends
+                pass_fds=lock.handles,  # its own then: the kernel drops them when it ends
                 start_new_session=True,  # a lost terminal or a Ctrl-C here is not theirs
             )
 

@@ -20,6 +20,7 @@ from osora_bench import (
     checkpoint,
     data,
     estimate,
+    frozen,
     interruption,
     models,
     plan,
@@ -34,6 +35,7 @@ from osora_bench import (
 )
 from osora_bench.compose import compose, composer, resolve
 from osora_bench.errors import UserError
+from osora_bench.watch import Watch
 
 ROUND_OFF = 1e-5
 """Relative difference of two losses. Sums in another order differ by some 1e-7 in float32, which
@@ -431,6 +433,15 @@ def test_workers_take_as_many_gpus_each_as_a_cell_has_processes(make_cell, monke
         workers.run_in_workers(cells, 3)
     assert workers.devices(cells) == ["0,1", "2,3"]
     assert workers.devices(cells[:1]) == list("01234")
+    # two starts of different slots do not share a GPU
+    watch = Watch(frozen.freeze(cells))
+    one, two = (workers.Workers(watch, 2, False, slots) for slots in (["2", "4"], ["0,1", "2,3"]))
+    with one._slot_lock(0):
+        assert two._slot_lock(1) is None
+        with two._slot_lock(0), one._slot_lock(1):
+            pass
+    with two._slot_lock(1):
+        assert one._slot_lock(0) is None
 
 
 def test_a_shared_training_is_estimated_to_take_less_of_each_process(make_cell):
