@@ -406,6 +406,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a new one, to be looked at afterwards")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # its cluster ends with it
     with contextlib.ExitStack() as stack:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=True)
