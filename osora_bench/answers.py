@@ -27,10 +27,14 @@ def collect(result: dict[str, Any], predictions: dict[str, Any]) -> list[Answer]
     """Every question in order, from OpenCompass's result file and its predictions file.
 
     Raises:
-        RuntimeError: a result without details, or with another number of questions.
+        RuntimeError: a result without verdicts of single questions, or with another number of them.
     """
     entries = _in_order(result.get("details") or {})
     asked = _in_order(predictions)
+    if asked and not entries:
+        raise RuntimeError(
+            "OpenCompass's evaluator of this set judges no single question, so there is no k of n"
+        )
     if len(entries) != len(asked) or not asked:
         raise RuntimeError(
             f"OpenCompass judged {len(entries)} questions and has predictions for {len(asked)}"

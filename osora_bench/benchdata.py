@@ -214,6 +214,11 @@ def verify(names: Sequence[str]) -> int:
     return int(counts["missing"] + counts["wrong"] > 0)
 
 
+def gated(path: str) -> bool:
+    """Whether a file is of a set whose authors ask that it be kept from the public."""
+    return any(each.gated and path in {f.path for f in each.files} for each in registry().values())
+
+
 def advice(path: str) -> str:
     """The command that gets a file, after a semicolon; empty where no set has it."""
     names = [name for name, each in registry().items() if path in {f.path for f in each.files}]

@@ -21,6 +21,12 @@ WORTH_SAVING = 60.0
 """Seconds of training that are rather done again than written down at its end."""
 
 
+def every(cfg: dict[str, Any]) -> float | None:
+    """How long a cell trains between two checkpoints; None: without any."""
+    minutes = cfg["trainer"]["checkpoint_minutes"]
+    return None if minutes is None else 60 * minutes
+
+
 class Checkpoints(TrainerCallback):
     """Lets the Trainer save every so many seconds, at the end, and when a signal came.
 
@@ -46,9 +52,12 @@ class Checkpoints(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        seal(self.folder / f"checkpoint-{state.global_step}")
+        self._seal(self.folder / f"checkpoint-{state.global_step}")
         self.last = time.monotonic()
         self.interruption.safe_point()
+
+    def _seal(self, folder: Path) -> None:
+        seal(folder)
 
 
 def seal(folder: Path) -> None:

@@ -4,14 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from osora_bench.errors import UserError, unknown
 from osora_bench.interruption import Interrupted
-
-if TYPE_CHECKING:
-    from osora_bench.estimate import Estimate
-    from osora_bench.plan import Cell
 
 USAGE = """\
 usage: osora-bench VERB [KEY=VALUE ...]
@@ -27,6 +22,8 @@ usage: osora-bench VERB [KEY=VALUE ...]
                             compare=paper: the paper's numbers and the difference below ours;
                             others=true: limited sets and other seeds as well, marked)
   figures experiment=NAME   the experiment's figures as PNG, SVG and PDF (out=FOLDER)
+  results                   all that results/ledger gives: results/tables, results/figures and the
+                            tables inside README.md and RESULTS.md
   params  [model=A,B | config=FILE] [method=C,D] [rank=8,16] [modules=M,N] [--csv]
                             trainable parameters, adapter and frozen bytes, from the architecture
                             alone: the experiments' grid, or any hub-style config.json with each
@@ -63,61 +60,22 @@ def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id, state, and what it is expected to take."""
-    from osora_bench import estimate, record, slurm
-    from osora_bench.plan import expand
-    from osora_bench.run import counted, warnings, where
+    from osora_bench import overview
+    from osora_bench.plan import expansion
 
     name, rest = _experiment(arguments)
-    cells = expand(name, [a for a in rest if a != "--json"])
-    ledgers = {c.ledger for c in cells}
-    known = estimate.measured(
-        {key: r for place in ledgers for key, r in record.read_ledger(place).records.items()}
-    )
-    costs = {c.run_id: estimate.of(c, known) for c in cells}
-    jobs = slurm.queued(cells)
-    states = {c.run_id: slurm.state(c, jobs) for c in cells}
+    made = overview.lines(expansion(name, [a for a in rest if a != "--json"]))
     if "--json" in rest:
-        listed = [_planned(c, states[c.run_id], costs[c.run_id]) for c in cells]
-        for one in listed:
-            one["job"] = jobs[one["run_id"]].id if one["run_id"] in jobs else None
-        print(json.dumps(listed, indent=1))
-        return 0
-    for line in warnings(cells):
-        print(f"WARNING: {line}")
-    for c in cells:
-        state, cost = states[c.run_id], costs[c.run_id]
-        told = {
-            "running": lambda c=c: where(c),
-            "queued": lambda c=c: f"  {jobs[c.run_id]}",
-            "failed": lambda c=c: f"  {c.error}",
-        }
-        print(f"{c.run_id}  {state:8s} {c.label:40s} {cost or ''}{told.get(state, str)()}")
-    todo = [cost for key, cost in costs.items() if cost is not None and states[key] != "done"]
-    total = estimate.duration(sum(cost.hours for cost in todo))
-    hours = f"; about {total} one after another" if todo else ""
-    print(f"{len(cells)} cells: {counted(states.values())}{hours}")
+        print(json.dumps([line.plain() for line in made], indent=1))
+    else:
+        print("\n".join(overview.text(made)))
     return 0
-
-
-def _planned(cell: "Cell", state: str, cost: "Estimate | None") -> dict[str, Any]:
-    """A cell of a plan as plain values."""
-    return {
-        "run_id": cell.run_id,
-        "state": state,
-        "label": cell.label,
-        "overrides": cell.overrides,
-        "holder": cell.holder if state == "running" else None,
-        "error": cell.error if state == "failed" else None,
-        "hours": None if cost is None else cost.hours,
-        "gigabytes": None if cost is None else cost.gigabytes,
-        "measured": None if cost is None else cost.measured,
-    }
 
 
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
-    from osora_bench.plan import expand, load_experiment
-    from osora_bench.run import RETRIES, run_missing
+    from osora_bench.plan import load_experiment
+    from osora_bench.run import RETRIES, run_experiment
 
     name, rest = _experiment(arguments)
     options, overrides = _options(rest, ("workers", "retries", "allow_changed"))
@@ -131,9 +89,10 @@ def run_verb(arguments: Sequence[str]) -> int:
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
-    return run_missing(
-        expand(name, overrides),
-        experiment.hint,
+    return run_experiment(
+        name,
+        overrides,
+        hint=experiment.hint,
         workers=workers,
         allow_changed=changed,
         launcher=launcher,
@@ -172,6 +131,7 @@ def _choice(options: dict[str, str], key: str, valid: str) -> bool:
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
     from osora_bench import render, tabulate
+    from osora_bench.compose import without_collecting
     from osora_bench.plan import expand, load_experiment
 
     name, rest = _experiment(arguments)
@@ -181,12 +141,10 @@ def tables_verb(arguments: Sequence[str]) -> int:
     params = _choice(options, "params", "true")
     for spec in experiment.tables.values():
         spec.params = spec.params or params
-    tables, damaged = tabulate.build(
-        experiment,
-        cells,
-        compare=_choice(options, "compare", "paper"),
-        others=_choice(options, "others", "true") or "scale=smoke" in overrides,
-    )
+    compare = _choice(options, "compare", "paper")
+    others = _choice(options, "others", "true") or "scale=smoke" in overrides
+    with without_collecting():
+        tables, damaged = tabulate.build(experiment, cells, compare=compare, others=others)
     folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
     written = render.write(tables, folder)
     for table in tables:
@@ -215,6 +173,18 @@ def figures_verb(arguments: Sequence[str]) -> int:
     return 0
 
 
+def results_verb(arguments: Sequence[str]) -> int:
+    """Make the committed tables, figures and pages anew."""
+    from osora_bench import paths, results
+
+    if arguments:
+        raise UserError(f"results takes no argument, not {arguments[0]}")
+    written = results.regenerate()
+    folders = sorted({str(path.parent.relative_to(paths.ROOT)) for path in written})
+    print(f"{len(written)} files in {', '.join(folders)}")
+    return 0
+
+
 def params_verb(arguments: Sequence[str]) -> int:
     """Count parameters of models x methods x ranks."""
     known = ("model", "method", "rank", "config", "modules")
@@ -233,10 +203,14 @@ def params_verb(arguments: Sequence[str]) -> int:
             ranks = [int(text) for text in options["rank"].split(",")]
         except ValueError as error:
             raise UserError(f"rank={options['rank']}: whole numbers, e.g. rank=8,16") from error
+        if min(ranks) < 1:
+            raise UserError(f"rank={options['rank']}: a rank is at least 1")
     modules = options["modules"].split(",") if "modules" in options else None
     from osora_bench import params
 
     lines = params.table(models, methods, ranks, config, modules)
+    if modules is not None and not any(line.count for line in lines):
+        raise UserError("\n".join(dict.fromkeys(str(line.problem) for line in lines)))
     print(params.csv_text(lines) if "--csv" in rest else params.markdown(lines))
     return 0
 
@@ -314,6 +288,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_verb,
     "tables": tables_verb,
     "figures": figures_verb,
+    "results": results_verb,
     "params": params_verb,
     "data": data_verb,
     "audit": audit_verb,
@@ -323,7 +298,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "svd": svd_verb,
 }
 
-OWN_HELP = ("cell", "export", "svd")
+OWN_HELP = ("cell", "evaluate", "export", "svd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

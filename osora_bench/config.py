@@ -6,6 +6,7 @@ its run id (names shown in tables, places on disk, how the work is split up).
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -20,6 +21,10 @@ TRACKERS = ("none", "wandb")
 TRACKER_MODES = ("auto", "offline", "online")
 BACKENDS = ("transformers", "vllm")
 DEVICES = ("auto", "cpu", "cuda")
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
+"""They treat every number alone, so that a shard is stepped as in the whole."""
+SHARDED_PRECISIONS = ("float32", "bfloat16")
+"""With float16, processes would have to agree on the scale of the loss: one's overflow is all's."""
 
 
 def shown(default: Any = MISSING) -> Any:
@@ -101,7 +106,9 @@ class SourceConfig:
 class TaskConfig:
     """What a cell trains on: the sources together, `max_rows` of them drawn by the seed.
 
-    `warning` is said wherever the task is run or its results are shown.
+    `validation_rows` of them, the same for every seed, are kept out of training; the loss on them
+    at its end is in the record, to choose settings by. `warning` is said wherever the task is run
+    or its results are shown.
     """
 
     name: str = shown()
@@ -110,6 +117,7 @@ class TaskConfig:
     loss_on: str = MISSING
     max_length: int = MISSING
     max_rows: int | None = MISSING
+    validation_rows: int | None = later(None)
     warning: str | None = shown(None)
 
 
@@ -143,15 +151,19 @@ class EvalConfig:
     """A suite of OpenCompass datasets.
 
     `max_out_len` bounds the new tokens of an answer, also where a dataset's configuration has more.
-    `batch_size` is the most rows of a batch (null: as many as the memory holds). `merge` adds the
-    adapter into the base weights before evaluating, which rounds it to their precision. `backend`
-    is `transformers`, or `vllm` on a GPU where that is installed.
+    `limit` asks for so many questions of each set, evenly spread over it (`asked`). `without` names
+    sets that are not to be scored; they stay blank, and so does an average over them. `batch_size`
+    is the most rows of a batch (null: as many as the memory holds). `merge` adds the adapter into
+    the base weights before evaluating, which rounds it to their precision. `backend` is
+    `transformers`, or `vllm` on a GPU where that is installed.
     """
 
     name: str = shown()
     label: str = shown()
     datasets: list[DatasetConfig] = MISSING
     max_out_len: int = MISSING
+    limit: int | None = later(None)
+    without: list[str] | None = later(None)  # noqa: RUF009 (a field is made anew at each call)
     batch_size: int | None = shown(None)
     merge: bool = later(False)
     backend: str = later("transformers")
@@ -160,7 +172,8 @@ class EvalConfig:
 @dataclass
 class TrainerConfig:
     """Optimisation. `batch_size` is the effective one; `micro_batch_size` rows fit in memory.
-    `checkpoint_minutes` lie between two checkpoints; null: one is written on a signal only."""
+    `checkpoint_minutes` lie between two checkpoints; null: one is written on a signal only.
+    `processes` share the weights, each on a GPU of its own (docs/fsdp.md); 1: nothing is shared."""
 
     learning_rate: float = MISSING
     batch_size: int = MISSING
@@ -175,6 +188,7 @@ class TrainerConfig:
     micro_batch_size: int = shown()
     gradient_checkpointing: bool = shown()
     checkpoint_minutes: float | None = shown(10.0)
+    processes: int = shown(1)
 
 
 @dataclass
@@ -199,6 +213,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     seed: int = MISSING
+    tuning: dict[str, Any] | None = None  # the rates that were tried, with losses and run ids
     device: str = MISSING
     ledger: str = MISSING
     runs: str = MISSING
@@ -211,12 +226,35 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def identity_of(node: dict[str, Any], cls: type) -> dict[str, Any]:
     """The part of a section `node` of type `cls` that can change a cell's numbers."""
-    fields = (f for f in dataclasses.fields(cls) if f.metadata.get("identity", True))
     return {
         f.name: node[f.name]
-        for f in sorted(fields, key=lambda f: f.name)
+        for f in _counted(cls)
         if f.name in node and not (f.metadata.get("later") and node[f.name] == f.default)
     }
+
+
+@cache
+def _counted(cls: type) -> list[dataclasses.Field[Any]]:
+    fields = (f for f in dataclasses.fields(cls) if f.metadata.get("identity", True))
+    return sorted(fields, key=lambda f: f.name)
+
+
+def asked(suite: dict[str, Any], dataset: dict[str, Any]) -> range:
+    """The positions of the questions that are asked of a set: all, the first so many (the set's own
+    `limit`), or so many evenly spread over it (the suite's)."""
+    everything = range(dataset["questions"])
+    if dataset["limit"] is not None:
+        return everything[: dataset["limit"]]
+    limit = suite.get("limit")  # not in records from before there was one
+    if limit is None or limit >= len(everything):
+        return everything
+    return everything[:: len(everything) // limit][:limit]
+
+
+def chosen(suite: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sets of a suite that are to be scored."""
+    without = suite.get("without") or ()  # not in records from before it was there
+    return [d for d in suite["datasets"] if d["name"] not in without]
 
 
 def problems(cfg: dict[str, Any]) -> list[str]:
@@ -240,11 +278,14 @@ def problems(cfg: dict[str, Any]) -> list[str]:
     at_least_one = {
         "trainer.batch_size": trainer["batch_size"],
         "trainer.micro_batch_size": trainer["micro_batch_size"],
+        "trainer.processes": trainer["processes"],
         "task.max_length": task["max_length"],
         "task.max_rows": task["max_rows"],
+        "task.validation_rows": task["validation_rows"],
         "trainer.max_steps": trainer["max_steps"],
         "eval.max_out_len": suite["max_out_len"],
         "eval.batch_size": suite["batch_size"],
+        "eval.limit": suite["limit"],
         **{f"eval.datasets.{d['name']}.limit": d["limit"] for d in suite["datasets"]},
     }
     found += [
@@ -263,13 +304,19 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         "what OpenCompass calls them"
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
-    if not names:
-        found.append("eval.datasets is empty: name at least one")
-    if trainer["batch_size"] % max(trainer["micro_batch_size"], 1):
+    found += [
+        unknown("set in eval.without", n, names) for n in suite["without"] or () if n not in names
+    ]
+    if suite["without"] == []:
+        found.append("eval.without=[]: name a set, or leave it null")
+    if names and not chosen(suite):
+        found.append("eval.without leaves no set to score")
+    if not names and task["validation_rows"] is None:
         found.append(
-            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
-            f"trainer.micro_batch_size={trainer['micro_batch_size']}"
+            f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "
+            "task.validation_rows hold rows out"
         )
+    found += _sharing_problems(trainer)
     if not trainer["learning_rate"] > 0:
         found.append(f"trainer.learning_rate={trainer['learning_rate']}: must be above 0")
     if trainer["max_steps"] is None and not trainer["epochs"] > 0:
@@ -278,6 +325,24 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
     if not 0 <= cfg["seed"] < 2**32:
         found.append(f"seed={cfg['seed']}: must be between 0 and 2**32 - 1")
+    return found
+
+
+def _sharing_problems(trainer: dict[str, Any]) -> list[str]:
+    """Of how an optimiser step's rows and the weights are shared out."""
+    count, found = trainer["processes"], []
+    if trainer["batch_size"] % max(trainer["micro_batch_size"] * count, 1):
+        by = f" x trainer.processes={count}" if count > 1 else ""
+        found.append(
+            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
+            f"trainer.micro_batch_size={trainer['micro_batch_size']}{by}"
+        )
+    for key, choices in (("optimizer", SHARDED_OPTIMIZERS), ("precision", SHARDED_PRECISIONS)):
+        if count > 1 and trainer[key] not in choices:
+            found.append(
+                f"trainer.{key}={trainer[key]} cannot be shared by trainer.processes={count}; "
+                f"what can: {', '.join(choices)}"
+            )
     return found
 
 

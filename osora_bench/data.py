@@ -117,12 +117,40 @@ def _read_csv(place: Path) -> list[dict[str, Any]]:
 
 
 def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
-    """All rows of a task as dialogues, `max_rows` of them drawn by the seed.
+    """The rows of a task to train on as dialogues, `max_rows` of them drawn by the seed.
 
     Raises:
-        UserError: what `read_rows` refuses, or a template that names no column of a row.
+        UserError: what `read_rows` refuses, a template that names no column of a row, or more
+            validation rows than there are.
     """
     generator = random.Random(seed)
+    result = _all_dialogues(task, generator)
+    held_out = _held_out(task, len(result))
+    result = [one for index, one in enumerate(result) if index not in held_out]
+    if task["max_rows"] is not None and task["max_rows"] < len(result):
+        result = generator.sample(result, task["max_rows"])
+    return result
+
+
+def validation_dialogues(task: dict[str, Any]) -> list[Dialogue]:
+    """The rows that no seed trains on (`validation_rows`), in the same words for every seed."""
+    everything = _all_dialogues(task, random.Random(0))
+    return [everything[index] for index in sorted(_held_out(task, len(everything)))]
+
+
+def _held_out(task: dict[str, Any], rows: int) -> set[int]:
+    """Positions of the validation rows, drawn alike for every seed."""
+    wanted = task.get("validation_rows")
+    if wanted is None:
+        return set()
+    if wanted >= rows:
+        raise UserError(
+            f"task.validation_rows={wanted}: {rows} rows, and one at least is to train on"
+        )
+    return set(random.Random(0).sample(range(rows), wanted))
+
+
+def _all_dialogues(task: dict[str, Any], generator: random.Random) -> list[Dialogue]:
     result = []
     for source in task["sources"]:
         for number, row in source_rows(source):
@@ -138,8 +166,6 @@ def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
                     f"{source['path']}, line {number}: the template asks for {error}; "
                     f"the row has {', '.join(sorted(columns))}"
                 ) from error
-    if task["max_rows"] is not None and task["max_rows"] < len(result):
-        result = generator.sample(result, task["max_rows"])
     return result
 
 
@@ -173,6 +199,29 @@ def tokenise(
     if not rows:
         raise UserError(f"task.max_length={max_length} leaves no row to train on")
     return TokenisedTask(rows, truncated)
+
+
+def tokenised(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask:
+    """A cell's training rows as tokens."""
+    return _tokens(cfg, dialogues(cfg["task"], cfg["seed"]), tokenizer)
+
+
+def held_out(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask | None:
+    """The rows that a cell's task keeps out of training as tokens, if it does."""
+    if cfg["task"]["validation_rows"] is None:
+        return None
+    return _tokens(cfg, validation_dialogues(cfg["task"]), tokenizer)
+
+
+def _tokens(cfg: dict[str, Any], pairs: Sequence[Dialogue], tokenizer: Any) -> TokenisedTask:
+    task = cfg["task"]
+    return tokenise(
+        pairs,
+        tokenizer,
+        chat=cfg["model"]["chat"],
+        loss_on=task["loss_on"],
+        max_length=task["max_length"],
+    )
 
 
 def _chat_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -3,150 +3,82 @@ learned positions and an exchangeable attention function.
 
 What all prompts begin with (the worked examples of a few-shot set, a system prompt) is computed
 once and attended to by every row as one matrix product; rows are batched by length, their keys and
-values grow in place, and rows that are finished leave the batch.
+values grow in place, rows that are finished leave the batch and others take their places.
 """
 
 import contextlib
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
-ATTENTION = "osora_bench_shared_prefix"
-GROWTH = 64
-"""Tokens by which the place for keys and values grows: each growth copies all of them."""
+from osora_bench.rows import ATTENTION, Pair, Rows
+
 LEAVE_AT = 0.8
-"""Rows are taken out when at most this share of them is still unfinished: that copies the rest."""
-SCORE_BYTES = 16 * 2**20
-"""Attention scores of one layer while prompts are read: they should stay in the cache."""
+"""Rows change when at most this share of them is still unfinished: that copies those that stay."""
+SCORE_BYTES = {"cpu": 2**24, "cuda": 2**29}
+"""Attention scores of one layer while prompts are read: on a CPU they should stay in the cache."""
+PIECE = {"cpu": 256, "cuda": 4096}
+"""Tokens from which on a piece of prompts is large enough that padding costs more than one more."""
+FILLED = 0.9
+"""Share of a large enough piece's longest prompt that its shortest has at least."""
 
-Pair = tuple[Tensor, Tensor]  # keys, values
-
-
-class Rows:
-    """Keys and values of a batch of rows, left-padded, behind a prefix that all rows share.
-
-    Args:
-        prefix: of each layer, keys and values (kv heads, prefix tokens, head size); or empty.
-        padding: (rows,) how many of each row's first tokens are padding.
-    """
-
-    def __init__(self, prefix: Sequence[Pair], padding: Tensor) -> None:
-        self.prefix = prefix
-        self.padding = padding
-        self.window = slice(0, len(padding))  # the rows that the model is now given
-        self.length = 0  # tokens a row, padding included and prefix not
-        self._stored: list[list[Tensor]] = []
-
-    @property
-    def layers(self) -> int:
-        """How many layers have stored something."""
-        return len(self._stored)
-
-    def append(self, layer: int, new: Pair) -> Pair:
-        """Store what (window rows, kv heads, new tokens, head size) holds; return all of it."""
-        if layer == len(self._stored):
-            self._stored.append([self._room(t, t.shape[2] + GROWTH) for t in new])
-        end = self.length + new[0].shape[2]
-        both = self._stored[layer]
-        for i, tensor in enumerate(new):
-            if end > both[i].shape[2]:
-                grown = self._room(tensor, end + GROWTH)
-                grown[:, :, : self.length] = both[i][:, :, : self.length]
-                both[i] = grown
-            both[i][self.window, :, self.length : end] = tensor
-        return both[0][self.window, :, :end], both[1][self.window, :, :end]
-
-    def _room(self, like: Tensor, tokens: int) -> Tensor:
-        _, heads, _, size = like.shape
-        # zeros, since what is masked still is multiplied: by a weight of zero
-        return like.new_zeros(len(self.padding), heads, tokens, size)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but those of the indices `rows`."""
-        self.padding = self.padding[rows]
-        self.window = slice(0, len(rows))
-        self._stored = [[t[rows] for t in both] for both in self._stored]
-
-    def as_prefix(self) -> list[Pair]:
-        """The first row, as the prefix of other rows."""
-        return [(k[0, :, : self.length], v[0, :, : self.length]) for k, v in self._stored]
-
-    def visible(self, new: int) -> Tensor:
-        """(window rows, new tokens, length) which of a row's own tokens each new one may see."""
-        end = self.length + new
-        place = torch.arange(end, device=self.padding.device)
-        past = place[None, :] <= place[self.length :, None]
-        return past[None] & (place >= self.padding[self.window, None])[:, None]
-
-
-def attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: None,
-    *,
-    scaling: float,
-    rows: Rows,
-    mask: Tensor,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention of new tokens (rows, heads, tokens, head size) to the prefix and their own row.
-
-    One softmax over both parts. Scores and weights are of the model's type, the softmax of float32.
-    """
-    keys, values = rows.append(module.layer_idx, (key, value))
-    n, heads, new, size = query.shape
-    groups = key.shape[1]  # query heads of one kv head lie side by side
-    per_group = heads // groups * new
-    asked = (query * scaling).reshape(n, groups, per_group, size)
-    scores = (asked @ keys.transpose(2, 3)).view(n, groups, -1, new, keys.shape[2])
-    scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
-    scores = scores.view(n, groups, per_group, -1)
-    if not rows.prefix:
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        mixed = weights @ values
-    else:
-        before_keys, before_values = rows.prefix[module.layer_idx]
-        together = asked.transpose(0, 1).reshape(groups, n * per_group, size)
-        before = (together @ before_keys.transpose(1, 2)).view(groups, n, per_group, -1)
-        both = torch.cat((before.transpose(0, 1), scores), dim=-1)
-        weights = both.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        behind = before.shape[-1]
-        to_before, to_own = weights[..., :behind], weights[..., behind:]
-        together = to_before.transpose(0, 1).reshape(groups, n * per_group, -1)
-        mixed = (together @ before_values).view(groups, n, per_group, size).transpose(0, 1)
-        mixed = mixed + to_own @ values
-    return mixed.reshape(n, heads, new, size).transpose(1, 2), None
-
-
-AttentionInterface.register(ATTENTION, attend)
+KINDS = {"full_attention", "sliding_attention"}
+TRIAL = [[5, 3, 9, 2, 7, 4, 8, 6, 1, 5, 4, 9], [5, 3, 9, 2, 4, 8, 1]]
+"""Made-up texts that begin alike: a prefix, and rows of two lengths."""
 
 
 def supports(model: Any) -> bool:
-    """Whether `Decoder` computes what the model itself would: full attention, nothing added to it.
+    """Whether `Decoder` computes what the model, in evaluation mode, itself would.
 
-    Sliding windows, capped scores and adapters of virtual tokens need the model's own generation.
+    What the configuration tells is asked first: a layer that reaches over its tokens in another
+    way, positions whose frequencies depend on how long the longest row is, or an adapter of virtual
+    tokens or one that looks for a token (aLoRA). Else both ways are tried on two short texts.
     """
     base = _base(model)
-    config = base.config
+    config = base.config.get_text_config()
     adapter = getattr(model, "active_peft_config", None)
-    kinds = getattr(config, "layer_types", None)
-    windows = set(kinds) - {"full_attention"} if kinds else getattr(config, "sliding_window", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    ropes = {str(r.get("rope_type")) for r in (rope, *rope.values()) if isinstance(r, dict)}
     return (
         bool(base._can_set_attn_implementation())
         and not config.is_encoder_decoder
-        and not windows
-        and getattr(config, "attn_logit_softcapping", None) is None
+        and set(getattr(config, "layer_types", None) or ()) <= KINDS
+        and not ropes & {"dynamic", "longrope"}
         and not getattr(adapter, "is_prompt_learning", False)
+        and not getattr(adapter, "alora_invocation_tokens", None)
         and "position_ids" in inspect.signature(base.forward).parameters
+        and _agrees(model)
     )
+
+
+@torch.inference_mode()
+def _agrees(model: Any) -> bool:
+    """Whether the losses of two short texts are those of the model's own forward pass."""
+    decoder = Decoder(model, eos_ids=(), pad_id=0, memory=1 << 40, most_rows=len(TRIAL))
+    found: dict[int, Tensor] = {}
+    try:
+        decoder.losses(TRIAL, found.__setitem__)
+        expected = [plain_losses(model, text) for text in TRIAL]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever a model's code makes of arguments that it does not expect
+        return False
+    ours, own = torch.cat([found[i] for i in range(len(TRIAL))]), torch.cat(expected)
+    round_off = 1e-3 if torch.finfo(decoder.model.dtype).bits >= 32 else 3e-2
+    return bool((ours - own).abs().mean() < round_off * own.abs().mean())
+
+
+@torch.inference_mode()
+def plain_losses(model: Any, tokens: Sequence[int]) -> Tensor:
+    """As `Decoder.losses` of one text, by the model's own forward pass: (tokens - 1,)."""
+    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+    return _nll(logits[-len(tokens) : -1], tokens[1:])  # virtual tokens come first
 
 
 def _base(model: Any) -> Any:
@@ -156,14 +88,40 @@ def _base(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class Continuation:
-    """What `Decoder.generate` was asked for: the prompts' common prefix, and the rest of each."""
+    """What `Decoder.generate` was asked for."""
 
+    prompts: Sequence[Sequence[int]]
     prefix: Sequence[Pair]
-    shared: int  # tokens of the prefix
-    rest: Sequence[list[int]]
+    rest: Sequence[list[int]]  # of each prompt, behind the prefix
     max_new: Sequence[int]
     finished: Callable[[int, list[int]], None]
     stopped: Callable[[list[int]], bool] | None
+
+    def longest(self, index: int) -> int:
+        """Tokens of a prompt and its answer, the prefix not counted."""
+        return len(self.rest[index]) + self.max_new[index]
+
+
+@dataclass
+class Batch:
+    """Rows while they are continued: the prompt of each, and what was made for the unfinished."""
+
+    rows: Rows
+    places: list[int] = field(default_factory=list)
+    made: dict[int, list[int]] = field(default_factory=dict)
+    met: Tensor | None = None  # (rows, vocabulary) which tokens a row holds, if that counts
+
+    def change(self, entering: Sequence[int], task: Continuation) -> None:
+        """Finished rows out, new ones in, behind those that stay."""
+        stay = [row for row, index in enumerate(self.places) if index in self.made]
+        self.rows.change(stay, [len(task.rest[i]) for i in entering])
+        self.places = [self.places[row] for row in stay] + list(entering)
+        self.made |= {index: [] for index in entering}
+        if self.met is not None:
+            new = self.met.new_zeros(len(entering), self.met.shape[1])
+            for row, index in enumerate(entering):
+                new[row, list(task.prompts[index])] = True
+            self.met = torch.cat((self.met[stay], new))
 
 
 class Decoder:
@@ -175,17 +133,29 @@ class Decoder:
         pad_id: what shorter rows are filled up with; it is never attended to.
         memory: bytes that a batch's keys, values and logits may take.
         most_rows: upper bound of rows of one batch.
+        penalty: logits of tokens that a row holds already are divided by it where they are
+            positive, multiplied by it where they are negative (`repetition_penalty`).
     """
 
     def __init__(
-        self, model: Any, *, eos_ids: Sequence[int], pad_id: int, memory: int, most_rows: int
+        self,
+        model: Any,
+        *,
+        eos_ids: Sequence[int],
+        pad_id: int,
+        memory: int,
+        most_rows: int,
+        penalty: float = 1.0,
     ) -> None:
         self.model = _base(model)
         self.config = self.model.config.get_text_config()
+        self.layers = int(self.config.num_hidden_layers)
+        self.windowed = _windowed(self.config)
         self.eos_ids = frozenset(eos_ids)
         self.pad_id = pad_id
         self.memory = memory
         self.most_rows = most_rows
+        self.penalty = penalty
         self.device = next(self.model.parameters()).device
 
     @torch.inference_mode()
@@ -203,12 +173,27 @@ class Decoder:
                 soon as they are complete.
             stopped: whether the new tokens so far end an answer.
         """
+        left = dict.fromkeys(self._longest_first(prompts))
+
+        def finish(index: int, tokens: list[int]) -> None:
+            del left[index]
+            finished(index, tokens)
+
         with self._exchanged_attention():
             prefix, shared = self._prefix(prompts)
             rest = [list(p[shared:]) for p in prompts]
-            task = Continuation(prefix, shared, rest, max_new, finished, stopped)
-            for batch in self._batches(rest, max_new):
-                self._split(batch, task)
+            task = Continuation(prompts, prefix, rest, max_new, finish, stopped)
+            while left:
+                batch = Batch(Rows(prefix, self.device))
+                try:
+                    self._decode(deque(left), batch, task)
+                except torch.OutOfMemoryError:  # on a GPU that so many rows do not fit
+                    if len(batch.places) <= 1:
+                        raise
+                    self.most_rows = len(batch.places) // 2
+                del batch
+                if left:  # only now, without the exception, is its memory free
+                    torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def losses(
@@ -223,10 +208,13 @@ class Decoder:
         with self._exchanged_attention():
             prefix, shared, start = self._prefix_losses(prompts)
             rest = [list(p[shared:]) for p in prompts]
-            for batch in self._batches(rest, [0] * len(rest), every_logit=True):
-                rows = self._rows(prefix, [rest[i] for i in batch])
+            waiting = deque(self._longest_first(rest))
+            while waiting:
+                batch = self._entering(waiting, [], lambda i: len(rest[i]), every_logit=True)
+                rows = Rows(prefix, self.device)
+                rows.change([], [len(rest[i]) for i in batch])
                 indices = iter(batch)
-                for piece in self._read([rest[i] for i in batch], rows, shared, keep=0):
+                for piece in self._read([rest[i] for i in batch], rows, keep=0):
                     for logits, index in zip(piece, indices, strict=False):
                         first, *others = rest[index]
                         own = logits[-len(rest[index]) : -1]
@@ -240,46 +228,52 @@ class Decoder:
         if shared == 0:
             return [], 0, lambda _: torch.empty(0)
         first = list(prompts[0][:shared])
-        rows = self._rows([], [first])
-        (logits,) = next(self._read([first], rows, 0, keep=0))
+        rows = Rows([], self.device)
+        rows.change([], [shared])
+        (logits,) = next(self._read([first], rows, keep=0))
         return rows.as_prefix(), shared, lambda token: _nll(logits, [*first[1:], token])
 
     def _prefix(self, prompts: Sequence[Sequence[int]]) -> tuple[list[Pair], int]:
         shared = _shared(prompts)
         if shared == 0:
             return [], 0
-        first = list(prompts[0][:shared])
-        rows = self._rows([], [first])
-        list(self._read([first], rows, 0))
+        rows = Rows([], self.device)
+        rows.change([], [shared])
+        list(self._read([list(prompts[0][:shared])], rows))
         return rows.as_prefix(), shared
 
-    def _rows(self, prefix: Sequence[Pair], prompts: Sequence[list[int]]) -> Rows:
-        width = max(map(len, prompts))
-        padding = torch.tensor([width - len(p) for p in prompts], device=self.device)
-        return Rows(prefix, padding)
+    @staticmethod
+    def _longest_first(prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Indices: the first batch shows whether the memory is enough, and rows that enter later
+        find place behind the padding of those before them."""
+        return sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
 
-    def _batches(
-        self, prompts: Sequence[list[int]], max_new: Sequence[int], every_logit: bool = False
-    ) -> Iterator[list[int]]:
-        """Indices of prompts, longest first: the first batch shows whether the memory is enough."""
-        batch: list[int] = []
-        for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-            width = len(prompts[batch[0] if batch else index])
-            longest = width + max(max_new[i] for i in [*batch, index])
-            a_row = longest * self._token_bytes() + self._logit_bytes() * (
-                width if every_logit else 1
-            )
-            if batch and (
-                len(batch) + 1 > self.most_rows or (len(batch) + 1) * a_row > self.memory
-            ):
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+    def _entering(
+        self,
+        waiting: deque[int],
+        present: Sequence[int],
+        longest: Callable[[int], int],
+        every_logit: bool = False,
+    ) -> list[int]:
+        """Take out of `waiting` what may join the rows that are `present`; at least one if none is.
+
+        Args:
+            longest: tokens that a prompt's row may come to hold.
+        """
+        most = max(map(longest, present), default=0)
+        entering: list[int] = []
+        while waiting:
+            count = len(present) + len(entering) + 1
+            most = max(most, longest(waiting[0]))
+            logits = self._logit_bytes() * (most if every_logit else 1)
+            fits = count * (most * self._token_bytes() + logits) <= self.memory
+            if count > 1 and (count > self.most_rows or not fits):
+                break
+            entering.append(waiting.popleft())
+        return entering
 
     def _token_bytes(self) -> int:
-        """Keys and values of one token of one row, twice where the place for them grows."""
+        """Keys and values of one token of one row."""
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -289,82 +283,93 @@ class Decoder:
         """Logits of one token, in the model's type and as float32."""
         return int(self.config.vocab_size * (self.model.dtype.itemsize + 4))
 
-    def _split(self, batch: list[int], task: Continuation) -> None:
-        """Decode a batch; on a GPU that it does not fit, in halves."""
-        try:
-            self._decode(batch, task)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
-            self.most_rows = len(batch) // 2
-            for half in (batch[: self.most_rows], batch[self.most_rows :]):
-                self._split(half, task)
+    def _decode(self, waiting: deque[int], batch: Batch, task: Continuation) -> None:
+        """Continue what is waiting, as much at a time as there is place for."""
+        if self.penalty != 1:
+            batch.met = torch.zeros(0, self.config.vocab_size, dtype=torch.bool, device=self.device)
+        while waiting or batch.made:
+            if len(batch.made) <= LEAVE_AT * len(batch.places):
+                entering = self._entering(waiting, list(batch.made), task.longest)
+                batch.change(entering, task)
+                first = len(batch.places) - len(entering)
+                if entering:
+                    read = self._read([task.rest[i] for i in entering], batch.rows, first)
+                    self._take(torch.cat(list(read)), first, batch, task)
+            if batch.made:
+                last = [[(batch.made.get(i) or [self.pad_id])[-1]] for i in batch.places]
+                batch.rows.window = slice(0, len(last))
+                batch.rows.begin = 0
+                ids = torch.tensor(last, device=self.device)
+                self._take(self._forward(ids, batch.rows, keep=1), 0, batch, task)
 
-    def _decode(self, batch: list[int], task: Continuation) -> None:
-        prompts = [task.rest[i] for i in batch]
-        rows = self._rows(task.prefix, prompts)
-        logits = torch.cat(list(self._read(prompts, rows, task.shared)))
-        made: dict[int, list[int]] = {i: [] for i in batch}
-        places = list(batch)  # the prompt of each row
-        while made:
-            for index, token in zip(places, logits[:, -1].argmax(dim=-1).tolist(), strict=True):
-                if index not in made:
-                    continue
-                made[index].append(token)
-                ended = token in self.eos_ids or len(made[index]) >= task.max_new[index]
-                if ended or (task.stopped is not None and task.stopped(made[index])):
-                    task.finished(index, made.pop(index))
-            if not made:
-                return
-            if len(made) <= LEAVE_AT * len(places):
-                left = [row for row, index in enumerate(places) if index in made]
-                places = [places[row] for row in left]
-                rows.keep(torch.tensor(left, device=self.device))
-            last = [[made[i][-1] if i in made else self.pad_id] for i in places]
-            logits = self._forward(
-                torch.tensor(last, device=self.device), rows, task.shared, keep=1
-            )
+    def _take(self, logits: Tensor, first: int, batch: Batch, task: Continuation) -> None:
+        """Give each row from the `first` on its next token, and tell of those that are finished."""
+        scores = logits[:, -1]
+        if batch.met is not None:
+            met, scores = batch.met[first:], scores.float()
+            scores = torch.where(met & (scores > 0), scores / self.penalty, scores)
+            scores = torch.where(met & (scores < 0), scores * self.penalty, scores)
+        best = scores.argmax(dim=-1)
+        if batch.met is not None:
+            batch.met[first:].scatter_(1, best[:, None], True)
+        for index, token in zip(batch.places[first:], best.tolist(), strict=True):
+            if index not in batch.made:
+                continue
+            batch.made[index].append(token)
+            ended = token in self.eos_ids or len(batch.made[index]) >= task.max_new[index]
+            if ended or (task.stopped is not None and task.stopped(batch.made[index])):
+                task.finished(index, batch.made.pop(index))
 
     def _read(
-        self, prompts: Sequence[list[int]], rows: Rows, shared: int, keep: int = 1
+        self, prompts: Sequence[list[int]], rows: Rows, first: int = 0, keep: int = 1
     ) -> Iterator[Tensor]:
-        """Run prompts, longest first, through the model in pieces, each padded to its own longest.
+        """Run the rows from the `first` on, longest first, through the model, in pieces that are
+        each padded to their own longest.
 
         Yields:
             Of the next few rows, logits of the last `keep` tokens (all for 0): (rows, keep,
             vocabulary).
         """
-        width = len(prompts[0])
-        begin = 0
-        while begin < len(prompts):
-            longest = len(prompts[begin])
-            a_row = self.config.num_attention_heads * longest * (width + shared) * 4
-            piece = prompts[begin : begin + max(1, SCORE_BYTES // a_row)]
+        end = rows.length
+        for piece in self._pieces(prompts, rows.shared):
+            longest = len(piece[0])
             padded = [[self.pad_id] * (longest - len(p)) + p for p in piece]
-            rows.window = slice(begin, begin + len(piece))
-            rows.length = width - longest
-            ids = torch.tensor(padded, device=self.device)
-            yield self._forward(ids, rows, shared, keep)
-            begin += len(piece)
-        rows.window = slice(0, len(prompts))
+            rows.window = slice(first, first + len(piece))
+            rows.begin = rows.length = end - longest
+            yield self._forward(torch.tensor(padded, device=self.device), rows, keep)
+            first += len(piece)
 
-    def _forward(self, ids: Tensor, rows: Rows, shared: int, keep: int) -> Tensor:
+    def _pieces(self, prompts: Sequence[list[int]], shared: int) -> Iterator[list[list[int]]]:
+        """Neighbours of like length, few enough for their attention scores."""
+        device, piece = self.device.type, list[list[int]]()
+        for prompt in prompts:
+            longest = len(piece[0]) if piece else len(prompt)
+            a_row = self.config.num_attention_heads * longest * (longest + shared) * 4
+            large = len(piece) * longest >= PIECE[device] and len(prompt) < FILLED * longest
+            if piece and (large or (len(piece) + 1) * a_row > SCORE_BYTES[device]):
+                yield piece
+                piece = []
+            piece.append(prompt)
+        if piece:
+            yield piece
+
+    def _forward(self, ids: Tensor, rows: Rows, keep: int) -> Tensor:
         new = ids.shape[1]
         places = torch.arange(rows.length, rows.length + new, device=self.device)
         own = (places[None] - rows.padding[rows.window, None]).clamp_min(0)
         logits: Tensor = self.model(
             input_ids=ids,
-            position_ids=own + shared,
+            position_ids=own + rows.shared,
             use_cache=False,
             logits_to_keep=keep,
             rows=rows,
             mask=rows.visible(new),
         ).logits
-        if rows.layers != self.config.num_hidden_layers:
+        if (rows.layers, len(rows.windowed)) != (self.layers, self.windowed):
             raise RuntimeError(
-                f"{type(self.model).__name__} handed {rows.layers} of its "
-                f"{self.config.num_hidden_layers} layers to the exchanged attention function"
+                f"{type(self.model).__name__} handed {rows.layers} of its {self.layers} layers to "
+                f"the exchanged attention function, {len(rows.windowed)} with a window of "
+                f"{self.windowed}"
             )
         rows.length += new
         return logits
@@ -377,6 +382,14 @@ class Decoder:
             yield
         finally:
             self.model.set_attn_implementation(before)
+
+
+def _windowed(config: Any) -> int:
+    """How many layers see the last tokens only."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return int(kinds.count("sliding_attention"))
+    return int(config.num_hidden_layers) if getattr(config, "sliding_window", None) else 0
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

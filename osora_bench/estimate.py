@@ -8,20 +8,22 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from osora_bench import config, paths
-from osora_bench.plan import Cell, trains
+from osora_bench.plan import Cell, processes, trains
 
 GPU_RATE = 0.4 * 989e12
 """Operations a second where a model needs a GPU: 40 % of an H100's bfloat16 peak, assumed."""
 TOKENS_A_CHARACTER = 0.25
 QUESTION_TOKENS, SHOT_TOKENS, ANSWER_TOKENS = 100, 150, 150
 """Of a question, a worked example and an answer, where nothing better is known."""
+OPTIONS = 3
+"""How often a question is read whose options are scored by perplexity."""
 LIBRARIES = 1.5e9
 """Bytes of the process without any model."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -30,11 +32,13 @@ SAMPLED_ROWS = 200
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hours and gigabytes (1e9) of a cell, and whether they come from records of its like."""
+    """Hours and gigabytes (1e9) of a cell, whether they come from records of its like, and the
+    hours of its training alone."""
 
     hours: float
     gigabytes: float
     measured: bool
+    training: float
 
     def __str__(self) -> str:
         source = "as before" if self.measured else "estimated"
@@ -53,30 +57,40 @@ def duration(hours: float) -> str:
 def like(cfg: Mapping[str, Any]) -> str:
     """What cells that cost about the same have in common: all but method, rank, rate and seed."""
     trainer = {k: v for k, v in cfg["trainer"].items() if k not in ("learning_rate", "schedule")}
+    if trainer.get("processes") == 1:
+        del trainer["processes"]  # which older records do not have
     kept = {
         "model": config.identity_of(cfg["model"], config.ModelConfig)["dtype"],
         "name": cfg["model"]["name"],
         "task": [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]],
-        "eval": [(d["name"], d["limit"], d["max_out_len"]) for d in cfg["eval"]["datasets"]],
+        "eval": [
+            (d["name"], len(config.asked(cfg["eval"], d)), d["max_out_len"])
+            for d in config.chosen(cfg["eval"])
+        ],
         "trainer": trainer,
         "trains": trains(dict(cfg)),
     }
     return json.dumps(kept, sort_keys=True)
 
 
-def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
+def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
     """Medians of what cells took, by `like`."""
-    groups: dict[str, list[tuple[float, float]]] = {}
-    for record in records.values():
+    groups: dict[str, list[tuple[float, float, float]]] = {}
+    for record in records:
         cost = record["measured"]
         groups.setdefault(like(record["config"]), []).append(
-            (cost["seconds"]["total"] / 3600, cost["peak_memory_mb"] * 2**20 / 1e9)
+            (
+                cost["seconds"]["total"] / 3600,
+                cost["peak_memory_mb"] * 2**20 / 1e9,
+                cost["seconds"]["train"] / 3600,
+            )
         )
     return {
         key: Estimate(
-            hours=statistics.median(hours for hours, _ in costs),
-            gigabytes=statistics.median(memory for _, memory in costs),
+            hours=statistics.median(hours for hours, _, _ in costs),
+            gigabytes=statistics.median(memory for _, memory, _ in costs),
             measured=True,
+            training=statistics.median(training for _, _, training in costs),
         )
         for key, costs in groups.items()
     }
@@ -85,16 +99,27 @@ def measured(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
 def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
     """A cell's estimate; None for an architecture whose size is not known here."""
     cfg = cell.config
-    if like(cfg) in known:
-        return known[like(cfg)]
+    if (found := known.get(like(cfg))) is not None:
+        return found
     shape = _shape(cfg["model"])
     if shape is None:
         return None
     size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
-    tokens = sum(_tokens(d, cfg["eval"]["max_out_len"]) for d in cfg["eval"]["datasets"])
-    hours = (training + 2 * size * tokens) / rate / 3600
-    return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False)
+    tokens = sum(_tokens(d, cfg["eval"]) for d in config.chosen(cfg["eval"]))
+    trained = training / processes(cfg) / rate / 3600
+    hours = trained + 2 * size * tokens / rate / 3600
+    return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False, trained)
+
+
+def precision(suite: Mapping[str, Any]) -> tuple[int, float]:
+    """How many questions a suite asks, and the standard error of its Avg. in points, for want of
+    questions alone and where it is largest: with one half of each set right."""
+    counts = [len(config.asked(dict(suite), d)) for d in config.chosen(dict(suite))]
+    if not counts:
+        return 0, 0.0
+    variance = sum(0.25 / n for n in counts) / len(counts) ** 2
+    return sum(counts), 100 * math.sqrt(variance)
 
 
 def _shape(model: dict[str, Any]) -> dict[str, Any] | None:
@@ -149,14 +174,17 @@ def _sampled_tokens(sources: str) -> float | None:
     return TOKENS_A_CHARACTER * statistics.mean(map(len, lines)) if lines else None
 
 
-def _tokens(dataset: dict[str, Any], most: int) -> float:
-    questions = dataset["limit"] or dataset["questions"]
-    answer = min(ANSWER_TOKENS, dataset["max_out_len"] or most)
+def _tokens(dataset: dict[str, Any], suite: dict[str, Any]) -> float:
+    questions = len(config.asked(suite, dataset))
+    if "_ppl_" in dataset["config"]:
+        return float(OPTIONS * questions * QUESTION_TOKENS)
+    answer = min(ANSWER_TOKENS, dataset["max_out_len"] or suite["max_out_len"])
     return float(questions * (QUESTION_TOKENS + SHOT_TOKENS * (dataset["shots"] or 0) + answer))
 
 
 def _bytes(cfg: dict[str, Any], shape: dict[str, Any], size: float) -> float:
-    """Weights, gradients and optimiser of what is trained, activations of one micro-batch."""
+    """Weights, gradients and optimiser of what is trained, activations of one micro-batch; where
+    processes share the training, of the process that needs most: one evaluates the whole model."""
     trainer = cfg["trainer"]
     state = 12 * size if cfg["method"]["full"] else 0.0
     kept = 2 if trainer["gradient_checkpointing"] else 16  # tensors of (tokens, hidden) a layer
@@ -166,7 +194,8 @@ def _bytes(cfg: dict[str, Any], shape: dict[str, Any], size: float) -> float:
         * 4
         * (kept * shape["hidden_size"] * shape["num_hidden_layers"] + 2 * shape["vocab_size"])
     )
-    return float(BYTES[cfg["model"]["dtype"]] * size + state + activations + LIBRARIES)
+    weights = BYTES[cfg["model"]["dtype"]] * size
+    return float(max(weights, (weights + state) / processes(cfg) + activations) + LIBRARIES)
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-import hashlib
+import errno
 import importlib
 import json
 import logging
@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from mmengine.config import Config, ConfigDict
 from opencompass.utils import build_dataset_from_cfg, get_logger
 
 from osora_bench import answers, corrections, models, paths
+from osora_bench.config import asked, chosen
 from osora_bench.errors import UserError, unknown
-from osora_bench.journal import Journal
+from osora_bench.journal import Journal, cannot_write
 from osora_bench.opencompass_model import InMemoryModel
 from osora_bench.progress import say
 from osora_bench.record import pack
@@ -70,9 +72,10 @@ def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
         listed = _own_datasets(reference)
     else:
         if reference not in _shipped_configs():
-            raise UserError(
-                unknown("OpenCompass dataset configuration", reference, _shipped_configs())
-            )
+            kind, shipped = "OpenCompass dataset configuration", _shipped_configs()
+            near = get_close_matches(reference, shipped, n=8) or shipped
+            hint = f"(the nearest of {len(shipped)} in opencompass/configs/datasets)"
+            raise UserError(f"{unknown(kind, reference, near)} {hint}")
         loaded = Config.fromfile(str(_shipped_configs()[reference]), format_python_code=False)
         listed = [d for key, value in loaded.items() if key.endswith("_datasets") for d in value]
     named = {d["abbr"]: d for d in listed}
@@ -82,14 +85,15 @@ def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
     config = ConfigDict(Config({"dataset": named[abbr]}).dataset)
     if dataset["max_out_len"] is not None:
         config.infer_cfg.inferencer.max_out_len = dataset["max_out_len"]
-    if dataset["limit"] is not None:
-        config.reader_cfg.test_range = f"[0:{dataset['limit']}]"
     return config
 
 
-def _bounded(config: ConfigDict, suite: dict[str, Any]) -> ConfigDict:
-    """The suite's `max_out_len` bounds what a configuration sets itself; OpenCompass would take
-    it only where that sets nothing."""
+def _bounded(config: ConfigDict, dataset: dict[str, Any], suite: dict[str, Any]) -> ConfigDict:
+    """The suite's `max_out_len` bounds what a configuration sets itself, OpenCompass would take it
+    only where that sets nothing; and which questions are asked, if not all."""
+    positions = asked(suite, dataset)
+    if len(positions) < dataset["questions"]:
+        config.reader_cfg.test_range = f"[0:{positions.stop}:{positions.step}]"
     inferencer = config.infer_cfg.inferencer
     if not _by_perplexity(config):
         own = inferencer.get("max_out_len", suite["max_out_len"])
@@ -123,17 +127,33 @@ def prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
 
 def _prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
     _point_at_data(runs)
-    configs = {d["name"]: _bounded(dataset_config(d), suite) for d in suite["datasets"]}
+    configs = {d["name"]: _bounded(dataset_config(d), d, suite) for d in chosen(suite)}
+    scored = [name for name, config in configs.items() if _by_perplexity(config)]
+    if suite["backend"] == "vllm" and scored:
+        raise UserError(
+            f"eval.backend=vllm answers by generation; {', '.join(scored)}: perplexities need "
+            "eval.backend=transformers"
+        )
     with _quiet(runs / "opencompass.log"):
-        sizes = {name: len(_build(config).test) for name, config in configs.items()}
-    for dataset in suite["datasets"]:
-        name, expected = dataset["name"], dataset["questions"]
-        expected = expected if dataset["limit"] is None else min(expected, dataset["limit"])
+        sizes = {d["name"]: _size(d, configs[d["name"]]) for d in chosen(suite)}
+    for dataset in chosen(suite):
+        name, expected = dataset["name"], len(asked(suite, dataset))
         if sizes[name] != expected:
             raise UserError(
                 f"eval {suite['name']}: {name} has {sizes[name]} questions, expected {expected}"
             )
     return configs
+
+
+def _size(dataset: dict[str, Any], config: ConfigDict) -> int:
+    try:
+        return len(_build(config).test)
+    except Exception as error:  # every one of OpenCompass's loaders raises its own
+        files = ", ".join(str(paths.data_file(file)) for file in dataset["files"])
+        raise UserError(
+            f"{dataset['name']}: OpenCompass cannot read {files} ({type(error).__name__}: {error})"
+            "; `osora-bench data verify` checks the files"
+        ) from error
 
 
 def _point_at_data(runs: Path) -> None:
@@ -195,15 +215,34 @@ def evaluate(
     configs = prepare(suite, Path(cfg["runs"]))
     was_training = model.training
     model.eval()
-    with _merged(model, suite["merge"]), Journal(folder / JOURNAL, owner(model)) as journal:
+    with (
+        _merged(model, suite["merge"]),
+        Journal(folder / JOURNAL, models.content(model)) as journal,
+    ):
         wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
         scores = {
             dataset["name"]: _evaluate(wrapped, dataset, configs[dataset["name"]], cfg, folder)
-            for dataset in suite["datasets"]
+            for dataset in chosen(suite)
         }
     model.train(was_training)
     journal.path.unlink()
     return scores
+
+
+def not_run(suite: dict[str, Any], scores: dict[str, Score]) -> dict[str, str]:
+    """By set, what was asked for by the suite's name and is not in the scores."""
+    told: dict[str, list[str]] = {}
+    for dataset in suite["datasets"]:
+        score = scores.get(dataset["name"])
+        if score is None:
+            told[dataset["name"]] = ["left out by eval.without"]
+            continue
+        told[dataset["name"]] = reasons = []
+        if score.n < score.questions:
+            reasons.append(f"{score.questions - score.n} of {score.questions} questions: limited")
+        if score.too_long:
+            reasons.append(f"{score.too_long} prompts: longer than the model's context")
+    return {name: "; ".join(reasons) for name, reasons in told.items() if reasons}
 
 
 def _wrapped(
@@ -212,7 +251,10 @@ def _wrapped(
     """The model as OpenCompass sees it, by the backend that the suite names."""
     settings |= {"chat": cfg["model"]["chat"], "batch_size": cfg["eval"]["batch_size"]}
     if cfg["eval"]["backend"] == "transformers":
-        return InMemoryModel(model, tokenizer, **settings)
+        made = InMemoryModel(model, tokenizer, **settings)
+        if not made.batched:
+            say(f"WARNING: {settings['label']}: answered one prompt at a time (docs/evaluation.md)")
+        return made
     method = cfg["method"]
     return VllmModel(
         model,
@@ -231,9 +273,10 @@ def _evaluate(
     cfg: dict[str, Any],
     folder: Path,
 ) -> Score:
+    model.asking = f", {dataset['name']}"
     # as OpenCompass does, perplexities are of plain text, also with a chat model
     model.dialogues = cfg["model"]["chat"] and not _by_perplexity(config)
-    with _quiet(folder / "opencompass.log"), _work(folder) as work:
+    with _full_disk_told(folder), _quiet(folder / "opencompass.log"), _work(folder) as work:
         result, made = _run(model, config, cfg["eval"]["max_out_len"], work)
         found = answers.collect(result, made)
         corrected = _corrected(config, result, made, work)
@@ -249,12 +292,6 @@ def _evaluate(
 def _by_perplexity(config: ConfigDict) -> bool:
     inferencer = config.infer_cfg.inferencer.type
     return getattr(inferencer, "__name__", str(inferencer)).rpartition(".")[2] in PERPLEXITY
-
-
-def owner(model: Any) -> str:
-    """The content of every weight, adapter and all: whose answers a journal holds."""
-    content = json.dumps(models.checksums(model), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -278,8 +315,21 @@ def _work(folder: Path) -> Iterator[Path]:
     """An empty folder for OpenCompass's own files, which repeat every prompt several times."""
     work = folder / "opencompass"
     shutil.rmtree(work, ignore_errors=True)
-    yield work
-    shutil.rmtree(work)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """OpenCompass's own files grow beside the journal, and its errors do not name them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise cannot_write(folder, error) from error
 
 
 def _run(

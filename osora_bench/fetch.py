@@ -89,7 +89,7 @@ def _wanted(sets: dict[str, DataSet], replace: bool) -> tuple[list[str], list[tu
                 )
             elif finding.kind != "right":
                 if each.gated:
-                    _refuse_committable(paths.data_file(file.path))
+                    refuse_committable(paths.data_file(file.path), "with OSORA_DATA")
                 wanted.append((name, file))
     return problems, wanted
 
@@ -99,16 +99,20 @@ def _refuse_offline() -> None:
         raise UserError(f"cannot fetch: HF_HUB_OFFLINE is set. {INSTEAD}")
 
 
-def _refuse_committable(place: Path) -> None:
-    """Keep questions that must not be published out of what git would commit."""
+def refuse_committable(place: Path, how: str) -> None:
+    """Keep questions that must not be published out of what git would commit.
+
+    Raises:
+        UserError: git would; `how` says by what another folder is named.
+    """
     folder = next(p for p in place.parents if p.is_dir())
     if shutil.which("git") is None:
         return
     ask = ["git", "-C", str(folder), "check-ignore", "--quiet", str(place)]
     if subprocess.run(ask, check=False, capture_output=True).returncode == 1:
         raise UserError(
-            f"{place}: inside a git repository that does not ignore it, so it could be committed; "
-            "name another folder with OSORA_DATA"
+            f"{place}: would hold questions that must not be published, and is inside a git "
+            f"repository that does not ignore it: name another folder {how}"
         )
 
 

@@ -86,10 +86,15 @@ def _writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot write ({error.strerror}); the answers so far are kept, and the next "
-            "start goes on from them"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to say where an evaluation's files cannot be written."""
+    return UserError(
+        f"{path}: cannot write ({error.strerror}); the answers so far are kept, and the next start "
+        "goes on from them"
+    )
 
 
 def _told(line: bytes) -> Any:

@@ -1,5 +1,7 @@
 """Base models: what can be known without weights, and a workspace that loads each once."""
 
+import gc
+import hashlib
 import json
 import warnings
 from collections.abc import Collection
@@ -163,16 +165,6 @@ def device_of(cfg: dict[str, Any]) -> torch.device:
     return torch.device(wanted)
 
 
-def skeleton(model: dict[str, Any]) -> nn.Module:
-    """As `blank`, but one for all who only look at its shapes and names."""
-    return _skeleton(json.dumps({k: model[k] for k in ("name", "path", "architecture")}))
-
-
-@cache
-def _skeleton(told: str) -> nn.Module:
-    return blank(json.loads(told))
-
-
 def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:
     """Names of the modules that PEFT would adapt, with (d_out, d_in) of each.
 
@@ -202,12 +194,28 @@ def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tup
     return shapes
 
 
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The model's repeated layers, as its class in transformers names them; perhaps none."""
+    names = getattr(model, "_no_split_modules", None) or ()
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
 def checksums(model: nn.Module) -> dict[str, int]:
     """A 64-bit checksum of every parameter and buffer, to tell whether a weight was touched."""
     return {
         name: int(torch.hash_tensor(tensor.detach()).item())
         for name, tensor in model.state_dict().items()
     }
+
+
+def content(model: nn.Module) -> str:
+    """A hash of every parameter and buffer."""
+    return digest(checksums(model))
+
+
+def digest(sums: dict[str, int]) -> str:
+    """One hash of many checksums."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -233,10 +241,17 @@ class Workspace:
         key = (model["path"], model["revision"], model["dtype"], device)
         if self._base is None or self._key != key:
             self._base = None  # free the old one before the new one is loaded
-            self._base = _load(model, device)
+            self._base = load(model, device)
             self._key = key
             self.loads += 1
         return self._base
+
+    def clear(self) -> None:
+        """Free the memory of the base model, for others to use."""
+        self._base = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def release(self, adapted: Any) -> None:
         """Take the adapter off after a cell. What cannot be shown to be as loaded is dropped, so
@@ -256,7 +271,8 @@ class Workspace:
             self._base = None
 
 
-def _load(model: dict[str, Any], device: torch.device) -> Base:
+def load(model: dict[str, Any], device: torch.device) -> Base:
+    """Read a base model and its tokenizer from disk."""
     path = location(model)
     options = {"revision": model["revision"], "local_files_only": True}
     loaded = AutoModelForCausalLM.from_pretrained(

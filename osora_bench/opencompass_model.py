@@ -7,6 +7,7 @@ perplexity is normed) and differs in how the work is done: see decoding.py.
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from opencompass.models.base import BaseModel, LMTemplateParser
 from opencompass.models.base_api import APITemplateParser
 
 from osora_bench import memory, progress
-from osora_bench.decoding import Decoder, supports
+from osora_bench.decoding import Decoder, plain_losses, supports
 from osora_bench.journal import Journal
 
 CHAT_ROUND = {
@@ -27,6 +28,14 @@ CHAT_ROUND = {
 }
 """How OpenCompass renders a prompt for a chat model: a list of turns."""
 ROLES = {"HUMAN": "user", "SYSTEM": "system", "BOT": "assistant"}
+NEUTRAL = {
+    "num_beams": 1, "guidance_scale": 1, "min_length": 0, "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0, "exponential_decay_length_penalty": None, "bad_words_ids": None,
+    "sequence_bias": None, "suppress_tokens": None, "begin_suppress_tokens": None,
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "watermarking_config": None,
+}  # fmt: skip
+"""What a model's generation_config.json may hold that changes greedy answers, beside
+`repetition_penalty`, with the value at which it does not."""
 Finished = Callable[[int, list[int]], None]
 
 
@@ -59,8 +68,23 @@ class InMemoryModel(BaseModel):
         self.journal = journal
         self.batch_size = batch_size
         self.dialogues = chat
+        self.asking = ""  # names the set in the progress bar
         self.too_long = 0
         self.eos_ids = _eos_ids(model, tokenizer)
+        self.end_texts = [text for text in map(tokenizer.decode, self.eos_ids) if text]
+        self.penalty = float(model.generation_config.repetition_penalty or 1)
+
+    @cached_property
+    def batched(self) -> bool:
+        """Whether decoding.py answers; what it does not support is answered by the model's own
+        generation, one prompt at a time."""
+        return not self.altered and supports(self.model)
+
+    @property
+    def altered(self) -> list[str]:
+        """Settings of the model's own generation by which its greedy answers are others."""
+        own = self.model.generation_config
+        return [k for k, neutral in NEUTRAL.items() if getattr(own, k, None) not in (None, neutral)]
 
     @property
     def dialogues(self) -> bool:
@@ -115,12 +139,7 @@ class InMemoryModel(BaseModel):
 
         Args:
             mask_length: first tokens of each text whose loss does not count.
-
-        Raises:
-            NotImplementedError: a model that decoding.py does not support.
         """
-        if not supports(self.model):
-            raise NotImplementedError("perplexity on this kind of model or adapter")
         encoded = [self._encode(_plain(prompt)) for prompt in inputs]
         self.too_long = sum(len(ids) > self.max_seq_len for ids in encoded)
         masked = mask_length or [0] * len(encoded)
@@ -134,7 +153,11 @@ class InMemoryModel(BaseModel):
                 total = losses[max(mask - 1, 0) :].sum().item()
                 keep(missing[index], total / (int(counts.sum()) - mask))
 
-            self._decoder().losses([encoded[m] for m in missing], finished)
+            if self.batched:
+                self._decoder().losses([encoded[m] for m in missing], finished)
+                return
+            for index, m in enumerate(missing):
+                finished(index, plain_losses(self.model, encoded[m]))
 
         return np.array(self._through_journal(questions, answer))
 
@@ -155,8 +178,11 @@ class InMemoryModel(BaseModel):
         """An answer for each question: from the journal, or by `answer` and then kept there."""
         answers = [None if self.journal is None else self.journal.get(q) for q in questions]
         missing = [i for i, known in enumerate(answers) if known is None]
-        with progress.bar(len(questions), f"evaluate {self.label}") as bar:
-            bar.update(len(questions) - len(missing))
+        known = len(questions) - len(missing)
+        told = f"evaluate {self.label}{self.asking}"
+        # answers come in bursts: the time left is by the mean rate of this start
+        settings = {"unit": " questions", "initial": known, "smoothing": 0}
+        with progress.bar(len(questions), told, **settings) as bar:
 
             def keep(index: int, value: Any) -> None:
                 answers[index] = value
@@ -175,7 +201,7 @@ class InMemoryModel(BaseModel):
         finished: Finished,
         stopped: Callable[[list[int]], bool] | None,
     ) -> None:
-        if supports(self.model):
+        if self.batched:
             self._decoder().generate(prompts, room, finished, stopped)
             return
         for index, prompt in enumerate(prompts):
@@ -189,6 +215,7 @@ class InMemoryModel(BaseModel):
             pad_id=self.tokenizer.pad_token_id,
             memory=memory.for_batches(device),
             most_rows=self.batch_size or memory.MOST_ROWS[device.type],
+            penalty=self.penalty,
         )
 
     @torch.inference_mode()
@@ -227,12 +254,13 @@ class InMemoryModel(BaseModel):
         return lambda tokens: any(s in self.tokenizer.decode(tokens[-longest:]) for s in stops)
 
     def _text(self, tokens: list[int], stops: Sequence[str]) -> str:
-        """The text before the first end token and before the first of `stops`."""
+        """The text before the first end token and before the first of `stops`; in a dialogue,
+        also where a model spells an end token out."""
         ends = [i for i, token in enumerate(tokens) if token in self.eos_ids]
         text = self.tokenizer.decode(
             tokens[: ends[0]] if ends else tokens, skip_special_tokens=not self.dialogues
         )
-        for stop in stops:
+        for stop in (*stops, *(self.end_texts if self.dialogues else ())):
             text = text.split(stop)[0]
         return str(text)
 

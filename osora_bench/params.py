@@ -1,8 +1,7 @@
-"""Trainable parameters, adapter bytes and frozen extra bytes, from the architecture alone.
+"""The table of trainable parameters, adapter bytes and frozen extra bytes: its grid and its text.
 
-The real PEFT modules are built on the meta device, which holds shapes and no numbers: nothing is
-loaded and nothing is downloaded. `expected` is the closed form of the methods of the paper, for
-cross-checking.
+The numbers are `counting.py`'s. Composing the grid and importing the libraries that count take
+seconds each, so nothing here imports torch before another process has begun to compose.
 """
 
 import copy
@@ -11,140 +10,29 @@ import io
 import itertools
 import json
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig
-from peft import get_peft_model, get_peft_model_state_dict
 from tabulate import tabulate
-from torch import nn
 
-from osora_bench import models, paths, preflight
+from osora_bench import paths
 from osora_bench.compose import compose, composer, resolve, without_collecting
 from osora_bench.config import DTYPES
 from osora_bench.errors import UserError, unknown
 from osora_bench.plan import load_experiment
 
-SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+if TYPE_CHECKING:
+    from osora_bench.counting import Count
+
 CELLS_A_PROCESS = 8
 """Fewer than these, a second of counting, are not worth another process."""
-
-
-@dataclass(frozen=True)
-class Count:
-    """One line of the table of parameters.
-
-    Attributes:
-        trainable: parameters that the optimiser updates.
-        adapter_bytes: size of the saved adapter's safetensors file (of the whole model where
-            all of it is trained).
-        frozen_bytes: tensors that the method adds to the model and never trains (for OSoRA the
-            singular vectors, second term of Eq. 6), as they are held in memory.
-    """
-
-    trainable: int
-    adapter_bytes: int
-    frozen_bytes: int
-
-
-def count(cfg: dict[str, Any]) -> Count:
-    """Count for one cell's model and method.
-
-    Raises:
-        UserError: modules that match nothing, or a rank that a layer cannot have.
-    """
-    method = cfg["method"]
-    skeleton = models.blank(cfg["model"])
-    if method["peft"] is None:
-        whole = dict(skeleton.named_parameters()) if method["full"] else {}
-        size = _file_size(whole, getattr(torch, cfg["model"]["dtype"]))
-        return Count(sum(p.numel() for p in whole.values()), size, 0)
-    preflight.check_rank(cfg, skeleton)
-    own = {id(t) for t in _tensors(skeleton)}
-    adapted = _adapted(skeleton, method)
-    added = [t for t in _tensors(adapted) if id(t) not in own]
-    trained = [p for p in adapted.parameters() if p.requires_grad]
-    kept = {id(t) for t in trained}
-    return Count(
-        sum(p.numel() for p in trained),
-        _file_size(get_peft_model_state_dict(adapted)),
-        sum(t.numel() * t.element_size() for t in added if id(t) not in kept),
-    )
-
-
-def _adapted(skeleton: nn.Module, method: dict[str, Any]) -> Any:
-    """The real PEFT model, without numbers."""
-    peft = preflight.instantiate(_without_weights(method))
-    with torch.device("meta"), warnings.catch_warnings():
-        # peft calls transformers' old name
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        try:
-            return get_peft_model(skeleton, peft)
-        except ValueError as error:
-            raise UserError(f"method {method['name']}: {error}") from error
-
-
-def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    """Parameters and buffers, saved or not, each once."""
-    return [*model.parameters(), *model.buffers()]
-
-
-def _without_weights(method: dict[str, Any]) -> dict[str, Any]:
-    """The method with the start of its factors left out, where that is computed from the weights
-    (`init_lora_weights: pissa` and its kin): the modules are the same, and meta has no weights."""
-    peft = method["peft"]
-    if isinstance(peft.get("init_lora_weights"), str):
-        peft = {**peft, "init_lora_weights": True}
-    return {**method, "peft": peft}
-
-
-def _file_size(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> int:
-    """Bytes of a safetensors file as PEFT writes it: 8 for the header's length, the header padded
-    to a multiple of 8, the data. Without tensors there is no file."""
-    if not tensors:
-        return 0
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    # the format's writer puts wider types first, then sorts by name
-    for name, tensor in sorted(
-        tensors.items(), key=lambda item: (-(dtype or item[1].dtype).itemsize, item[0])
-    ):
-        kind = dtype or tensor.dtype
-        start, end = end, end + tensor.numel() * kind.itemsize
-        header[name] = {
-            "dtype": SAFETENSORS_TYPES[kind],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    length = len(json.dumps(header, separators=(",", ":")).encode())
-    return 8 + length + -length % 8 + end
-
-
-def expected(method: str, rank: int, shapes: Sequence[tuple[int, int]]) -> int | None:
-    """Trainable parameters of a method of the paper by formula, or None for any other.
-
-    Args:
-        shapes: (d_out, d_in) of every adapted layer.
-    """
-    forms: dict[str, Callable[[int, int], int]] = {
-        "lora": lambda out, into: rank * (out + into),
-        "pissa": lambda out, into: rank * (out + into),
-        "dora": lambda out, into: rank * (out + into) + out,
-        "vera": lambda out, into: rank + out,
-        "osora": lambda out, into: rank + out,  # section 3.5
-        "osora_g": lambda out, into: rank + out,
-        "osora_star": lambda out, into: out,
-        "osora_star_star": lambda out, into: rank,
-        "osora_k": lambda out, into: rank + into,
-        "osora_dora": lambda out, into: rank + 2 * out,
-    }
-    return sum(forms[method](*shape) for shape in shapes) if method in forms else None
 
 
 @dataclass(frozen=True)
@@ -154,7 +42,7 @@ class Line:
     model: str
     method: str
     rank: int | None
-    count: Count | None
+    count: "Count | None"
     problem: str | None
 
 
@@ -174,7 +62,28 @@ def table(
         config_file: a hub-style config.json in place of the models' architecture.
         modules: the modules to adapt in place of the models' own.
     """
-    used = experiment_ranks() if ranks is None and config_file is None else None
+    told = None if config_file is None else read_config_file(config_file)
+    asked = (model_names, method_names, ranks, told, modules)
+    with without_collecting():
+        if "torch" in sys.modules:
+            return _lines(_cells(*asked), told is not None)
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+            composing = pool.submit(_cells, *asked)
+            import_module("osora_bench.counting")  # four seconds, on another core
+            cells = composing.result()
+        return _lines(cells, told is not None)
+
+
+def _cells(
+    model_names: Sequence[str],
+    method_names: Sequence[str],
+    ranks: Sequence[int] | None,
+    told: dict[str, Any] | None,
+    modules: Sequence[str] | None,
+) -> list[dict[str, Any]]:
+    """The resolved configurations to count, as `table` describes them; `told` is what replaces the
+    models' own architecture."""
+    used = experiment_ranks() if ranks is None and told is None else None
     cells = []
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
@@ -187,10 +96,8 @@ def table(
                 if rank is not None:
                     cfg.method.rank = rank
                 resolved = resolve(cfg, f"{model} {method}")
-                cells.append(with_config_file(resolved, config_file) if config_file else resolved)
-        if config_file is not None:
-            models.blank(cells[0]["model"])  # refused here, once, and not in every line
-        return _lines(cells)
+                cells.append({**resolved, "model": {**resolved["model"], **(told or {})}})
+    return cells
 
 
 def _parts(
@@ -208,8 +115,12 @@ def _parts(
     return model_parts, method_parts
 
 
-def _lines(cells: Sequence[dict[str, Any]]) -> list[Line]:
+def _lines(cells: Sequence[dict[str, Any]], one_model: bool) -> list[Line]:
     """Each cell's line; many are shared out among the machine's cores."""
+    from osora_bench import models
+
+    if one_model:
+        models.blank(cells[0]["model"])  # refused here, once, and not in every line
     workers = min(len(os.sched_getaffinity(0)), len(cells) // CELLS_A_PROCESS)
     if workers < 2:
         return [_line(cell) for cell in cells]
@@ -244,6 +155,8 @@ def experiment_ranks() -> dict[tuple[str, str], list[int]]:
 
 
 def _line(cfg: dict[str, Any]) -> Line:
+    from osora_bench.counting import count
+
     model, method = cfg["model"]["label"], cfg["method"]
     try:
         return Line(model, method["label"], method["rank"], count(cfg), None)
@@ -251,8 +164,8 @@ def _line(cfg: dict[str, Any]) -> Line:
         return Line(model, method["label"], method["rank"], None, str(error))
 
 
-def with_config_file(cfg: dict[str, Any], place: Path) -> dict[str, Any]:
-    """The cell with its model replaced by the architecture of a hub-style config.json.
+def read_config_file(place: Path) -> dict[str, Any]:
+    """What a hub-style config.json says of a model, in place of the model's own file.
 
     Raises:
         UserError: no such file, or one that is no model's configuration.
@@ -260,15 +173,15 @@ def with_config_file(cfg: dict[str, Any], place: Path) -> dict[str, Any]:
     try:
         architecture = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{place}: {error}") from error
+        told = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{place}: {told}") from error
     if not isinstance(architecture, dict) or "model_type" not in architecture:
         raise UserError(f"{place}: not a model's config.json (it has no model_type)")
     name = place.absolute().parent.name
     dtype = architecture.get("dtype", architecture.get("torch_dtype", "float32"))
     if dtype not in DTYPES:
         raise UserError(f"{place}: {unknown('dtype', str(dtype), DTYPES)}")
-    told = {"name": name, "label": name, "architecture": architecture, "dtype": dtype}
-    return {**cfg, "model": {**cfg["model"], **told}}
+    return {"name": name, "label": name, "architecture": architecture, "dtype": dtype}
 
 
 def markdown(lines: Sequence[Line]) -> str:

@@ -67,6 +67,10 @@ class RunPaths:
         """Shared by all cells: singular value decompositions of base weights."""
         return self.runs / "svd"
 
+    def trained(self, training_id: str) -> Path:
+        """Shared by cells that differ in their suite only: where a finished training is noted."""
+        return self.runs / "trained" / training_id
+
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
@@ -74,6 +78,11 @@ class RunPaths:
     @property
     def trainer(self) -> Path:
         return self.folder / "trainer"
+
+    def shards(self, processes: int) -> Path:
+        """Checkpoints of a training that so many processes share: no other number goes on from
+        them, so that what is resumed is bitwise what it would have been."""
+        return self.trainer / f"shards-{processes}"
 
     @property
     def evaluation(self) -> Path:

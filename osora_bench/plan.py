@@ -1,20 +1,19 @@
 """experiment -> cells -> run ids -> state. Imports no torch, so that planning starts at once."""
 
-import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from osora_bench import NUMERICS_VERSION, claim, config, paths, record, smoke, whole
-from osora_bench.compose import check_overrides, compose, composer, resolve
+from osora_bench.compose import check_overrides, compose, composer, vary
 from osora_bench.errors import UserError, unknown
 from osora_bench.fingerprint import fingerprint
 
@@ -23,23 +22,34 @@ STATES = ("done", "running", "queued", "missing", "failed", "damaged")
 
 @dataclass
 class Block:
-    """A product of choices; `set` overrides values for all its cells."""
+    """A product of choices; `set` overrides values for all its cells.
+
+    Of `rates` each model, method and rank takes the learning rate that gives the lowest loss on the
+    task's `validation_rows`, tried with the experiment's first seed (`tuned_seed`: with that one)
+    at its own rank (`tuned_rank`: at that one).
+    """
 
     model: list[str]
     method: list[str]
     rank: list[int] | None = None
     seed: list[int] | None = None
+    rates: list[float] | None = None
+    tuned_rank: int | None = None
+    tuned_seed: int | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Include:
     """The blocks of another experiment, or those cells of them that the lists name, as that
-    experiment sets them, but for what `set` says otherwise."""
+    experiment sets them, but for the ranks and seeds given here and what `set` says otherwise.
+    Learning rates stay those that it chooses, at its own rank and seed."""
 
     experiment: str
     model: list[str] | None = None
     method: list[str] | None = None
+    rank: list[int] | None = None
+    seed: list[int] | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,6 +62,8 @@ class TableSpec:
     params: bool = False
     methods: list[str] | None = None
     select: list[dict[str, Any]] | None = None
+    eval: str | None = None  # the suite whose cells are shown, where there are several
+    baseline: str | None = None
     columns: list[str] | None = None
     headings: dict[str, str] = field(default_factory=dict)
     reference: str | None = None
@@ -79,6 +91,7 @@ class Experiment:
     include: list[Include] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
+    full: dict[str, Any] = field(default_factory=dict)  # set by scale=full, on top of `set`
     tables: dict[str, TableSpec] = field(default_factory=dict)
     figures: dict[str, FigureSpec] = field(default_factory=dict)
     trains: bool = True
@@ -143,17 +156,15 @@ class Cell:
         parts = [self.config["model"]["name"], self.config["method"]["name"]]
         parts += [] if rank is None else [f"r={rank}"]
         parts += [f"seed={self.config['seed']}"] if trains(self.config) else []
+        if not self.config["eval"]["datasets"]:  # one of several that try a rate
+            parts.append(f"rate={self.config['trainer']['learning_rate']}")
         return " ".join(parts)
 
     @property
     def state(self) -> str:
         """`done`, `damaged` (a record that cannot be read), `running`, `failed` or `missing`."""
         if self.record.exists():
-            try:
-                record.read(self.record)
-            except record.DamagedRecord:
-                return "damaged"
-            return "done"
+            return "done" if record.is_whole(self.record) else "damaged"
         if self.holder is not None:
             return "running"
         return "failed" if self.paths.failure.exists() else "missing"
@@ -164,13 +175,19 @@ def trains(cfg: dict[str, Any]) -> bool:
     return cfg["method"]["peft"] is not None or bool(cfg["method"]["full"])
 
 
-def identity(cfg: dict[str, Any]) -> dict[str, Any]:
-    """All that can change the numbers of a cell, with the content that paths point to.
+def processes(cfg: dict[str, Any]) -> int:
+    """How many processes share the training of a cell; 1 where nothing is trained."""
+    return int(cfg["trainer"]["processes"]) if trains(cfg) else 1
+
+
+def identity(cfg: dict[str, Any], content: dict[str, str] | None = None) -> dict[str, Any]:
+    """All that can change the numbers of a cell, with the content that paths point to (`content`:
+    what `fingerprints` has found before).
 
     A model or data file on disk counts by its bytes, wherever it lies; a hub repository by its
     pinned revision. Without training, task, trainer and seed cannot matter.
     """
-    content = fingerprints(cfg)
+    content = fingerprints(cfg, content)
     model = config.identity_of(cfg["model"], config.ModelConfig)
     if model["path"] in content:
         model = {**model, "path": content[model["path"]], "revision": None}
@@ -213,35 +230,54 @@ def revision(cfg: dict[str, Any]) -> str:
     return cfg["model"]["revision"] or "UNPINNED"
 
 
-def fingerprints(cfg: dict[str, Any]) -> dict[str, str]:
+def fingerprints(cfg: dict[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
     """The content of every file and folder on disk that a configuration names, by its path.
 
     What is not there gets a mark that lets a plan be made; no cell can run under it, since the
     files are required before anything starts.
+
+    Args:
+        known: what is known already, and is not looked at again; what is found is added to it.
     """
-    places = {f: paths.data_file(f) for d in cfg["eval"]["datasets"] for f in d["files"]}
+    known = {} if known is None else known
+    named = [f for d in cfg["eval"]["datasets"] for f in d["files"]]
     if trains(cfg):
         sources = cfg["task"]["sources"]
-        sources = sources + [s["exclude"] for s in sources if s["exclude"] is not None]
-        places |= {s["path"]: paths.data_file(s["path"]) for s in sources}
-    model = paths.resolve(cfg["model"]["path"])
-    if model is not None:
-        places[cfg["model"]["path"]] = model
-    return {
-        path: fingerprint(place) if place.exists() else f"absent:{path}"
-        for path, place in places.items()
-    }
+        named += [s["path"] for s in sources]
+        named += [s["exclude"]["path"] for s in sources if s["exclude"] is not None]
+    for path in named:
+        if path not in known:
+            known[path] = _content(path, paths.data_file(path))
+    model = cfg["model"]["path"]
+    if model not in known and (place := paths.resolve(model)) is not None:
+        known[model] = _content(model, place)
+    return {path: known[path] for path in (*named, model) if path in known}
 
 
-def run_id(cfg: dict[str, Any]) -> str:
+def _content(path: str, place: Path) -> str:
+    return fingerprint(place) if place.exists() else f"absent:{path}"
+
+
+def run_id(cfg: dict[str, Any], content: dict[str, str] | None = None) -> str:
     """Twelve hexadecimal digits of the identity's sha256."""
-    canonical = json.dumps(identity(cfg), sort_keys=True, separators=(",", ":"))
+    return _short(identity(cfg, content))
+
+
+def training_id(cfg: dict[str, Any]) -> str:
+    """The same for the training alone: cells that differ in their suite only have one."""
+    return _short({key: value for key, value in identity(cfg).items() if key != "eval"})
+
+
+def _short(identified: dict[str, Any]) -> str:
+    canonical = json.dumps(identified, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def cell(cfg: dict[str, Any], overrides: Sequence[str] = ()) -> Cell:
+def cell(
+    cfg: dict[str, Any], overrides: Sequence[str] = (), content: dict[str, str] | None = None
+) -> Cell:
     """The cell of one resolved configuration."""
-    return Cell(run_id(cfg), cfg, tuple(overrides))
+    return Cell(run_id(cfg, content), cfg, tuple(overrides))
 
 
 def load_experiment(name: str) -> Experiment:
@@ -259,6 +295,8 @@ def load_experiment(name: str) -> Experiment:
     assert isinstance(loaded, Experiment)
     included = [block for part in loaded.include for block in _included(part, place.name)]
     loaded.blocks = included + loaded.blocks
+    for part in reversed(loaded.include):
+        loaded.full = {**load_experiment(part.experiment).full, **loaded.full}
     return loaded
 
 
@@ -274,21 +312,57 @@ def _included(part: Include, where: str) -> list[Block]:
         block.model = [m for m in block.model if part.model is None or m in part.model]
         block.method = [m for m in block.method if part.method is None or m in part.method]
         block.set = {**other.set, **block.set, **part.set}
-        block.seed = block.seed or other.seed
+        if block.rates is not None:
+            block.tuned_seed = other.seed[0] if block.tuned_seed is None else block.tuned_seed
+            if part.rank is not None and block.tuned_rank is None:
+                block.tuned_rank = _only_rank(block, part.experiment)
+        block.seed = part.seed or block.seed or other.seed
+        block.rank = part.rank or block.rank
         blocks += [block] if block.model and block.method else []
     return blocks
+
+
+def _only_rank(block: Block, experiment: str) -> int:
+    if block.rank is None or len(block.rank) != 1:
+        raise UserError(
+            f"experiments/{experiment}.yaml: rates are chosen at one rank where another experiment "
+            f"takes them for its own ranks; {block.method} has {block.rank}"
+        )
+    return block.rank[0]
 
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A cell whose learning rate is not chosen yet: here with one of the rates that are tried."""
+
+    cell: Cell
+    trials: list[Cell]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The cells of an experiment that are known, and those that wait for some of them."""
+
+    cells: list[Cell]
+    waiting: list[Waiting]
+
+
 def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
+    """The cells of an experiment that are known: `expansion` without what waits."""
+    return expansion(name, overrides).cells
+
+
+def expansion(name: str, overrides: Sequence[str] = ()) -> Expansion:
     """All cells of an experiment in its order, each once, `overrides` on top of its settings.
 
-    `scale=smoke` among the overrides makes each cell its tiny version (smoke.py). Hydra composes
-    each distinct choice once; ranks and seeds are set on copies of it before interpolations are
-    resolved, which gives what composing every cell would.
+    `scale=smoke` among the overrides makes each cell its tiny version (smoke.py), `scale=full` adds
+    what the experiment sets under `full`. Hydra composes each distinct choice once; values, ranks
+    and seeds are set on copies of it before interpolations are resolved, which gives what composing
+    every cell would. Cells share what they have in common: a configuration is read, never changed.
 
     Raises:
         UserError: anything wrong with the experiment, its grid or the overrides.
@@ -303,52 +377,130 @@ def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
                 "are run; `python -m osora_bench -m` runs a grid of your own"
             )
     cells: dict[str, Cell] = {}
+    waiting: dict[str, Waiting] = {}
+    grid = Grid(name, experiment, overrides, scale)
     with composer():
         for block in experiment.blocks:
-            for made in _block_cells(name, experiment, block, overrides, scale):
-                cells.setdefault(made.run_id, made)
-    return list(cells.values())
+            for made in grid.block(block):
+                if isinstance(made, Waiting):
+                    waiting.setdefault(made.cell.run_id, made)
+                else:
+                    cells.setdefault(made.run_id, made)
+    return Expansion(list(cells.values()), list(waiting.values()))
 
 
-def _scale(overrides: Sequence[str]) -> tuple[str, list[str]]:
-    scale = ([o.removeprefix("scale=") for o in overrides if o.startswith("scale=")] or ["full"])[
-        -1
-    ]
-    if scale not in smoke.SCALES:
-        raise UserError(unknown("scale", scale, smoke.SCALES))
-    return scale, [o for o in overrides if not o.startswith("scale=")]
+def _scale(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+    named = [o.removeprefix("scale=") for o in overrides if o.startswith("scale=")]
+    if named and named[-1] not in smoke.SCALES:
+        raise UserError(unknown("scale", named[-1], smoke.SCALES))
+    return named[-1] if named else None, [o for o in overrides if not o.startswith("scale=")]
 
 
-def _block_cells(
-    name: str, experiment: Experiment, block: Block, overrides: Sequence[str], scale: str
-) -> list[Cell]:
-    cells = []
-    for model, method in itertools.product(block.model, block.method):
-        values = _as_overrides({"tracker.group": name, **experiment.set, **block.set})
-        chosen = [f"model={model}", f"method={method}", *values, *overrides]
-        where = f"experiments/{name}.yaml: {model} {method}"
+Values = dict[str, Any]
+"""Settings by dotted key."""
+
+
+@dataclass
+class Grid:
+    """Makes the cells of one experiment's blocks. Used inside `composer()`."""
+
+    name: str
+    experiment: Experiment
+    overrides: Sequence[str]
+    scale: str | None
+    content: dict[str, str] = field(default_factory=dict)  # of files, by path
+
+    def block(self, block: Block) -> Iterator[Cell | Waiting]:
+        """The cells of a block; of one with `rates`, first those that try them."""
+        full = self.experiment.full if self.scale == "full" else {}
+        values = {"tracker.group": self.name, **self.experiment.set, **block.set, **full}
+        seeds = block.seed or self.experiment.seed
+        ranks: Sequence[int | None] = [None] if block.rank is None else block.rank
+        for choice in itertools.product(block.model, block.method):
+            if block.rates is None:
+                yield from self.cells(choice, values, _variants(ranks, seeds))
+            else:
+                for rank in ranks:
+                    yield from self._tuned(choice, values, block, rank, seeds)
+
+    def _tuned(
+        self,
+        choice: tuple[str, str],
+        values: Values,
+        block: Block,
+        rank: int | None,
+        seeds: Sequence[int],
+    ) -> Iterator[Cell | Waiting]:
+        """The cells that try a block's rates for one model, method and rank, and those that use the
+        best: its loss on the held-out rows is the lowest."""
+        assert block.rates is not None
+        unasked = {k: v for k, v in values.items() if k.partition(".")[0] != "eval"}
+        first = self.experiment.seed[0] if block.tuned_seed is None else block.tuned_seed
+        tried_at = rank if block.tuned_rank is None else block.tuned_rank
+        trials = list(
+            self.cells(
+                choice, {**unasked, "eval": "none"}, _variants([tried_at], [first], block.rates)
+            )
+        )
+        yield from trials
+        losses = [validation_loss(trial) for trial in trials]
+        known = [loss for loss in losses if loss is not None]
+        done = len(known) == len(losses)
+        best = block.rates[losses.index(min(known))] if done else block.rates[0]
+        for made in self.cells(choice, values, _variants([rank], seeds, [best])):
+            if done:
+                tuning = {
+                    "trainer.learning_rate": dict(zip(map(str, block.rates), losses, strict=True)),
+                    "runs": [trial.run_id for trial in trials],
+                }
+                yield replace(made, config={**made.config, "tuning": tuning})
+            else:
+                yield Waiting(made, trials)
+
+    def cells(
+        self, choice: tuple[str, str], values: Values, variants: Sequence[Values]
+    ) -> Iterator[Cell]:
+        """One cell for each variant of a model and a method."""
+        model, method = choice
+        overrides = self.overrides
+        if values.get("eval") == "none":  # nothing is asked, however few questions were wanted
+            overrides = [o for o in overrides if not o.startswith("eval.")]
+        chosen = [f"model={model}", f"method={method}", *_as_overrides(values), *overrides]
+        where = f"experiments/{self.name}.yaml: {model} {method}"
         check_overrides(chosen)
         composed = compose(chosen, where)
-        if smaller := smoke.SCALES[scale](composed, overrides, _largest_rank(experiment, model)):
-            chosen = [*chosen[: -len(overrides) or None], *smaller, *overrides]
-            composed = compose(chosen, where)
-        ranks: list[int | None] = [*block.rank] if block.rank is not None else [None]
-        for rank, seed in itertools.product(ranks, block.seed or experiment.seed):
-            varied, more = _vary(composed, rank, seed)
-            cells.append(cell(resolve(varied, where), [*chosen, *more]))
-    return cells
+        if self.scale is not None:
+            largest = _largest_rank(self.experiment, model)
+            if smaller := smoke.SCALES[self.scale](composed, overrides, largest):
+                chosen = [*chosen[: -len(overrides) or None], *smaller, *overrides]
+                composed = compose(chosen, where)
+        for resolved, variant in zip(vary(composed, variants, where), variants, strict=True):
+            yield cell(resolved, [*chosen, *_as_overrides(variant)], self.content)
+
+
+def _variants(
+    ranks: Sequence[int | None], seeds: Sequence[int], rates: Sequence[float] | None = None
+) -> list[Values]:
+    return [
+        {
+            "seed": seed,
+            **({} if rank is None else {"method.rank": rank}),
+            **({} if rate is None else {"trainer.learning_rate": rate}),
+        }
+        for rank in ranks
+        for rate in rates or (None,)
+        for seed in seeds
+    ]
+
+
+def validation_loss(trial: Cell) -> float | None:
+    """The loss on the held-out rows that a cell's record holds; None as long as there is none."""
+    if trial.state != "done":
+        return None
+    found: float = record.read(trial.record)["training"]["validation"]["loss"]
+    return found
 
 
 def _largest_rank(experiment: Experiment, model: str) -> int:
     blocks = [block for block in experiment.blocks if model in block.model]
     return max((rank for block in blocks for rank in block.rank or ()), default=1)
-
-
-def _vary(composed: DictConfig, rank: int | None, seed: int) -> tuple[DictConfig, list[str]]:
-    varied = copy.deepcopy(composed)
-    more = [f"seed={seed}"]
-    varied.seed = seed
-    if rank is not None:
-        varied.method.rank = rank
-        more.append(f"method.rank={rank}")
-    return varied, more

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench import paths
-from osora_bench.benchdata import advice
+from osora_bench.benchdata import advice, gated
+from osora_bench.config import chosen
 from osora_bench.data import dialogues
 from osora_bench.errors import UserError
-from osora_bench.plan import Cell, trains
+from osora_bench.fetch import refuse_committable
+from osora_bench.plan import Cell, processes, trains
 
 MINIMUM_FREE = 200 * 2**20
 """Bytes a run may need for its adapter, predictions and logs before it can be refused."""
@@ -31,6 +33,7 @@ def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> 
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
         (_check_layers, cells),
+        (_check_sharing, [c for c in cells if processes(c.config) > 1]),
     )
     for one, over in checks:
         for cell in over:
@@ -66,32 +69,47 @@ def _writing_to(folder: Path) -> Iterator[None]:
 def _check_data(cell: Cell) -> None:
     if trains(cell.config):
         dialogues(cell.config["task"], cell.config["seed"])
-    check_suite(cell.config["eval"])
+    check_suite(cell.config["eval"], cell.paths.evaluation, "with runs=")
 
 
-def check_suite(suite: dict[str, Any]) -> None:
-    """Raise UserError if a file of a suite is missing, or its backend cannot run here."""
+def check_suite(suite: dict[str, Any], folder: Path, how: str) -> None:
+    """Raise UserError if a suite's backend cannot run here or files of it are missing, or if its
+    answers, with the questions, may not lie in `folder`; `how` says by what another is named."""
     if suite["backend"] == "vllm":
         from osora_bench.vllm_model import check_installed
 
         check_installed()
-    for dataset in suite["datasets"]:
-        for name in dataset["files"]:
-            place = paths.data_file(name)
-            if not place.is_file():
-                raise UserError(
-                    f"{dataset['name']}: {place}: no such file. "
-                    f"OSORA_DATA names the data folder (now {paths.data_root()}){advice(name)}"
-                )
+    missing = {
+        f"{dataset['name']}: {paths.data_file(file)}: no such file{advice(file)}": dataset["name"]
+        for dataset in chosen(suite)
+        for file in dataset["files"]
+        if not paths.data_file(file).is_file()
+    }
+    if missing:
+        told = [*missing, f"OSORA_DATA names the data folder (now {paths.data_root()})"]
+        names = sorted(set(missing.values()))
+        if len(names) < len(chosen(suite)):
+            told.append(f"eval.without=[{','.join(names)}] scores the others")
+        raise UserError("\n".join(told))
+    if any(gated(file) for dataset in chosen(suite) for file in dataset["files"]):
+        refuse_committable(folder / "answers", how)
 
 
 def _check_device(cell: Cell) -> None:
+    import torch
+
     from osora_bench import models
 
     model, device = cell.config["model"], models.device_of(cell.config)
     if model["needs_gpu"] and device.type == "cpu" and cell.config["device"] != "cpu":
         raise UserError(
             f"model {model['name']}: needs a GPU and torch sees none; device=cpu runs it anyway"
+        )
+    count = processes(cell.config)
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.processes={count}: each takes a GPU of its own, and this machine has "
+            f"{torch.cuda.device_count()}"
         )
 
 
@@ -108,17 +126,44 @@ def _check_weights(cell: Cell) -> None:
 
 
 def _check_layers(cell: Cell) -> None:
-    """Modules that match nothing, and ranks that a layer cannot have."""
+    """Modules that match nothing or that the method cannot adapt; ranks that are too large."""
     model, method = cell.config["model"], cell.config["method"]
     if method["peft"] is None:
         return
-    from osora_bench import models
+    from osora_bench import counting, models
 
     instantiate(method)
     start(method)
     if model["architecture"] is None:
         models.check_weights(model)  # what is not there has been told already
-    check_rank(cell.config, models.skeleton(model))
+    counting.check(cell.config)
+
+
+def _check_sharing(cell: Cell) -> None:
+    """Models and methods whose weights cannot be shared out among processes."""
+    model, method = cell.config["model"], cell.config["method"]
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    from osora_bench import models
+
+    where = f"trainer.processes={processes(cell.config)}"
+    if not models.decoder_layers(models.blank(model)):
+        raise UserError(
+            f"{where}: transformers names no layers of {model['name']} that could be shared out"
+        )
+    if method["peft"] is None:
+        return
+    settings = instantiate(method)
+    if settings.is_prompt_learning:
+        raise UserError(
+            f"{where}: method {method['name']} learns a prompt, which PEFT saves from whole "
+            "weights only: trainer.processes=1"
+        )
+    if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type], "update_and_allocate"):
+        raise UserError(
+            f"{where}: method {method['name']} moves ranks between layers while it trains, for "
+            "which it needs them whole: trainer.processes=1"
+        )
 
 
 def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:

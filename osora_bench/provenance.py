@@ -35,8 +35,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the cell ran on, as far as it can change round-off."""
+def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What ran, as far as it can change round-off, and how many processes shared its training."""
+    shared = {"processes": processes} if processes > 1 else {}
+    return {**_device(device), **shared}
+
+
+def _device(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return {
@@ -45,7 +50,8 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Everything above, for a record, with a mark where a sweep's code changed under it."""
     changed = {"changed_since_plan": True} if CHANGED in os.environ else {}
-    return {"code": code(), "versions": versions(), "hardware": hardware(device), **changed}
+    ran_on = hardware(device, processes)
+    return {"code": code(), "versions": versions(), "hardware": ran_on, **changed}

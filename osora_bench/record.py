@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def read(path: Path) -> dict[str, Any]:
         DamagedRecord: not JSON, a missing part, another run's name, or a checksum that differs.
     """
     try:
+        mark = _mark(path)
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedRecord(f"{path}: cannot be read ({error})") from error
@@ -84,7 +85,28 @@ def read(path: Path) -> dict[str, Any]:
         raise DamagedRecord(f"{path}: holds run {record['run_id']}")
     if record["sha256"] != _digest(record):
         raise DamagedRecord(f"{path}: its checksum does not match its content")
+    _found_whole[path] = mark
     return record
+
+
+_found_whole: dict[Path, tuple[int, ...]] = {}
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a whole record. One that this process has read is read again only when it
+    has changed: whoever watches a sweep asks often."""
+    try:
+        if _found_whole.get(path) != _mark(path):
+            read(path)
+    except (OSError, DamagedRecord):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -95,12 +117,18 @@ class Ledger:
     damaged: list[str]
 
 
-def read_ledger(folder: Path) -> Ledger:
-    """Every record of a ledger; damaged ones are named and left as they are."""
-    records, damaged = {}, []
+def read_each(folder: Path, damaged: list[str]) -> Iterator[dict[str, Any]]:
+    """Every record of a ledger, one after another; a line for each that is damaged is added to
+    `damaged`, and it is left as it is."""
     for path in sorted(folder.glob("*.json")):
         try:
-            records[path.stem] = read(path)
+            yield read(path)
         except DamagedRecord as error:
             damaged.append(str(error))
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """Every record of a ledger at once."""
+    damaged: list[str] = []
+    records = {record["run_id"]: record for record in read_each(folder, damaged)}
     return Ledger(records, damaged)

@@ -3,6 +3,7 @@
 Kinds, after the paper's figures:
     parameters  trainable parameters against rank, a line a method (Figure 1); counted by params.py
     bars        accuracy by dataset, a bar a method (Figure 3), beside the paper's where it has them
+    ranks       Avg. against rank with its standard error, a line a method (Table 3 as a picture)
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from osora_bench import reference, tabulate
 from osora_bench.errors import UserError, unknown
 from osora_bench.plan import Cell, Experiment, FigureSpec
 from osora_bench.record import read_ledger
+from osora_bench.rounding import mean
 
 SUFFIXES = (".png", ".svg", ".pdf")
 LINES = ("-", "--", ":", "-.")
@@ -47,6 +49,7 @@ def draw(
     kinds: dict[str, Callable[[FigureSpec, Sequence[Cell]], Any]] = {
         "parameters": parameters,
         "bars": partial(bars, others=others),
+        "ranks": partial(ranks, others=others),
     }
     for spec in experiment.figures.values():
         if spec.kind not in kinds:
@@ -66,13 +69,13 @@ def draw(
 def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Any:
     """Figure 1. Both axes are logarithmic, so LoRA's straight line of slope one is its linear
     growth: the published caption calls it exponential."""
-    from osora_bench import params
+    from osora_bench import counting
 
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods(cells)):
         chosen = [c.config for c in cells if c.config["method"]["name"] == name]
         ranks = [config["method"]["rank"] for config in chosen]
-        counts = [params.count(config).trainable for config in chosen]
+        counts = [counting.count(config).trainable for config in chosen]
         axes.plot(
             ranks,
             counts,
@@ -105,12 +108,50 @@ def _methods(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.config["method"]["name"] for cell in cells))
 
 
-def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
-    """Figure 3: a group of bars a dataset, ours filled, the paper's outlined beside them."""
+def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
+    """Avg. by rank; the bars are one standard error of the questions on each side."""
+    rows = [row for row in _rows(cells, others) if row.cell.config["method"]["rank"] is not None]
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    for index, name in enumerate(spec.methods or _methods([row.cell for row in rows])):
+        found = [r for r in rows if r.cell.config["method"]["name"] == name and r.averages()]
+        axes.errorbar(
+            [row.cell.config["method"]["rank"] for row in found],
+            [float(mean(row.averages())) for row in found],
+            [row.standard_error() for row in found],
+            label=_label(cells, name),
+            color="black",
+            capsize=2,
+            linestyle=LINES[index % len(LINES)],
+            marker=MARKS[index % len(MARKS)],
+            markerfacecolor=GREYS[index % len(GREYS)],
+        )
+    shown = sorted({row.cell.config["method"]["rank"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shown, [str(rank) for rank in shown], minor=False)
+    axes.set_xlabel("rank r")
+    axes.set_ylabel("accuracy, %")
+    done = any(row.averages() for row in rows)
+    axes.set_title(spec.title if done else f"{spec.title}\n(no run has finished yet)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _label(cells: Sequence[Cell], method: str) -> str:
+    return next(
+        str(c.config["method"]["label"]) for c in cells if c.config["method"]["name"] == method
+    )
+
+
+def _rows(cells: Sequence[Cell], others: bool) -> list[tabulate.Row]:
     records: dict[str, dict[str, Any]] = {}
     for place in sorted({cell.ledger for cell in cells}):
         records |= read_ledger(place).records
-    rows = tabulate.rows(cells, records, others=others)
+    return tabulate.rows(cells, records, others=others)
+
+
+def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
+    """Figure 3: a group of bars a dataset, ours filled, the paper's outlined beside them."""
+    rows = _rows(cells, others)
     printed = reference.load(spec.reference) if spec.reference is not None else {}
     datasets = cells[0].config["eval"]["datasets"]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from osora_bench import frozen, interruption, preflight
 from osora_bench.claim import claimed
 from osora_bench.errors import UserError
-from osora_bench.plan import STATES, Cell, revision, trains
+from osora_bench.plan import STATES, Cell, expansion, revision, trains
 from osora_bench.progress import say
 
 if TYPE_CHECKING:
@@ -48,10 +48,38 @@ def session() -> "Session":
     return Session()
 
 
+def run_experiment(name: str, overrides: Sequence[str] = (), **settings: Any) -> int:
+    """Run all of an experiment that has no record yet; return the exit status.
+
+    Cells that wait for the choice of their learning rate are run when it can be made.
+
+    Args:
+        settings: as of `run_missing`.
+
+    Raises:
+        UserError: something that can be known beforehand; then nothing was started.
+    """
+    known: set[str] = set()
+    while True:
+        now = expansion(name, overrides)
+        waiting = [w.cell for w in now.waiting]
+        if waiting:
+            say(f"{len(waiting)} cells wait for the choice of their learning rate")
+        status = run_missing(now.cells, waiting=waiting, **settings)
+        after = expansion(name, overrides)
+        known |= {cell.run_id for cell in now.cells}
+        if {cell.run_id for cell in after.cells} <= known:
+            if not after.waiting:
+                return status
+            say(f"{len(after.waiting)} cells still wait: not all rates that they need were tried")
+            return FAILED
+
+
 def run_missing(
     cells: Sequence[Cell],
     hint: str | None = None,
     *,
+    waiting: Sequence[Cell] = (),
     workers: int = 1,
     allow_changed: bool = False,
     launcher: Sequence[str] = (),
@@ -63,6 +91,7 @@ def run_missing(
         workers: processes to run them in; 1 is this process.
         allow_changed: whether workers may run other code than the sweep was started with.
         launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
+        waiting: cells that come later, to be checked with these.
         retries: how often a cell is started again whose process or job was killed.
 
     Raises:
@@ -76,7 +105,7 @@ def run_missing(
         return verdict(cells)
     say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
-        preflight.check(missing, hint, here=not launcher)
+        preflight.check([*missing, *waiting], hint, here=not launcher)
         for line in warnings(missing):
             say(f"WARNING: {line}")
     if launcher:

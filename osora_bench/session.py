@@ -2,32 +2,34 @@
 
 import gc
 import json
-import os
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import peft
 import transformers
 
 from osora_bench import (
     claim,
     data,
     evaluate,
+    interruption,
     models,
-    preflight,
     provenance,
+    ranks,
     record,
     standalone,
     train,
+    trained,
 )
-from osora_bench.osora import SvdStore, use_store
-from osora_bench.plan import Cell, fingerprints, revision, trains
+from osora_bench.plan import Cell, fingerprints, processes, revision, trains
 from osora_bench.tracker import Tracker, tracking
+
+UNTRAINED = trained.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
+"""Of a cell that evaluates the base model as it is."""
 
 
 class Session:
@@ -53,88 +55,157 @@ class Session:
         return made
 
     def _run(self, cell: Cell, tracker: Tracker) -> dict[str, Any]:
-        started = time.time()
         cell.paths.failure.unlink(missing_ok=True)
         device = models.device_of(cell.config)
-        base = self.workspace.base(cell.config)
-        transformers.set_seed(cell.config["seed"])
-        model, training, parameters = base.model, None, {"trainable": 0, "adapter_bytes": 0}
-        seconds = {"load": time.time() - started}
+        circumstances = provenance.provenance(device, processes(cell.config))
+        done = UNTRAINED
+        if processes(cell.config) > 1:
+            done = self._train_shared(cell, circumstances, tracker)
+        loading = time.time()
+        base = self.workspace.base(_to_evaluate(cell))
+        model, seconds = base.model, {"load": time.time() - loading}
         try:
-            if trains(cell.config):
-                model, training, parameters = self._train(cell, base, device, tracker)
-            seconds["train"] = time.time() - started - seconds["load"]
+            if processes(cell.config) > 1:
+                model = _as_trained(cell, base, done, circumstances)
+            elif trains(cell.config):
+                model, done = self._trained(cell, base, circumstances, tracker)
+            evaluating = time.time()
             scores = evaluate.evaluate(
                 model, base.tokenizer, cell.config, cell.paths.evaluation, cell.label
             )
         finally:
             self.workspace.release(model)
             gc.collect()
-        seconds["total"] = time.time() - started
-        seconds["evaluate"] = seconds["total"] - seconds["load"] - seconds["train"]
+        seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
+        seconds["total"] = sum(seconds.values())
         made = {
-            "run_id": cell.run_id,
-            "config": _portable(cell.config),
-            "provenance": {
-                **provenance.provenance(device),
-                "revision": revision(cell.config),
-                "fingerprints": _without_folders(fingerprints(cell.config)),
-            },
-            "parameters": parameters,
-            "training": None if training is None else asdict(training),
+            **_origin(cell, circumstances),
+            "parameters": done.parameters,
+            "training": None if done.training is None else asdict(done.training),
             "scores": {name: asdict(score) for name, score in scores.items()},
+            "not_run": evaluate.not_run(cell.config["eval"], scores),
             "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
         }
         record.write(made, cell.ledger)
         return made
 
-    def _train(
-        self, cell: Cell, base: Any, device: Any, tracker: Tracker
-    ) -> tuple[Any, Any, dict[str, int]]:
-        method = cell.config["method"]
-        model = base.model
-        if not method["full"]:
-            with use_store(_store(cell)):
-                model = peft.get_peft_model(base.model, preflight.instantiate(method))
-                preflight.start(method)(model)
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    def _trained(
+        self, cell: Cell, base: models.Base, circumstances: dict[str, Any], tracker: Tracker
+    ) -> tuple[Any, trained.Trained]:
+        """The trained model: an earlier cell's where that trained the same, else this one's."""
+        started = time.time()
+        model = _started(cell, base)
+        earlier = trained.find(cell, circumstances) if not cell.config["method"]["full"] else None
+        if earlier is not None:
+            if earlier.load(cell, model):
+                earlier.tell(tracker.log)
+                return model, earlier.done
+            self.workspace.release(model)
+            base = self.workspace.base(cell.config)
+            model = _started(cell, base)
+        trainable = train.trainable(model)
+        training = self._train(cell, base, model, tracker)
+        done = trained.Trained(training, _parameters(cell, trainable), time.time() - started)
+        if not cell.config["method"]["full"]:
+            trained.keep(cell, model, done, circumstances)
+        return model, done
+
+    def _train(self, cell: Cell, base: models.Base, model: Any, tracker: Tracker) -> train.Training:
         training = train.train(
             model,
             self.tokenised(cell, base.tokenizer),
             cell.config,
+            held_out=self.held_out(cell, base.tokenizer),
             pad_token_id=base.tokenizer.pad_token_id,
             folder=cell.paths.trainer,
-            device=device,
+            device=models.device_of(cell.config),
             label=cell.label,
             log=tracker.log,
         )
-        model.save_pretrained(str(cell.paths.adapter))
-        standalone.remember(cell.paths.adapter, base, method)
-        if method["full"]:  # a whole model, then
-            base.tokenizer.save_pretrained(cell.paths.adapter)
-        size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
-        return model, training, {"trainable": trainable, "adapter_bytes": size}
+        train.save(model, base, cell)
+        return training
+
+    def _train_shared(
+        self, cell: Cell, circumstances: dict[str, Any], tracker: Tracker
+    ) -> trained.Trained:
+        """Train in processes of their own, which need the memory that is used here; unless an
+        earlier cell trained the same."""
+        started = time.time()
+        if not cell.config["method"]["full"]:
+            earlier = trained.find(cell, circumstances)
+            if earlier is not None:
+                earlier.take(cell)
+                return earlier.done
+        self.workspace.clear()
+        training, trainable = ranks.train(cell, interruption.current(), tracker.log)
+        return trained.Trained(training, _parameters(cell, trainable), time.time() - started)
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
-        task, model = cell.config["task"], cell.config["model"]
+        task = cell.config["task"]
         by_seed = task["max_rows"] is not None or any(s["options"] for s in task["sources"])
         seed = cell.config["seed"] if by_seed else 0
-        key = json.dumps([task, model["path"], model["revision"], model["chat"], seed])
+        made: data.TokenisedTask = self._tokens(
+            cell, seed, lambda: data.tokenised(cell.config, tokenizer)
+        )
+        return made
+
+    def held_out(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask | None:
+        """The rows that the cell's task keeps out of training, if it does."""
+        made: data.TokenisedTask | None = self._tokens(
+            cell, "held out", lambda: data.held_out(cell.config, tokenizer)
+        )
+        return made
+
+    def _tokens(self, cell: Cell, which: Any, made: Callable[[], Any]) -> Any:
+        task, model = cell.config["task"], cell.config["model"]
+        key = json.dumps([task, model["path"], model["revision"], model["chat"], which])
         if key not in self._tokenised:
-            self._tokenised[key] = data.tokenise(
-                data.dialogues(task, seed),
-                tokenizer,
-                chat=model["chat"],
-                loss_on=task["loss_on"],
-                max_length=task["max_length"],
-            )
+            self._tokenised[key] = made()
         return self._tokenised[key]
 
 
-def _store(cell: Cell) -> SvdStore | None:
-    """Where decompositions are shared by cells and later runs: below `runs` if not elsewhere."""
-    return None if os.environ.get("OSORA_SVD_STORE") else SvdStore(cell.paths.decompositions)
+def _started(cell: Cell, base: models.Base) -> Any:
+    """The model with a fresh adapter, as the cell's seed starts it."""
+    transformers.set_seed(cell.config["seed"])
+    return train.adapted(base.model, cell)
+
+
+def _parameters(cell: Cell, trainable: int) -> dict[str, int]:
+    size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
+    return {"trainable": trainable, "adapter_bytes": size}
+
+
+def _to_evaluate(cell: Cell) -> dict[str, Any]:
+    """The configuration of the model to load once the training is over, if it is not here."""
+    model = cell.config["model"]
+    if not (processes(cell.config) > 1 and cell.config["method"]["full"]):
+        return cell.config
+    return {**cell.config, "model": {**model, "path": str(cell.paths.adapter), "revision": None}}
+
+
+def _as_trained(
+    cell: Cell, base: models.Base, done: trained.Trained, circumstances: dict[str, Any]
+) -> Any:
+    """The model that other processes have trained and written down."""
+    if cell.config["method"]["full"]:
+        return base.model
+    model = standalone.adapted(base, cell.paths.adapter, cell.config)
+    trained.keep(cell, model, done, circumstances)
+    return model
+
+
+def _origin(cell: Cell, circumstances: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of where it comes from."""
+    return {
+        "run_id": cell.run_id,
+        "config": _portable(cell.config),
+        "provenance": {
+            **circumstances,
+            "revision": revision(cell.config),
+            "fingerprints": _without_folders(fingerprints(cell.config)),
+        },
+    }
 
 
 def _portable(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -164,10 +235,11 @@ def _tracked(made: dict[str, Any]) -> dict[str, Any]:
 
 def _measured(seconds: dict[str, float], starts: int) -> dict[str, Any]:
     """Costs of this run: seconds by stage since its last start, how many starts it took, peak
-    memory of the process so far, when it ended."""
+    memory so far of the process or of the largest that it started, when it ended."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return {
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "starts": starts,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "peak_memory_mb": max(resource.getrusage(one).ru_maxrss for one in who) >> 10,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

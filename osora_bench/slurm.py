@@ -36,7 +36,7 @@ from omegaconf.errors import OmegaConfBaseException
 from osora_bench import claim, frozen, whole
 from osora_bench.compose import composer
 from osora_bench.errors import UserError
-from osora_bench.plan import Cell
+from osora_bench.plan import Cell, processes
 from osora_bench.progress import say
 from osora_bench.run import RETRIES
 from osora_bench.watch import Watch
@@ -172,6 +172,16 @@ def profile(launcher: Sequence[str]) -> dict[str, Any]:
             "take a multirun, `python -m osora_bench -m`"
         )
     return {str(key): value for key, value in settings.items()}
+
+
+def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
+    """Refuse jobs that ask for fewer GPUs than a cell's training has processes."""
+    most, asked = max(processes(cell.config) for cell in cells), settings["gpus_per_node"]
+    if asked is not None and most > asked:
+        raise UserError(
+            f"trainer.processes={most}, but a job asks for hydra.launcher.gpus_per_node={asked}: "
+            f"set it to {most}"
+        )
 
 
 @cache
@@ -390,6 +400,7 @@ def run_on_slurm(
         UserError: there is no SLURM here, or it refuses the jobs.
     """
     settings = profile(launcher)
+    check_gpus(settings, cells)
     array_limit()
     watch = Watch(frozen.freeze(cells))
     sweep = Sweep(watch, [*launcher], settings, allow_changed, retries)

@@ -29,7 +29,7 @@ SETTINGS = (
     "model.dtype=float32",
     "model.needs_gpu=false",
     "trainer.max_steps=1",
-    "trainer.batch_size=1",
+    "trainer.batch_size=${trainer.processes}",
     "trainer.micro_batch_size=1",
     "trainer.precision=float32",
     "trainer.gradient_checkpointing=false",
@@ -48,6 +48,10 @@ def _smaller(cfg: Any, given: Sequence[str], rank: int) -> list[str]:
     runs = Path(named[-1] if named else RUNS).absolute()
     use_made_up_data(runs)
     chosen = [f"runs={RUNS}", *SETTINGS]
+    if cfg.task.validation_rows is not None:
+        chosen.append("task.validation_rows=2")
+    if cfg.eval.limit is not None:  # each set has its own
+        chosen.append("eval.limit=null")
     if cfg.model.architecture is not None:
         chosen.append(f"model.path={_model(cfg.model, runs, rank)}")
     for index in range(len(cfg.eval.datasets)):
@@ -204,7 +208,7 @@ def _gpqa(rows: int) -> str:
 
 
 SCALES: dict[str, Callable[[Any, Sequence[str], int], list[str]]] = {
-    "full": lambda cfg, given, rank: [],
+    "full": lambda cfg, given, rank: [],  # an experiment's own `full` says what that adds
     "smoke": _smaller,
 }
 """By name, the overrides that a scale adds to a composed cell, given those added by hand and the

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from osora_bench import config
+from osora_bench import config, interruption
 from osora_bench.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.errors import UserError, unknown
 from osora_bench.progress import say
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     base = models.Workspace().base(cfg)
     model = base.model if args.adapter is None else adapted(base, args.adapter, cfg)
     folder = args.output or Path(cfg["runs"]) / "evaluate" / name(args, cfg, model)
-    scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
+    with interruption.current():
+        scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
     write(folder, args, cfg, scores)
     print(table(scores))
     print(f"written to {folder}")
@@ -74,11 +75,11 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     for wanted in args.sets or ():
         if wanted not in names:
             raise UserError(unknown(f"set of suite {args.suite}", wanted, names))
-    suite["datasets"] = [
-        {**d, "limit": d["limit"] if args.limit is None else min(args.limit, d["questions"])}
-        for d in suite["datasets"]
-        if args.sets is None or d["name"] in args.sets
-    ]
+    if args.sets is not None:
+        suite["without"] = [name for name in names if name not in args.sets] or None
+    if args.limit is not None:
+        for dataset in suite["datasets"]:
+            dataset["limit"] = min(args.limit, dataset["questions"])
     config.check(cfg, "evaluate")
     return cfg
 
@@ -114,7 +115,7 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     """Refuse what cannot run before anything large is loaded."""
     from osora_bench import models, preflight
 
-    preflight.check_suite(cfg["eval"])
+    preflight.check_suite(cfg["eval"], args.output or Path(cfg["runs"]), "with --output or runs=")
     models.check_weights(cfg["model"])
     if args.adapter is not None and not (args.adapter / "adapter_config.json").is_file():
         raise UserError(f"--adapter {args.adapter}: no folder with an adapter_config.json")
@@ -124,14 +125,10 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
 
 def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
     """Write down beside a trained adapter what loading it takes."""
-    origin = {"base": fingerprint(base), "start": method["start"]}
+    from osora_bench import models
+
+    origin = {"base": models.digest(base.checksums), "start": method["start"]}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-
-
-def fingerprint(base: Any) -> str:
-    """Of a base model's weights as they were loaded."""
-    content = json.dumps(base.checksums, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
@@ -140,10 +137,12 @@ def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
     Raises:
         UserError: the adapter was trained on another base, or its tensors do not fit this one.
     """
+    from osora_bench import models
+
     origin = {"base": None, "start": None}
     if (folder / ORIGIN).is_file():
         origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-    if origin["base"] not in (None, fingerprint(base)):
+    if origin["base"] not in (None, models.digest(base.checksums)):
         raise UserError(
             f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
         )
@@ -192,9 +191,9 @@ def _check_names(model: Any, folder: Path) -> None:
 
 def name(args: argparse.Namespace, cfg: dict[str, Any], model: Any) -> str:
     """A folder's name that another model, adapter or suite does not share."""
-    from osora_bench.evaluate import owner
+    from osora_bench import models
 
-    told = json.dumps([owner(model), cfg["eval"], cfg["model"]["chat"]], sort_keys=True)
+    told = json.dumps([models.content(model), cfg["eval"], cfg["model"]["chat"]], sort_keys=True)
     short = hashlib.sha256(told.encode()).hexdigest()[:8]
     adapter = "" if args.adapter is None else f"-{args.adapter.absolute().name}"
     return f"{cfg['model']['name']}{adapter}-{args.suite}-{short}"
@@ -205,6 +204,7 @@ def write(
 ) -> None:
     """Keep the scores with what they are of."""
     from osora_bench import models
+    from osora_bench.evaluate import not_run
     from osora_bench.provenance import provenance
 
     made = {
@@ -212,6 +212,7 @@ def write(
         "adapter": None if args.adapter is None else args.adapter.name,
         "eval": cfg["eval"],
         "scores": {key: asdict(score) for key, score in scores.items()},
+        "not_run": not_run(cfg["eval"], scores),
         "provenance": provenance(models.device_of(cfg)),
     }
     (folder / "scores.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ Layouts, after the paper's tables:
              (Tables 1, 2, 4 to 8); models without a column of their own head their rows
     ranks    rows rank, columns method, the value is Avg. (Table 3)
     rates    the same with rows learning rate
+    tuning, against: comparison.py
 """
 
 import json
@@ -17,6 +18,8 @@ from typing import Any
 
 import pandas as pd
 
+from osora_bench import comparison
+from osora_bench.config import asked
 from osora_bench.errors import UserError, unknown
 from osora_bench.plan import Cell, Experiment, TableSpec, trains
 from osora_bench.record import read_ledger
@@ -34,6 +37,7 @@ COLUMNS = {
     "params": PARAMS,
     "datasets": "",
     "average": AVERAGE,
+    "unread": "Unread",
 }
 """Columns of the layout `methods` and their headings; a suite's datasets head their own."""
 
@@ -58,11 +62,22 @@ class Row:
     def shown(self) -> list[dict[str, Any]]:
         return self.runs + self.others
 
+    def planned(self, dataset: str) -> int:
+        """How many questions of a set count as all: those that the suite's own limit leaves."""
+        suite = self.cell.config["eval"]
+        (found,) = (d for d in suite["datasets"] if d["name"] == dataset)
+        return found["questions"] if suite.get("limit") is None else len(asked(suite, found))
+
     def values(self, dataset: str) -> list[Decimal]:
-        """Accuracies by seed on one dataset: a limited set is no full score, unless asked for."""
-        scores = [run["scores"][dataset] for run in self.shown]
-        full = [s for s in scores if s["n"] == s["questions"] or self.others]
+        """Accuracies by seed on one dataset: one that was cut short is left out, unless asked
+        for."""
+        scores = [run["scores"][dataset] for run in self.shown if dataset in run["scores"]]
+        full = [s for s in scores if s["n"] == self.planned(dataset) or self.others]
         return [percent(s["k"], s["n"]) for s in full]
+
+    def unread(self) -> list[Decimal]:
+        """Answers by seed in which nothing could be read, of all sets together."""
+        return [Decimal(sum(s["unread"] for s in run["scores"].values())) for run in self.shown]
 
     def averages(self) -> list[Decimal]:
         """Avg. of the datasets by seed."""
@@ -107,14 +122,16 @@ def rows(
     for cell in cells:
         key = json.dumps({k: v for k, v in cell.config.items() if k != "seed"}, sort_keys=True)
         grouped.setdefault(key, []).append(cell)
+    families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records.values() if others else ():
+        families.setdefault(_family(record["config"]), []).append(record)
     made = []
     for same in grouped.values():
         own = {cell.run_id for cell in same}
         runs = [records[cell.run_id] for cell in same if cell.run_id in records]
         strangers: list[dict[str, Any]] = []
         if others:
-            family = _family(same[0].config)
-            alike = [r for r in records.values() if _family(r["config"]) == family]
+            alike = families.get(_family(same[0].config), [])
             strangers = [r for r in alike if r["run_id"] not in own or _limited(r)]
             runs = [run for run in runs if not _limited(run)]
         made.append(Row(same[0], runs, len(same), strangers))
@@ -145,6 +162,9 @@ def build(
     Args:
         compare: show the paper's number and the difference below each of ours.
         others: let limited sets and other seeds in, marked.
+
+    Raises:
+        UserError: `compare`, and no table has results of the paper's to be set beside.
     """
     records: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
@@ -153,13 +173,21 @@ def build(
         records |= ledger.records
         damaged += ledger.damaged
     by_seed = rows(cells, records, others=others)
-    made = [_layout(spec.layout)(name, spec, by_seed) for name, spec in experiment.tables.items()]
-    if compare:
-        made = [
-            beside(table, load(spec.reference)) if spec.reference and table.numbers else table
-            for table, spec in zip(made, experiment.tables.values(), strict=True)
-        ]
-    return made, damaged
+    made = [
+        _layout(spec.layout)(name, spec, [row for row in by_seed if _selected(row, spec)])
+        for name, spec in experiment.tables.items()
+    ]
+    return _compared(experiment, made) if compare else made, damaged
+
+
+def _compared(experiment: Experiment, made: Sequence[Table]) -> list[Table]:
+    references = [spec.reference for spec in experiment.tables.values()]
+    if not any(name and table.numbers for table, name in zip(made, references, strict=True)):
+        raise UserError("compare=paper: the paper has no results to stand beside these tables")
+    return [
+        beside(table, load(name)) if name and table.numbers else table
+        for table, name in zip(made, references, strict=True)
+    ]
 
 
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
@@ -167,6 +195,8 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
         "methods": by_method,
         "ranks": partial(by_value, "r", lambda config: config["method"]["rank"]),
         "rates": partial(by_value, "Rate", lambda config: config["trainer"]["learning_rate"]),
+        "tuning": comparison.tuning,
+        "against": comparison.against,
     }
     if name not in layouts:
         raise UserError(unknown("table layout", name, layouts))
@@ -176,6 +206,8 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
 def _selected(row: Row, spec: TableSpec) -> bool:
     method = row.cell.config["method"]
     if spec.methods is not None and method["name"] not in spec.methods:
+        return False
+    if spec.eval is not None and row.cell.config["eval"]["name"] != spec.eval:
         return False
     return spec.select is None or any(
         method["name"] in s["method"] and s.get("rank", method["rank"]) == method["rank"]
@@ -208,7 +240,7 @@ def _best(groups: Sequence[str], columns: dict[str, list[list[Decimal]]]) -> pd.
 
 def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     """Tables 1, 2 and 4 to 8: a row a method, grouped by model; the columns of `spec`."""
-    chosen = _ordered([row for row in all_rows if _selected(row, spec)], spec)
+    chosen = _ordered(all_rows, spec)
     wanted = spec.columns or _usual_columns(chosen, spec)
     for column in wanted:
         if column not in COLUMNS:
@@ -237,7 +269,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers)
 
 
-def _ordered(chosen: list[Row], spec: TableSpec) -> list[Row]:
+def _ordered(chosen: Sequence[Row], spec: TableSpec) -> list[Row]:
     """By model, then by method: both in the order of the experiment, or methods in the table's."""
     models = list(dict.fromkeys(row.cell.config["model"]["name"] for row in chosen))
     methods = spec.methods or list(dict.fromkeys(r.cell.config["method"]["name"] for r in chosen))
@@ -261,8 +293,17 @@ def _scores(chosen: Sequence[Row], *, average: bool) -> dict[str, list[list[Deci
         return {}
     if average:
         return {AVERAGE: [row.averages() for row in chosen]}
-    sets = chosen[0].cell.config["eval"]["datasets"]
-    return {d["label"]: [row.values(d["name"]) for row in chosen] for d in sets}
+    suite = chosen[0].cell.config["eval"]
+    return {
+        f"{d['label']}{_limit_mark(suite, d)}": [row.values(d["name"]) for row in chosen]
+        for d in suite["datasets"]
+    }
+
+
+def _limit_mark(suite: dict[str, Any], dataset: dict[str, Any]) -> str:
+    """Marks a set of which the suite asks a part only."""
+    limited = suite.get("limit") is not None and len(asked(suite, dataset)) < dataset["questions"]
+    return LIMITED if limited else ""
 
 
 def _setting(row: Row, column: str) -> str:
@@ -271,14 +312,20 @@ def _setting(row: Row, column: str) -> str:
         "model": lambda: str(config["model"]["label"]),
         "method": lambda: str(config["method"]["label"]),
         "rank": lambda: str(config["method"]["rank"] or ""),
-        "learning_rate": lambda: _scientific(config["trainer"]["learning_rate"]),
+        "learning_rate": lambda: scientific(config["trainer"]["learning_rate"]),
         "batch_size": lambda: str(config["trainer"]["batch_size"]),
         "params": lambda: _params(row),
+        "unread": lambda: _count(row.unread()),
     }
     return settings[column]()
 
 
-def _scientific(value: float) -> str:
+def _count(values: Sequence[Decimal]) -> str:
+    """A whole number as it is; the mean of several."""
+    return str(mean(values)).removesuffix(".00") if values else ""
+
+
+def scientific(value: float) -> str:
     """2e-5, as the paper prints a rate."""
     mantissa, exponent = f"{value:e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -315,7 +362,7 @@ def by_value(
     `value_of` takes what varies down the rows from a configuration, rank or another value; cells
     that have none are left out.
     """
-    chosen = [r for r in all_rows if _selected(r, spec) and value_of(r.cell.config) is not None]
+    chosen = [row for row in all_rows if value_of(row.cell.config) is not None]
     labels = {r.cell.config["method"]["name"]: r.cell.config["method"]["label"] for r in chosen}
     values = sorted({value_of(r.cell.config) for r in chosen})
     cells = {(r.cell.config["method"]["name"], value_of(r.cell.config)): r for r in chosen}
@@ -389,7 +436,7 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     if not finished:
         return ["No run has finished yet.", *warnings]
     sets = finished[0].cell.config["eval"]["datasets"]
-    counts = " + ".join(f"{d['questions']} {d['label']}" for d in sets)
+    counts = " + ".join(f"{finished[0].planned(d['name'])} {d['label']}" for d in sets)
     seeds = max(len(row.shown) for row in finished)
     full = [row for row in finished if not row.others and row.averages()]
     notes = []
@@ -404,12 +451,22 @@ def _notes(chosen: Sequence[Row]) -> list[str]:
     empty = len(chosen) - len(finished)
     if empty:
         notes.append(f"{empty} of {len(chosen)} cells have not been run: left blank.")
-    limited = [d["label"] for d in sets if any(not row.values(d["name"]) for row in finished)]
+    suite = finished[0].cell.config["eval"]
+    if any(_limit_mark(suite, d) for d in sets):
+        of = " + ".join(str(d["questions"]) for d in sets)
+        notes.append(f"{LIMITED} not the full set: evenly spread over its {of} questions.")
+    without = {n for row in finished for n in row.cell.config["eval"].get("without") or ()}
+    left_out = [d["label"] for d in sets if d["name"] in without]
+    if left_out:
+        notes.append(f"Left blank, since eval.without leaves it out: {', '.join(left_out)}.")
+    to_score = [d for d in sets if d["name"] not in without]
+    limited = [d["label"] for d in to_score if any(not row.values(d["name"]) for row in finished)]
     if limited:
         notes.append(f"Left blank, since a limit cut the set: {', '.join(limited)}.")
     if any(row.others for row in finished):
-        asked = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
+        counted = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
         notes.append(
-            f"{LIMITED} not the full set (from {min(asked)} questions on), or not a planned seed."
+            f"{LIMITED} fewer than all questions (as few as {min(counted)} of a set), "
+            "or not a planned seed."
         )
     return notes + warnings

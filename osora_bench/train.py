@@ -1,20 +1,34 @@
 """configuration -> adapter: transformers' Trainer around a model that PEFT has wrapped."""
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from osora_bench import checkpoint, interruption, memory, progress
+from osora_bench import checkpoint, interruption, memory, preflight, progress, standalone
 from osora_bench.data import IGNORED_LABEL, TokenisedTask
+from osora_bench.models import Base
+from osora_bench.osora import SvdStore, use_store
+from osora_bench.plan import Cell
 
 CURVE_POINTS = 50
 """Points of the loss curve that a record keeps."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The mean loss of `tokens` tokens (nats) in the rows that were kept out of training."""
+
+    rows: int
+    tokens: int
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,34 @@ class Training:
     truncated_rows: int
     tokens: int
     loss: list[list[float]]
+    validation: Validation | None = None
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> "Training":
+        """A training as it was written down."""
+        held_out = told["validation"]
+        return cls(**{**told, "validation": None if held_out is None else Validation(**held_out)})
+
+
+def adapted(model: Any, cell: Cell) -> Any:
+    """A base model with the cell's fresh adapter on it; without one if all of it is trained."""
+    method = cell.config["method"]
+    if method["full"]:
+        return model
+    with use_store(_store(cell)):
+        made = peft.get_peft_model(model, preflight.instantiate(method))
+        preflight.start(method)(made)
+    return made
+
+
+def _store(cell: Cell) -> SvdStore | None:
+    """Where decompositions are shared by cells and later runs: below `runs` if not elsewhere."""
+    return None if os.environ.get("OSORA_SVD_STORE") else SvdStore(cell.paths.decompositions)
+
+
+def trainable(model: torch.nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 class Collator:
@@ -136,11 +178,12 @@ def _own_callbacks(
 def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> TrainingArguments:
     """The cell's trainer section in the Trainer's own terms."""
     trainer = cfg["trainer"]
+    at_once = trainer["micro_batch_size"] * trainer["processes"]
     return TrainingArguments(
         output_dir=str(folder),
         learning_rate=trainer["learning_rate"],
         per_device_train_batch_size=trainer["micro_batch_size"],
-        gradient_accumulation_steps=trainer["batch_size"] // trainer["micro_batch_size"],
+        gradient_accumulation_steps=trainer["batch_size"] // at_once,
         num_train_epochs=trainer["epochs"],
         max_steps=trainer["max_steps"] if trainer["max_steps"] is not None else -1,
         warmup_steps=trainer["warmup_ratio"],
@@ -164,6 +207,9 @@ def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> Traini
         remove_unused_columns=False,
         disable_tqdm=True,
         include_num_input_tokens_seen="non_padding",
+        # a shard's gradient is summed over the processes as it comes: the whole one, which would
+        # wait for the step's last rows, may not fit
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     )
 
 
@@ -172,28 +218,33 @@ def train(
     task: TokenisedTask,
     cfg: dict[str, Any],
     *,
+    held_out: TokenisedTask | None = None,
     pad_token_id: int,
     folder: Path,
     device: torch.device,
     label: str,
     log: Callable[[dict[str, float]], None],
+    trainer_class: type[Any] = Trainer,
+    callbacks: Sequence[TrainerCallback] | None = None,
 ) -> Training:
     """Train the adapter of `model` in place on the tokenised rows, from the newest checkpoint on.
 
     Args:
+        held_out: rows to take the loss of when training is done.
         folder: where checkpoints are kept.
         label: names the cell in the progress bar.
         log: told of each step's loss, learning rate, speed and memory.
+        callbacks: beside the loop's own; None: checkpoints in time and on a signal.
     """
-    minutes = cfg["trainer"]["checkpoint_minutes"]
-    every = None if minutes is None else 60 * minutes
-    checkpoints = checkpoint.Checkpoints(folder, every, interruption.current())
-    trainer = Trainer(
+    if callbacks is None:
+        every, asked = checkpoint.every(cfg), interruption.current()
+        callbacks = [checkpoint.Checkpoints(folder, every, asked)]
+    trainer = trainer_class(
         model=model,
         args=arguments(cfg, folder, device),
         train_dataset=task.rows,
         data_collator=Collator(pad_token_id),
-        callbacks=[*_own_callbacks(model, label, log), checkpoints],
+        callbacks=[*_own_callbacks(model, label, log), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     start = checkpoint.newest(folder)
@@ -207,7 +258,44 @@ def train(
         truncated_rows=task.truncated,
         tokens=int(trainer.state.num_input_tokens_seen),
         loss=_brief(losses, CURVE_POINTS),
+        validation=None if held_out is None else _validate(trainer, held_out.rows),
     )
+
+
+def _validate(trainer: Any, rows: list[dict[str, list[int]]]) -> Validation:
+    """The loss on rows, each token counting alike whatever batch it stands in; longest rows first,
+    so that batches have little padding and too little memory shows at once."""
+    model, total, tokens = trainer.model, 0.0, 0
+    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+    size = trainer.args.per_device_train_batch_size
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for begin in range(0, len(ordered), size):
+            batch = trainer.data_collator(ordered[begin : begin + size])
+            labels = batch["labels"][:, 1:]
+            counted = int((labels != IGNORED_LABEL).sum())
+            moved = {key: value.to(model.device) for key, value in batch.items()}
+            total += float(model(**moved).loss) * counted
+            tokens += counted
+    model.train()
+    if not math.isfinite(total):
+        raise Diverged(f"the loss on the validation rows is {total / tokens}")
+    return Validation(len(rows), tokens, round(total / tokens, 6))
+
+
+def save(
+    model: Any, base: Base, cell: Cell, tensors: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write what was trained as PEFT or transformers do, and beside it what loading it takes.
+
+    Args:
+        tensors: the model's, by name; None: as it holds them.
+    """
+    given = {} if tensors is None else {"state_dict": tensors}
+    model.save_pretrained(str(cell.paths.adapter), **given)
+    standalone.remember(cell.paths.adapter, base, cell.config["method"])
+    if cell.config["method"]["full"]:  # a whole model, then
+        base.tokenizer.save_pretrained(cell.paths.adapter)
 
 
 def _brief(losses: list[tuple[int, float]], points: int) -> list[list[float]]:

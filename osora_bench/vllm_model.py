@@ -31,7 +31,8 @@ def check_installed() -> None:
 
 
 class VllmModel(InMemoryModel):
-    """As `InMemoryModel`, with the answers made by vLLM; perplexities are not.
+    """As `InMemoryModel`, with the answers made by vLLM; perplexities are not (`evaluate.prepare`
+    refuses them).
 
     Args:
         source: folder or hub id of the base model as it was loaded.
@@ -51,6 +52,11 @@ class VllmModel(InMemoryModel):
     ) -> None:
         check_installed()
         super().__init__(model, tokenizer, **settings)
+        if self.altered:
+            raise UserError(
+                f"eval.backend=vllm: the model's generation_config.json sets "
+                f"{', '.join(self.altered)}; eval.backend=transformers answers with that"
+            )
         from vllm import LLM
 
         path, lora = exported(model, source if untouched else None, folder)
@@ -66,10 +72,6 @@ class VllmModel(InMemoryModel):
             )
         self._lora = lora
 
-    def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
-        """Not offered by this backend."""
-        raise UserError("eval.backend=vllm answers by generation; perplexity needs transformers")
-
     def _continue(
         self,
         prompts: list[list[int]],
@@ -82,7 +84,12 @@ class VllmModel(InMemoryModel):
 
         # what `stopped` would end is cut off at the stop text afterwards, by `_text`
         settings = [
-            SamplingParams(temperature=0, max_tokens=most, stop_token_ids=self.eos_ids)
+            SamplingParams(
+                temperature=0,
+                max_tokens=most,
+                stop_token_ids=self.eos_ids,
+                repetition_penalty=self.penalty,
+            )
             for most in room
         ]
         request = None if self._lora is None else LoRARequest("cell", 1, str(self._lora))

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from osora_bench import claim, frozen
 from osora_bench.errors import UserError
-from osora_bench.plan import Cell
+from osora_bench.plan import Cell, processes
 from osora_bench.progress import say
 from osora_bench.run import MISTAKE, RETRIES, where
 from osora_bench.watch import Watch
@@ -177,11 +177,15 @@ def run_in_workers(
         UserError: fewer GPUs than workers, code that changed under the sweep, or no worker that
             can do anything.
     """
-    devices = gpus()
-    if devices and count > len(devices):
-        raise UserError(f"workers={count}: there are {len(devices)} GPUs, one for each cell")
+    slots = devices(cells)
+    if gpus() and count > len(slots):
+        each = max(processes(cell.config) for cell in cells)
+        raise UserError(
+            f"workers={count}: there are {len(gpus())} GPUs, and a cell takes "
+            + ("one" if each == 1 else f"trainer.processes={each}")
+        )
     watch = Watch(frozen.freeze(cells))
-    workers = Workers(watch, count, allow_changed, devices, retries)
+    workers = Workers(watch, count, allow_changed, slots, retries)
     say(f"{count} workers; their output: {workers.folder}")
     for cell in watch.open:
         if cell.state == "running":
@@ -196,6 +200,12 @@ def run_in_workers(
         pids = " ".join(str(p.pid) for p in workers.running.values())
         say(f"the workers go on, and the next start waits for them; `kill -INT {pids}` stops them")
         raise
+
+
+def devices(cells: Sequence[Cell]) -> list[str]:
+    """The GPUs of each worker that there are GPUs for: as many as its largest cell trains on."""
+    names, each = gpus(), max(processes(cell.config) for cell in cells)
+    return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
 
 
 def gpus() -> list[str]:

@@ -374,7 +374,10 @@ def test_gated_questions_are_not_written_where_git_would_commit_them(
     monkeypatch.setenv("OSORA_TEST_PASSWORD", "open-sesame")
     subprocess.run(["git", "init", "--quiet", str(place.parent)], check=True)
     assert cli.main(["data", "fetch", "secret"]) == 2
-    assert "inside a git repository that does not ignore it" in capsys.readouterr().err
+    assert (
+        "inside a git repository that does not ignore it: name another folder with OSORA_DATA"
+        in capsys.readouterr().err
+    )
     assert (server.asked, place.exists()) == ([], False)
     (place.parent / ".gitignore").write_text("/data/\n")
     assert cli.main(["data", "fetch", "secret"]) == 0
@@ -594,6 +597,7 @@ def test_tasks_train_on_files_of_the_registry(name):
             assert file.rows == part["rows"]
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize(("name", "file"), FILES, ids=[f.path for _, f in FILES])
 def test_real_files_are_what_the_registry_says(name, file, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", str(REAL))

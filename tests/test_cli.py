@@ -75,6 +75,11 @@ def test_a_full_disk_is_refused(make_cell, monkeypatch):
         (["plan", "experiment=tabel3"], "Did you mean 'table3'"),
         (["run", "experiment=demo", "trainer.lr=1"], "unknown key 'trainer.lr'"),
         (["tables", "experiment=demo", "seed=1"], "says which models, methods, ranks and seeds"),
+        (["tables", "experiment=table7", "compare=paper"], "no results to stand beside"),
+        (["params", "method=loar"], "unknown method 'loar'. Did you mean 'lora'"),
+        (["params", "rank=8,0"], "rank=8,0: a rank is at least 1"),
+        (["params", "config=/proc/no/config.json"], "config.json: No such file or directory"),
+        (["params", "model=toy", "method=lora", "modules=q_prj"], "'q_prj' matches no module"),
     ],
 )
 def test_mistakes_end_with_status_2_and_a_message(here, capsys, argv, message):
@@ -102,6 +107,7 @@ def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeyp
         (["method=pissa", "method.rank=65"], "the largest rank for pissa here is 64"),
         (["model.target_modules=[q_prj]"], "'q_prj' matches no module. Linear layers here:"),
         (["model.target_modules=[embed]"], "'embed' matches no module"),
+        (["model.target_modules=[embed_tokens]"], "model.embed_tokens is no linear layer"),
         (["method=lora", "method.peft.lora_alpa=3"], "lora_alpa"),
         (["method.peft._target_=peft.NoConfig"], "NoConfig"),
         (["model.path=./nowhere"], "model toy: no folder"),

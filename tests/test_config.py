@@ -21,6 +21,8 @@ def test_every_file_composes_and_is_named_like_its_file(group, name):
     chosen = [f"{group}={name}"]
     if group == "task":  # by default suite and recipe are named like the task
         chosen += ["eval=toy", "trainer=toy"]
+    if name == "none" and group == "eval":  # then something else must judge
+        chosen.append("task.validation_rows=8")
     cfg = composed(*chosen)
     if "name" in cfg[group]:
         assert cfg[group]["name"] == name
@@ -67,6 +69,7 @@ def test_unknown_names_are_refused_with_the_valid_ones(overrides, parts):
         ("eval.datasets.0.limit=0", "limit=0: must be at least 1"),
         ("method.peft.r=3", "method.rank=64 has no effect"),
         ("seed=abc", "seed"),
+        ("method.peft.nonsense=1", "use +method.peft.nonsense=1"),
     ],
 )
 def test_impossible_values_are_refused(override, message):
@@ -85,3 +88,15 @@ def test_all_problems_are_told_at_once():
 def test_a_method_without_adapter_takes_no_rank():
     with pytest.raises(UserError, match="'none' has no adapter, so no rank"):
         composed("method=none", "method.rank=4")
+
+
+def test_what_is_more_than_a_value_is_left_to_hydra():
+    chosen = [
+        "method=lora",
+        "+method.peft.bias=all",
+        "method.peft.bias=none",
+        "~method.peft.lora_dropout",
+    ]
+    cfg = composed(*chosen)
+    assert cfg["method"]["peft"]["bias"] == "none"
+    assert "lora_dropout" not in cfg["method"]["peft"]

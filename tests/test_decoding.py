@@ -8,6 +8,7 @@ import torch
 import transformers as tf
 
 from osora_bench import memory
+from osora_bench.compose import compose, composer, group_choices, resolve
 from osora_bench.decoding import Decoder, _shared, supports
 from osora_bench.osora import OsoraConfig
 
@@ -24,6 +25,10 @@ FAMILIES = {
     "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SHAPE)),
     "qwen2": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**SHAPE)),
     "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**SHAPE, sliding_window=None)),
+    "window": lambda: tf.MistralForCausalLM(tf.MistralConfig(**SHAPE, sliding_window=6)),
+    "capped": lambda: tf.Gemma2ForCausalLM(
+        tf.Gemma2Config(**SHAPE, head_dim=8, sliding_window=5, attn_logit_softcapping=2.0)
+    ),
     "gpt2": lambda: tf.GPT2LMHeadModel(
         tf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=128)
     ),
@@ -33,7 +38,7 @@ END = 7
 
 @pytest.fixture(params=FAMILIES, scope="module")
 def model(request):
-    torch.manual_seed(0)
+    torch.manual_seed(4)  # one with which all of them end some answers early
     made = FAMILIES[request.param]().eval()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -144,13 +149,80 @@ def test_the_models_own_attention_comes_back(model):
     assert model.config._attn_implementation == before
 
 
-def test_what_is_not_supported_is_known():
-    windows = tf.MistralForCausalLM(tf.MistralConfig(**SHAPE, sliding_window=8))
-    assert not supports(windows)
-    virtual = peft.get_peft_model(
-        FAMILIES["llama"](), peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+def tiny(kind, **settings):
+    torch.manual_seed(0)
+    config = getattr(tf, f"{kind}Config")(**{**SHAPE, **settings})
+    return tf.AutoModelForCausalLM.from_config(config).eval()
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64}
+OTHERS = {
+    "frequencies that depend on the longest row": lambda: tiny(
+        "Llama", rope_parameters={**LONGROPE, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    ),
+    "a difference of two attentions": lambda: tiny("DiffLlama"),
+    "nothing handed to the attention function": lambda: tiny("StableLm"),
+    "a window that the attention function is not told": lambda: tiny(
+        "Phimoe", sliding_window=100, num_local_experts=2
+    ),
+    "virtual tokens": lambda: peft.get_peft_model(
+        tiny("Llama"), peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    ),
+    "a token that switches the adapter on": lambda: peft.get_peft_model(
+        tiny("Llama"),
+        peft.LoraConfig(
+            target_modules=["q_proj"], alora_invocation_tokens=[9], task_type="CAUSAL_LM"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_not_supported_is_known(kind):
+    assert not supports(OTHERS[kind]().eval())
+
+
+@pytest.mark.parametrize("name", group_choices("model"))
+def test_every_model_of_conf_is_supported(name):
+    with composer():
+        cfg = resolve(compose([f"model={name}"], "test"), "test")
+    architecture = cfg["model"]["architecture"] or {"model_type": "llama"}
+    # what the hub's configurations of Qwen hold besides, and switch off
+    window = {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 28}
+    more = window if architecture["model_type"] == "qwen2" else {}
+    made = tf.AutoConfig.for_model(**{**architecture, **SHAPE, **more})
+    assert supports(tf.AutoModelForCausalLM.from_config(made).eval())
+
+
+def test_a_penalty_on_repetition_is_that_of_transformers():
+    base = FAMILIES["llama"]().eval()
+    made = decode(base, prompts(), most_rows=5, penalty=1.3)
+    expected = []
+    for prompt in prompts():
+        ids = torch.tensor([prompt])
+        settings = {"max_new_tokens": 16, "do_sample": False, "repetition_penalty": 1.3}
+        tokens = base.generate(ids, eos_token_id=END, pad_token_id=0, **settings)
+        expected.append(tokens[0, len(prompt) :].tolist())
+    assert made == expected != decode(base, prompts())
+
+
+def test_rows_that_are_finished_make_room_for_others(monkeypatch):
+    """One long answer among short ones: no batch waits for it."""
+    base = FAMILIES["llama"]().eval()
+    passes = []
+    whole = Decoder._forward
+    monkeypatch.setattr(
+        Decoder,
+        "_forward",
+        lambda self, ids, *rest, **k: passes.append(ids.shape) or whole(self, ids, *rest, **k),
     )
-    assert not supports(virtual)
+    decoder = Decoder(base, eos_ids=[], pad_id=0, memory=1 << 30, most_rows=2)
+    made = {}
+    longest = max(range(12), key=lambda i: len(prompts()[i]))
+    room = [40 if i == longest else 4 for i in range(12)]
+    decoder.generate(prompts(), room, made.__setitem__)
+    assert [len(made[i]) for i in range(12)] == room
+    assert sum(1 for _, tokens in passes if tokens == 1) <= 40 + 4
 
 
 def test_what_all_prompts_begin_with():
@@ -163,19 +235,23 @@ def test_what_all_prompts_begin_with():
 def test_a_batch_that_is_too_large_for_the_gpu_is_halved(monkeypatch):
     base = FAMILIES["llama"]().eval()
     expected = decode(base, prompts())
-    whole = Decoder._decode
+    whole = Decoder._forward
     sizes = []
 
-    def fail_above_three(self, batch, task):
-        sizes.append(len(batch))
-        if len(batch) > 3:
+    def fail_above_three(self, ids, rows, keep):
+        sizes.append(len(rows.padding))
+        if sizes[-1] > 3 and len(sizes) > 4:  # some answers are finished by then
             raise torch.OutOfMemoryError
-        whole(self, batch, task)
+        return whole(self, ids, rows, keep)
 
-    monkeypatch.setattr(Decoder, "_decode", fail_above_three)
-    assert decode(base, prompts()) == expected
+    monkeypatch.setattr(Decoder, "_forward", fail_above_three)
+    told = []
+    decoder = Decoder(base, eos_ids=[END], pad_id=0, memory=1 << 30, most_rows=64)
+    room = [1 if i % 3 == 0 else 16 for i in range(12)]
+    decoder.generate(prompts(), room, lambda *found: told.append(found))
+    assert sorted(told) == [(i, m[: room[i]]) for i, m in enumerate(expected)]
     assert max(sizes) == 12
-    assert sizes.count(3) == 4
+    assert sizes[-1] <= 3
 
 
 def test_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):

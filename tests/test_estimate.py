@@ -25,13 +25,13 @@ def test_a_cell_costs_what_its_like_did(make_cell):
     made = [
         {
             "config": cell.config,
-            "measured": {"seconds": {"total": total}, "peak_memory_mb": 1000},
+            "measured": {"seconds": {"train": 1.0, "total": total}, "peak_memory_mb": 1000},
         }
         for cell, total in zip(cells, (36.0, 72.0), strict=True)
     ]
-    known = estimate.measured(dict(enumerate(made)))
+    known = estimate.measured(made)
     found = estimate.of(make_cell("method=vera", "seed=5"), known)
-    assert found == estimate.Estimate(54 / 3600, 1000 * 2**20 / 1e9, True)
+    assert found == estimate.Estimate(54 / 3600, 1000 * 2**20 / 1e9, True, 1 / 3600)
     longer = estimate.of(make_cell("method=vera", "trainer.max_steps=3000"), known)
     assert not longer.measured
     assert longer.hours > estimate.of(make_cell("method=vera"), {}).hours

@@ -1,11 +1,20 @@
 """Scores come from OpenCompass; our model class answers as its own wrapper does."""
 
+import dataclasses
+import errno
 import gzip
 import json
+import shutil
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DiffLlamaConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from osora_bench import answers, corrections, evaluate, paths
 from osora_bench.errors import UserError
@@ -13,6 +22,13 @@ from osora_bench.journal import Journal
 from osora_bench.opencompass_model import InMemoryModel, messages
 from osora_bench.record import unpack
 
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 TOY = str(paths.resolve("pkg://osora_bench.toy/model"))
 
 
@@ -45,9 +61,9 @@ def stock(monkeypatch):
         raising=False,
     )
 
-    def make(chat):
+    def make(chat, folder=TOY):
         kind = HuggingFacewithChatTemplate if chat else HuggingFaceBaseModel
-        return kind(path=TOY, model_kwargs={"torch_dtype": torch.float32}, max_seq_len=256)
+        return kind(path=str(folder), model_kwargs={"torch_dtype": torch.float32}, max_seq_len=256)
 
     return make
 
@@ -112,10 +128,25 @@ def test_answers_do_not_depend_on_how_they_are_batched(toy, batch_size):
     )
 
 
-def test_answers_keep_the_order_of_the_questions(toy):
-    forward = wrapped(toy).generate(prompts(), 16)
-    backward = wrapped(toy).generate(prompts()[::-1], 16)
-    assert backward[::-1] == forward
+def test_answers_do_not_depend_on_the_order_of_the_questions_or_on_which_are_asked(toy):
+    forward = wrapped(toy, 5).generate(prompts(), 16)
+    assert wrapped(toy, 5).generate(prompts()[::-1], 16)[::-1] == forward
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = wrapped(toy, 5).generate([prompts()[i] for i in order], 16)
+    assert shuffled == [forward[i] for i in order]
+    assert wrapped(toy, 5).generate(prompts()[3:9], 16) == forward[3:9]
+
+
+def test_answers_do_not_depend_on_what_was_asked_before(toy):
+    fresh = wrapped(toy).generate(prompts(), 16)
+    model = wrapped((LlamaForCausalLM.from_pretrained(TOY).eval(), toy[1]))
+    model.generate(["Now. " * 40, "Add 1 and 2."], 24, stopping_criteria=["4"])
+    model.dialogues = False
+    losses = model.get_ppl(prompts())
+    model.dialogues = True
+    assert model.generate(prompts(), 16) == fresh
+    model.dialogues = False
+    assert list(model.get_ppl(prompts())) == list(losses)
 
 
 def test_a_prompt_longer_than_the_context_is_counted_not_cut(toy):
@@ -136,21 +167,48 @@ def test_a_least_length_is_refused_not_ignored(toy):
         wrapped(toy).generate(["Add 1 and 2."], 16, min_out_len=3)
 
 
-def test_a_model_with_a_window_answers_by_its_own_generation(toy):
-    from transformers import MistralConfig, MistralForCausalLM
+@pytest.mark.parametrize(
+    ("settings", "batched"),
+    [
+        ({"repetition_penalty": 1.3}, True),
+        ({"no_repeat_ngram_size": 2, "temperature": 0.6, "do_sample": True}, False),
+    ],
+)
+def test_settings_of_generation_that_lie_beside_a_model_count(
+    toy, stock, settings, batched, tmp_path
+):
+    """Qwen's chat models penalise repetition; the stock wrapper samples nothing, but heeds that."""
+    folder = shutil.copytree(TOY, tmp_path / "model")
+    place = folder / "generation_config.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), **settings}))
+    model = wrapped((LlamaForCausalLM.from_pretrained(folder).eval(), toy[1]))
+    assert model.batched == batched
+    made = model.generate(prompts(), 24)
+    assert made == stock(True, folder).generate(prompts(), 24)
+    assert made != wrapped(toy).generate(prompts(), 24)
 
+
+def test_what_cannot_be_batched_is_answered_one_prompt_at_a_time(toy, stock, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = MistralConfig(vocab_size=len(toy[1]), sliding_window=4, **sizes, **heads)
-    model = wrapped((MistralForCausalLM(config).eval(), toy[1]))
-    made = model.generate(prompts(4), 8)
-    for text, prompt in zip(made, prompts(4), strict=True):
-        ids = torch.tensor([model._encode(prompt)])
-        tokens = model.model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
-        assert text == model._text(tokens[0, ids.shape[1] :].tolist(), ())
-    with pytest.raises(NotImplementedError, match="perplexity"):
-        model.get_ppl(["a"])
+    config = DiffLlamaConfig(vocab_size=len(toy[1]), **TINY, max_position_embeddings=256)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    toy[1].save_pretrained(tmp_path)
+    made = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    model = wrapped((made, toy[1]), chat=False)
+    assert not model.batched
+    theirs = stock(False, tmp_path)
+    assert model.generate(prompts(4), 8) == [theirs.generate([p], 8)[0] for p in prompts(4)]
+    assert model.get_ppl(prompts(4)) == pytest.approx(
+        [theirs.get_ppl([p])[0] for p in prompts(4)], abs=1e-5
+    )
+
+
+def test_an_end_token_that_is_spelt_out_ends_a_dialogue_too(toy):
+    begin, rest = toy[1].eos_token[:3], toy[1].eos_token[3:]
+    tokens = [t for part in (f"4 {begin}", f"{rest} 5") for t in toy[1](part)["input_ids"]]
+    assert toy[1].eos_token_id not in tokens
+    assert wrapped(toy)._text(tokens, ()) == "4 "
+    assert wrapped(toy, chat=False)._text(tokens, ()) == f"4 {toy[1].eos_token} 5"
 
 
 def test_an_evaluation_that_dies_goes_on_where_it_stopped(toy, tmp_path):
@@ -207,6 +265,47 @@ def test_the_suites_answer_length_bounds_that_of_each_set(override, lengths, mak
     assert {c.infer_cfg.inferencer.max_out_len for c in configs} == lengths
 
 
+def test_data_sets_are_built_once_a_process_not_once_a_cell(toy, make_cell, monkeypatch):
+    """OpenCompass's two tasks would build each set anew, for every cell, one of them twice."""
+    built = []
+    whole = evaluate.build_dataset_from_cfg
+    monkeypatch.setattr(evaluate, "_built", {})
+    monkeypatch.setattr(evaluate, "_prepared", {})
+    monkeypatch.setattr(
+        evaluate, "build_dataset_from_cfg", lambda cfg: built.append(cfg["abbr"]) or whole(cfg)
+    )
+    read = []
+    shipped = evaluate.dataset_config
+    monkeypatch.setattr(evaluate, "dataset_config", lambda d: read.append(d["name"]) or shipped(d))
+    for name in ("one", "two", "three"):
+        cell = make_cell("eval.datasets.0.limit=3", "eval.datasets.1.limit=3")
+        evaluate.evaluate(*toy, cell.config, cell.paths.folder / name, name)
+    assert built == read == ["gsm8k-toy", "commonsenseqa-toy"]
+
+
+def test_a_set_that_is_left_out_is_told(toy, make_cell):
+    cell = make_cell("eval.datasets.0.limit=3", "eval.without=[commonsenseqa-toy]")
+    scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
+    assert list(scores) == ["gsm8k-toy"]
+    long = dataclasses.replace(scores["gsm8k-toy"], too_long=2)
+    assert evaluate.not_run(cell.config["eval"], {"gsm8k-toy": long}) == {
+        "gsm8k-toy": "497 of 500 questions: limited; 2 prompts: longer than the model's context",
+        "commonsenseqa-toy": "left out by eval.without",
+    }
+    assert cell.run_id != make_cell("eval.datasets.0.limit=3").run_id
+
+
+def test_a_disk_that_opencompass_fills_is_named(toy, make_cell, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cell = make_cell("eval.datasets.0.limit=3", "eval.datasets.1.limit=3")
+    monkeypatch.setattr(evaluate.infer_task.OpenICLInferTask, "run", lambda self, **_: full())
+    with pytest.raises(UserError, match=f"{cell.paths.evaluation}: cannot write .No space left"):
+        evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
+    assert not (cell.paths.evaluation / "opencompass").exists()  # its files hold every prompt
+
+
 def test_turns_of_one_role_become_one():
     turns = [
         {"role": "HUMAN", "prompt": "a"},
@@ -221,11 +320,29 @@ def test_turns_of_one_role_become_one():
 
 
 def test_shipped_configurations_are_found_by_their_name():
-    config = evaluate.dataset_config(
-        {"name": "gsm8k", "config": "gsm8k_gen_1d7fe4", "max_out_len": 7, "limit": 5, "abbr": None}
-    )
+    config = evaluate.dataset_config(GSM8K)
     assert config.infer_cfg.inferencer.max_out_len == 7
-    assert config.reader_cfg.test_range == "[0:5]"
+    assert "test_range" not in config.reader_cfg
+
+
+GSM8K = {
+    "name": "gsm8k",
+    "config": "gsm8k_gen_1d7fe4",
+    "questions": 1319,
+    "max_out_len": 7,
+    "limit": None,
+    "abbr": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "suites", "asked"), [(5, None, "[0:5:1]"), (None, 5, "[0:1315:263]"), (2, 5, "[0:2:1]")]
+)
+def test_a_limit_asks_the_first_questions_and_a_suites_spreads_them(own, suites, asked):
+    dataset, suite = {**GSM8K, "limit": own}, {"limit": suites, "max_out_len": 9}
+    config = evaluate._bounded(evaluate.dataset_config(dataset), dataset, suite)
+    assert config.reader_cfg.test_range == asked
+    assert len(range(1319)[slice(*map(int, asked[1:-1].split(":")))]) == (own or suites)
 
 
 def judged(*verdicts):
@@ -240,6 +357,8 @@ def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
     with pytest.raises(RuntimeError, match="returned no accuracy"):
         evaluate._score({"error": "different length"}, judged(True), dataset, 0, None)
     made = {"0": {"prediction": "a"}, "1": {"prediction": "b"}}
+    with pytest.raises(RuntimeError, match="judges no single question"):
+        answers.collect({"accuracy": 50.0}, made)
     with pytest.raises(RuntimeError, match="judged 1 questions and has predictions for 2"):
         answers.collect({"details": [{"correct": True}]}, made)
 

@@ -3,11 +3,14 @@
 from collections import Counter
 from functools import cache
 
+import hydra
 import pytest
 import torch
 from conftest import QUICK
+from omegaconf import OmegaConf
 
 from osora_bench import models, paths, plan, record, render, run, smoke, tabulate
+from osora_bench.compose import composer
 
 full_scale = cache(plan.expand)
 FAMILIES = {
@@ -53,7 +56,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert {n: s["questions"] for n, s in made["scores"].items()} == published
         assert cell.run_id != real.run_id
         assert cell.config["method"]["peft"] == real.config["method"]["peft"]
-        tiny = models.skeleton(cell.config["model"])
+        tiny = models.blank(cell.config["model"])
         assert type(tiny).__name__ == FAMILIES[real.config["model"]["architecture"]["model_type"]]
         rate = real.config["trainer"]["learning_rate"]
         assert cell.config["trainer"]["learning_rate"] == rate
@@ -67,12 +70,11 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
 
 
 def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
-    from osora_bench.compose import compose, composer, resolve
-
     monkeypatch.setenv("OSORA_DATA", "nowhere")
     cell = plan.expand("table4", smoke_places)[-1]
     with composer():
-        assert resolve(compose(cell.overrides, "test"), "test") == cell.config
+        own = hydra.compose("config", overrides=[*cell.overrides])
+    assert OmegaConf.to_container(own, resolve=True, throw_on_missing=True) == cell.config
 
 
 def test_a_setting_given_by_hand_wins_over_the_scale(smoke_places, monkeypatch):

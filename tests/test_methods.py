@@ -1,12 +1,14 @@
 """A method is one YAML: PEFT's AdaLoRA and a class from outside are added so; full is complete."""
 
+import csv
+import io
 import shutil
 
 import pytest
 import torch
 from conftest import QUICK
 
-from osora_bench import params, paths, plan, record, run, tabulate
+from osora_bench import cli, counting, params, paths, plan, preflight, record, run
 
 ADALORA = """\
 name: adalora
@@ -61,24 +63,49 @@ def two_more_methods(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path / "experiments")
 
 
-def test_a_method_is_added_by_one_file(two_more_methods, places, session):
+def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys, tmp_path):
     quick = [q for q in QUICK if not q.startswith("trainer.")]
-    cells = plan.expand("more", [*places, *quick])
-    assert [c.label for c in cells] == [
-        f"toy {m} r=8 seed=0" for m in ("lora", "adalora", "outside")
+    asked = ["experiment=more", *places, *quick]
+    assert cli.main(["run", *asked]) == 0
+    capsys.readouterr()
+    assert cli.main(["plan", *asked]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:4] for line in told[:3]] == [
+        ["done", "toy", m] for m in ("lora", "adalora", "outside")
     ]
-    assert run.run_missing(cells) == run.OK
-    counts = {c.config["method"]["name"]: params.count(c.config).trainable for c in cells}
-    for cell in cells:
+    counted = ["model=toy", "method=lora,adalora,outside", "rank=8", "--csv"]
+    assert cli.main(["params", *counted]) == 0
+    counts = [
+        int(line["trainable"]) for line in csv.DictReader(io.StringIO(capsys.readouterr().out))
+    ]
+    for cell, count in zip(plan.expand("more", [*places, *quick]), counts, strict=True):
         made = record.read(cell.record)
         assert made["training"]["steps"] == 4
-        assert made["parameters"]["trainable"] == counts[cell.config["method"]["name"]]
-    tables, _ = tabulate.build(plan.load_experiment("more"), cells, others=True)
-    frame = tables[0].frame.set_index("Method")
-    assert list(frame) == ["Model", "Params", "GSM8K-toy", "CSQA-toy", "Avg."]
-    assert list(frame.index) == ["LoRA", "AdaLoRA", "Outside"]
-    assert all(frame["Params"].astype(int) == list(counts.values()))
-    assert all(frame["Avg."].str.endswith("†"))
+        assert made["parameters"]["trainable"] == count
+    assert cli.main(["tables", *asked, "others=true", f"out={tmp_path}"]) == 0
+    with (tmp_path / "more.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["Model", "Method", "Params", "GSM8K-toy", "CSQA-toy", "Avg."]
+    assert [row["Method"] for row in rows] == ["LoRA", "AdaLoRA", "Outside"]
+    assert [int(row["Params"]) for row in rows] == counts
+    assert all(row["Avg."].endswith("†") for row in rows)
+
+
+def test_a_method_that_reads_the_weights_cannot_be_counted_but_is_not_refused(
+    two_more_methods, make_cell, monkeypatch
+):
+    import outside_method
+
+    class Reading(outside_method.ScaledLinear):
+        def __init__(self, base_layer, *args):
+            super().__init__(base_layer, *args)
+            assert float(base_layer.weight.detach().sum())
+
+    monkeypatch.setattr(outside_method, "ScaledLinear", Reading)
+    line = params.table(["toy"], ["outside"], [2])[0]
+    assert line.count is None
+    assert "method outside: cannot be made without weights: " in line.problem
+    preflight.check([make_cell("method=outside")])
 
 
 def test_adalora_really_allocates_its_rank(two_more_methods, make_cell, session, monkeypatch):
@@ -111,6 +138,6 @@ def test_full_fine_tuning_trains_every_weight_and_leaves_the_next_cell_a_fresh_b
     made = record.read(cell.record)
     model = session.workspace.base(cell.config).model
     assert made["parameters"]["trainable"] == sum(p.numel() for p in model.parameters())
-    assert made["parameters"]["trainable"] == params.count(cell.config).trainable
+    assert made["parameters"]["trainable"] == counting.count(cell.config).trainable
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert made["run_id"] != make_cell("method=none", *QUICK).run_id

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from decimal import Decimal
 
 import peft
 import pytest
+import torch
 
-from osora_bench import models, params, paths, plan, preflight, reference
+from osora_bench import counting, models, params, paths, plan, preflight, reference
 from osora_bench.compose import compose, composer, group_choices, resolve
 from osora_bench.errors import UserError
 
@@ -44,7 +47,7 @@ def layers(cfg: dict) -> dict[str, tuple[int, int]]:
 )
 def test_the_papers_parameter_counts_come_out_of_the_real_modules(model, method, rank, printed):
     cfg = configured(f"model={model}", f"method={method}", f"method.rank={rank}")
-    assert params.count(cfg).trainable == printed
+    assert counting.count(cfg).trainable == printed
 
 
 def test_every_params_cell_of_the_paper_is_what_is_counted():
@@ -53,7 +56,7 @@ def test_every_params_cell_of_the_paper_is_what_is_counted():
         for key, printed in reference.load(name).items():
             if key.column == reference.PARAMS:
                 chosen = [f"model={key.model}", f"method={key.method}", f"method.rank={key.rank}"]
-                assert params.count(configured(*chosen)).trainable == Decimal(printed.value)
+                assert counting.count(configured(*chosen)).trainable == Decimal(printed.value)
                 checked += 1
     assert checked == 10
 
@@ -61,7 +64,7 @@ def test_every_params_cell_of_the_paper_is_what_is_counted():
 @pytest.mark.parametrize("model", MODELS)
 def test_architectures_have_the_hubs_number_of_parameters(model):
     cfg = configured(f"model={model}", "method=full")
-    assert params.count(cfg).trainable == MODELS[model]
+    assert counting.count(cfg).trainable == MODELS[model]
 
 
 def test_every_model_of_the_paper_is_pinned_and_says_its_licence():
@@ -75,9 +78,9 @@ def test_every_model_of_the_paper_is_pinned_and_says_its_licence():
 @pytest.mark.parametrize("model", ["qwen2-7b", "smollm2-135m"])
 def test_modules_agree_with_the_formula(model, method):
     cfg = configured(f"model={model}", f"method={method}", "method.rank=8")
-    formula = params.expected(method, 8, list(layers(cfg).values()))
+    formula = counting.expected(method, 8, list(layers(cfg).values()))
     assert formula is not None, "a method of the paper has no formula"
-    assert params.count(cfg).trainable == formula
+    assert counting.count(cfg).trainable == formula
 
 
 def test_osoras_frozen_bytes_are_equation_6_and_what_it_needs_to_start():
@@ -85,17 +88,17 @@ def test_osoras_frozen_bytes_are_equation_6_and_what_it_needs_to_start():
     shapes = layers(cfg).values()
     equation_6 = sum(512 * (out + into) for out, into in shapes) * 4
     start_and_fingerprint = len(shapes) * (512 + 7) * 4
-    assert params.count(cfg).frozen_bytes == equation_6 + start_and_fingerprint
+    assert counting.count(cfg).frozen_bytes == equation_6 + start_and_fingerprint
 
 
 def test_lora_freezes_nothing_of_its_own():
-    assert params.count(configured("model=qwen2-7b", "method=lora")).frozen_bytes == 0
+    assert counting.count(configured("model=qwen2-7b", "method=lora")).frozen_bytes == 0
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_adapter_bytes_are_those_of_the_saved_file(method, tmp_path):
     cfg = configured(f"method={method}", "method.rank=8")
-    counted = params.count(cfg)
+    counted = counting.count(cfg)
     base = models.Workspace().base(cfg).model
     adapted = peft.get_peft_model(base, preflight.instantiate(cfg["method"]))
     adapted.save_pretrained(tmp_path)
@@ -104,9 +107,15 @@ def test_adapter_bytes_are_those_of_the_saved_file(method, tmp_path):
 
 
 def test_a_count_leaves_nothing_behind():
-    first = params.count(configured("method=osora", "method.rank=8"))
-    params.count(configured("method=vera", "method.rank=16"))
-    assert params.count(configured("method=osora", "method.rank=8")) == first
+    first = counting.count(configured("method=osora", "method.rank=8"))
+    counting.count(configured("method=vera", "method.rank=16"))
+    assert counting.count(configured("method=osora", "method.rank=8")) == first
+
+
+def test_counting_leaves_the_starting_values_of_others_alone():
+    counting.count(configured("method=lora"))
+    assert torch.nn.init.ones_(torch.zeros(2)).tolist() == [1, 1]
+    assert float(torch.nn.Linear(8, 8).weight.detach().std()) > 0
 
 
 def test_a_hub_style_config_file_is_counted(tmp_path):
@@ -116,7 +125,7 @@ def test_a_hub_style_config_file_is_counted(tmp_path):
     shutil.copy(toy, folder)
     lines = params.table(["toy"], ["osora"], [8], folder / "config.json")
     assert lines[0].model == "some-model"
-    assert lines[0].count == params.count(configured("method=osora", "method.rank=8"))
+    assert lines[0].count == counting.count(configured("method=osora", "method.rank=8"))
 
 
 def config_file(folder, **told):
@@ -164,6 +173,18 @@ def test_what_peft_refuses_is_said_in_place_of_a_number():
     assert "model.embed_tokens is no linear layer" in lines[0].problem
 
 
+def test_a_process_without_torch_composes_beside_the_import():
+    code = (
+        "import sys; from osora_bench.cli import main; assert 'torch' not in sys.modules; "
+        "sys.exit(main(['params', 'model=toy', 'method=lora,osora', 'rank=8,65', '--csv']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (
+        run.stdout.strip()
+        == params.csv_text(params.table(["toy"], ["lora", "osora"], [8, 65])).strip()
+    )
+
+
 def test_several_processes_count_what_one_does(monkeypatch):
     asked = (["toy", "smollm2-135m"], ["full", "lora", "osora", "vera"], [4, 128])
     one = params.table(*asked)
@@ -183,7 +204,7 @@ def test_several_processes_count_what_one_does(monkeypatch):
 def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
-        params.with_config_file(configured(), tmp_path / "config.json")
+        params.read_config_file(tmp_path / "config.json")
 
 
 def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
@@ -196,7 +217,7 @@ def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
 def test_modules_that_match_nothing_are_refused():
     cfg = configured("model=qwen2-7b", "method=lora", "model.target_modules=[c_attn]")
     with pytest.raises(UserError, match="'c_attn' matches no module. Linear layers here: .*q_proj"):
-        params.count(cfg)
+        counting.count(cfg)
 
 
 def test_the_default_grid_is_the_experiments():

@@ -1,12 +1,15 @@
 """Run ids stand for what can change the numbers; an experiment's cells are Hydra's own."""
 
 import random
+import shutil
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 
-from osora_bench import paths, plan
-from osora_bench.compose import compose, composer, resolve
+from osora_bench import cli, paths, plan
+from osora_bench.compose import composer
 from osora_bench.errors import UserError
 
 
@@ -70,11 +73,107 @@ def test_experiments_that_share_a_cell_share_its_run():
     assert len(demo) == 17
 
 
-def test_cells_equal_hydras_own_composition():
-    cells = random.Random(0).sample(plan.expand("demo"), 6)
+def hydras_own(overrides) -> dict:
+    """What a user gets who hands the overrides to Hydra itself."""
     with composer():
-        for cell in cells:
-            assert resolve(compose(cell.overrides, "test"), "test") == cell.config
+        cfg = hydra.compose("config", overrides=[*overrides])
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def test_cells_equal_hydras_own_composition():
+    for cell in random.Random(0).sample(plan.expand("demo"), 6):
+        assert hydras_own(cell.overrides) == cell.config
+
+
+BY_SEED = """\
+name: by_seed
+label: By seed
+rank: 4
+rank_bounded: false
+peft:
+  _target_: peft.VeraConfig
+  r: ${method.rank}
+  projection_prng_key: ${seed}
+  through_another: ${.projection_prng_key} of ${task.name}
+  target_modules: ${model.target_modules}
+"""
+MADE_UP = """\
+name: made_up
+label: Made up
+rank: 4
+rank_bounded: false
+peft:
+  r: ${method.rank}
+  which: seed
+  found: ${oc.select:${method.peft.which}}
+"""
+GRID = """\
+title: Three learning rates, and another task
+seed: [0, 1, 2, 3]
+blocks:
+  - &choices
+    model: [toy, qwen2-7b]
+    method: [lora, by_seed, made_up]
+    rank: [2, 4, 8]
+    set: {trainer.learning_rate: 1}
+  - {<<: *choices, set: {trainer.learning_rate: 1e-3, eval.datasets.0.limit: 3}}
+  - {<<: *choices, seed: [5], set: {"model.target_modules": [k_proj], seed: 3}}
+  - {<<: *choices, seed: [7, 8], set: {task: math, eval: math, trainer.batch_size: 64}}
+  - {model: [toy], method: [none, full]}
+"""
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    """An experiment of some two hundred cells, with methods that refer to the seed."""
+    conf, experiments = tmp_path / "conf", tmp_path / "experiments"
+    shutil.copytree(paths.CONF, conf)
+    (conf / "method" / "by_seed.yaml").write_text(BY_SEED)
+    (conf / "method" / "made_up.yaml").write_text(MADE_UP)
+    experiments.mkdir()
+    (experiments / "grid.yaml").write_text(GRID)
+    monkeypatch.setattr(paths, "CONF", conf)
+    monkeypatch.setattr(paths, "EXPERIMENTS", experiments)
+    return "grid"
+
+
+def test_a_large_grid_equals_hydras_own_composition(grid, places):
+    cells = plan.expand(grid, [*places, "device=cpu", "trainer.micro_batch_size=1"])
+    assert len(cells) == 18 * (4 + 4 + 1 + 2) + 1 + 4
+    for cell in [*random.Random(1).sample(cells, 30), *cells[-5:]]:
+        own = hydras_own(cell.overrides)
+        assert own == cell.config
+        assert plan.run_id(own) == cell.run_id
+
+
+def test_hydra_composes_each_choice_of_files_once(grid, places, monkeypatch):
+    asked = []
+    compose_once = hydra.compose
+
+    def counted(name, overrides):
+        asked.append(tuple(overrides))
+        return compose_once(name, overrides=overrides)
+
+    monkeypatch.setattr(hydra, "compose", counted)
+    cells = plan.expand(grid, [*places, "trainer.micro_batch_size=1"])
+    files = {
+        (c.config["model"]["name"], c.config["method"]["name"], c.config["task"]["name"])
+        for c in cells
+    }
+    assert len(asked) == len(set(asked)) == len(files) == 2 * 3 * 2 + 2
+
+
+def test_content_is_looked_at_once_a_plan_and_anew_in_the_next(make_cell, tmp_path, monkeypatch):
+    looked = []
+    original = plan.fingerprint
+    monkeypatch.setattr(plan, "fingerprint", lambda place: looked.append(place) or original(place))
+    first = {c.run_id for c in plan.expand("demo")}
+    assert len(looked) == len(set(looked)) > 0
+    copied = tmp_path / "model"
+    shutil.copytree(paths.resolve("pkg://osora_bench.toy/model"), copied)
+    assert {c.run_id for c in plan.expand("demo", [f"model.path={copied}"])} == first
+    (copied / "config.json").write_text((copied / "config.json").read_text() + "\n")
+    assert not {c.run_id for c in plan.expand("demo", [f"model.path={copied}"])} & first
 
 
 def test_table3_is_the_published_grid():
@@ -90,6 +189,15 @@ def test_table3_is_the_published_grid():
         "vera": [64, 128, 256, 512],
         "osora": [64, 128, 256, 512],
     }
+
+
+def test_a_damaged_record_is_told_whoever_it_belongs_to(tmp_path, capsys):
+    (tmp_path / "fedcba987654.json").write_text("{")
+    assert cli.main(["plan", "experiment=demo", f"ledger={tmp_path}", f"runs={tmp_path}"]) == 0
+    told = capsys.readouterr()
+    assert "damaged record, left alone" in told.err
+    assert "fedcba987654.json" in told.err
+    assert told.out.splitlines()[-1].startswith("17 cells: 17 missing")
 
 
 def test_an_unknown_experiment_names_those_there_are():

@@ -72,3 +72,15 @@ def test_records_do_not_depend_on_the_order_of_keys(tmp_path):
     shuffled = dict(reversed(list(json.loads(path.read_text()).items())))
     path.write_text(json.dumps(shuffled))
     assert record.read(path)["run_id"] == BODY["run_id"]
+
+
+def test_a_whole_record_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    path = record.write(BODY, tmp_path)
+    reads = []
+    original = record.read
+    monkeypatch.setattr(record, "read", lambda place: reads.append(place) or original(place))
+    assert [record.is_whole(path), record.is_whole(path)] == [True, True]
+    assert reads == [path]
+    path.write_text(path.read_text().replace('"training": null', '"training": 5'))
+    assert not record.is_whole(path)
+    assert not record.is_whole(tmp_path / "fedcba987654.json")

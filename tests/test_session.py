@@ -1,6 +1,7 @@
 """Cells end to end: same seed same record, base weights as loaded, failures apart."""
 
 import json
+import time
 
 import peft
 import pytest
@@ -178,11 +179,16 @@ def test_a_cell_that_fails_in_a_multirun_stops_no_other(tmp_path, monkeypatch, s
 def test_a_tracked_cell_leaves_an_offline_run_and_the_same_record(make_cell, tmp_path, session):
     plain = make_cell("method=lora", *QUICK)
     assert run.attempt(plain) == "done"
-    tracked = make_cell("method=lora", *QUICK, "tracker=wandb", f"ledger={tmp_path}/other")
+    other = [f"ledger={tmp_path}/other", f"runs={tmp_path}/other"]
+    tracked = make_cell("method=lora", *QUICK, "tracker=wandb", *other)
     assert tracked.run_id == plain.run_id
     assert run.attempt(tracked) == "done"
     assert numbers(tracked) == numbers(plain)
-    assert len(list(tracked.paths.folder.glob("wandb/offline-run-*"))) == 1
+    until = time.monotonic() + 60  # the tracker has a process of its own
+    while not (made := list(tracked.paths.folder.glob("wandb/offline-run-*"))):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert len(made) == 1
 
 
 def test_nothing_is_left_in_the_current_folder(make_cell, tmp_path, session, monkeypatch):

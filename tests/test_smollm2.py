@@ -34,6 +34,7 @@ def test_what_pip_says_is_told(tmp_path, monkeypatch):
     assert list(target.parent.iterdir()) == []
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="no models/smollm2-135m: make smollm2 builds it")
 def test_the_built_folder_is_the_model_that_its_file_describes(monkeypatch):
     monkeypatch.chdir(paths.ROOT)

@@ -1,13 +1,17 @@
 """`osora-bench evaluate`: the scores of a cell again, from the folder that it left."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 
 from osora_bench import standalone
 from osora_bench.cli import main
 from osora_bench.errors import UserError
+from osora_bench.journal import Journal
+from osora_bench.opencompass_model import InMemoryModel
 
 LIMITS = ["eval.datasets.0.limit=20", "eval.datasets.1.limit=20"]
 
@@ -54,6 +58,12 @@ def test_a_whole_models_scores_are_those_of_its_record(trained, capsys):
     assert evaluated(capsys, *arguments) == record["scores"]
     output = ["--output", str(place / "chosen"), "--sets", "gsm8k-toy"]
     assert list(evaluated(capsys, *arguments, *output)) == ["gsm8k-toy"]
+    written = json.loads((place / "chosen" / "scores.json").read_text())
+    assert [d["name"] for d in written["eval"]["datasets"]] == ["gsm8k-toy", "commonsenseqa-toy"]
+    assert written["not_run"] == {
+        "gsm8k-toy": "480 of 500 questions: limited",
+        "commonsenseqa-toy": "left out by eval.without",
+    }
     assert (place / "chosen" / "answers" / "gsm8k-toy.jsonl.gz").is_file()
 
 
@@ -103,6 +113,9 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path, capsys):
         ("--model toy --suite toy --backend vlm", "unknown eval.backend 'vlm'"),
         ("--model toy --suite toy --backend vllm", "vLLM is not installed here"),
         ("--model toy --suite toy eval.batch=3", "unknown key 'eval.batch'"),
+        ("--model toy --suite toy eval.without=[gsm8k]", "Did you mean 'gsm8k-toy'"),
+        ("--model toy --suite toy eval.without=[]", "eval.without=[]: name a set, or leave it"),
+        ("--model toy --suite gsm8k eval.without=[gsm8k]", "leaves no set to score"),
         ("--model toy --suite gsm8k", "`osora-bench data fetch gsm8k` gets it"),
     ],
 )
@@ -118,3 +131,69 @@ def test_two_sets_of_one_name_are_refused():
     )
     with pytest.raises(UserError, match="two sets are called 'gsm8k-toy'"):
         standalone.configuration(args)
+
+
+def test_every_file_that_a_suite_lacks_is_told_and_how_to_do_without(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path))
+    (tmp_path / "math").mkdir()
+    (tmp_path / "math" / "math.json").write_text("{}")
+    assert main(["evaluate", "--model", "toy", "--suite", "math"]) == 2
+    told = capsys.readouterr().err
+    assert all(
+        f"gsm8k: {tmp_path}/gsm8k/{name}.jsonl: no such" in told for name in ("train", "test")
+    )
+    assert "eval.without=[gsm8k] scores the others" in told
+    assert main(["evaluate", "--model", "toy", "--suite", "math", "eval.without=[gsm8k]"]) == 2
+    assert "math has 0 questions, expected 5000" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path))
+    (tmp_path / "gsm8k").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "gsm8k" / f"{name}.jsonl").write_text('{"question": "half a l')
+    assert main(["evaluate", "--model", "toy", "--suite", "gsm8k"]) == 2
+    told = capsys.readouterr().err
+    assert f"gsm8k: OpenCompass cannot read {tmp_path}/gsm8k/train.jsonl" in told
+    assert "`osora-bench data verify` checks the files" in told
+
+
+def test_help_is_the_commands_own(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--help"])
+    assert ended.value.code == 0
+    assert "--adapter" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_is_stopped_says_so_and_goes_on(trained, capsys, monkeypatch):
+    _, _, place = trained["osora"]
+    arguments = [
+        "evaluate",
+        "--model",
+        "toy",
+        "--suite",
+        "toy",
+        "--limit",
+        "9",
+        f"runs={place}/stop",
+    ]
+    put = Journal.put
+
+    def interrupting(self, question, answer):
+        if len(self._answers) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        put(self, question, answer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "put", interrupting)
+        assert main(arguments) == 128 + signal.SIGTERM
+    assert "the next start goes on from it" in capsys.readouterr().out
+    (journal,) = (place / "stop").rglob("journal.jsonl")
+    assert len(journal.read_text().splitlines()) == 1 + 5
+    asked = []
+    whole = InMemoryModel._continue
+    monkeypatch.setattr(
+        InMemoryModel, "_continue", lambda self, p, *r: asked.append(len(p)) or whole(self, p, *r)
+    )
+    assert main(arguments) == 0
+    assert sum(asked) == 18 - 5

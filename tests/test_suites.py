@@ -1,11 +1,16 @@
 """Suites say of OpenCompass's configurations what these say of themselves; sizes are the data's."""
 
+import gzip
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from osora_bench import data, evaluate, paths
+from osora_bench import data, evaluate, paths, preflight, run
+from osora_bench.cli import main
 from osora_bench.compose import compose, composer, group_choices, resolve
+from osora_bench.errors import UserError
 
 REAL = paths.data_root()
 
@@ -84,6 +89,76 @@ def test_the_prompts_of_training_are_those_of_the_evaluation():
     assert task("gpqa")["sources"][0]["prompt"] == asked.replace("{question}", "{Question}")
 
 
+def written(files: dict[str, str], root: Path, monkeypatch) -> None:
+    """Make-believe data files in a folder that OSORA_DATA names."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("OSORA_DATA", str(root))
+
+
+def test_any_configuration_that_opencompass_ships_can_be_named(tiny, tmp_path, monkeypatch):
+    """Two that no suite of ours has, by generation and by perplexity, one with another metric."""
+    row = {"article": "1, 2.", "question": "What is next?", "options": [*"3456"], "answer": "A"}
+    race = {f"race/{s}/{n}.jsonl": json.dumps(row) for s in ("test", "validation")
+            for n in ("middle", "high")}  # fmt: skip
+    trivia = {f"triviaqa/trivia-{s}.qa.csv": "What is 1\t['1']\n" * 2 for s in ("dev", "test")}
+    written(race | trivia, tmp_path / "data", monkeypatch)
+    sets = [
+        {"name": "race-middle", "config": "race_gen_69ee4f", "questions": 1},
+        {"name": "middle", "abbr": "race-middle", "config": "race_ppl_a138cd", "questions": 1},
+        {"name": "triviaqa", "config": "triviaqa_gen_2121ce", "questions": 2, "metric": "score"},
+    ]
+    rest = {"files": [], "limit": None, "max_out_len": None, "abbr": None, "metric": "accuracy"}
+    chosen = {**suite("toy"), "datasets": [{**rest, **s} for s in sets], "max_out_len": 4}
+    cfg = {"eval": chosen, "model": {"chat": True}, "runs": str(tmp_path)}
+    scores = evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
+    assert {name: score.n for name, score in scores.items()} == {
+        "race-middle": 1, "middle": 1, "triviaqa": 2,
+    }  # fmt: skip
+    chosen["datasets"][0]["abbr"] = "race-mid"
+    with pytest.raises(UserError, match="Did you mean 'race-middle' or 'race-high'?"):
+        evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
+    chosen["datasets"][0] |= {"abbr": None, "config": "race_gen_69ee4"}
+    with pytest.raises(UserError, match="Did you mean 'race_gen_69ee4f'") as told:
+        evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
+    assert len(str(told.value)) < 600  # the nearest, not every one of a thousand
+
+
+def test_gpqas_questions_stay_out_of_records(make_cell, tmp_path, monkeypatch):
+    """Trained on the published rows and scored, with an answer that the model could repeat."""
+    secrets = ["Whither zorbles?", "Northward", "Sideways", "Underground", "Upward", "By zorblance"]
+    columns = ["Record ID", *"abcdef", "Question", "Correct Answer",
+               *(f"Incorrect Answer {i}" for i in (1, 2, 3)), "Explanation"]  # fmt: skip
+    text = f"{','.join(columns)}\n" + "".join(
+        f"rec{i},,,,,,,{','.join(secrets)}\n" for i in range(4)
+    )
+    files = {f"gpqa/gpqa_{name}.csv": text for name in ("main", "extended", "diamond")}
+    written(files, tmp_path / "data", monkeypatch)
+    rows = ["task.sources.0.rows=4", "task.sources.1.rows=4", "eval.datasets.0.limit=4"]
+    cell = make_cell(
+        "task=gpqa", "trainer.max_steps=1", "trainer.batch_size=2", "trainer.micro_batch_size=2",
+        "trainer.precision=float32", "method=lora", *rows, "eval.max_out_len=4",
+    )  # fmt: skip
+    preflight.check([cell])
+    assert run.attempt(cell) == "done"
+    with gzip.open(cell.paths.evaluation / "answers" / "GPQA_diamond.jsonl.gz", "rt") as answers:
+        assert answers.read().count(secrets[0]) == 4
+    kept = [p for p in tmp_path.rglob("*") if p.is_file() and "data" not in p.parts[-3:]]
+    assert cell.record in kept
+    for place in kept:
+        content = place.read_bytes()
+        assert not any(secret.encode() in content for secret in secrets), place
+
+
+def test_gpqas_answers_are_not_written_where_git_would_commit_them(tmp_path, monkeypatch, capsys):
+    written({"gpqa/gpqa_diamond.csv": "made up\n"}, tmp_path / "data", monkeypatch)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    output = ["--output", str(tmp_path / "answers")]
+    assert main(["evaluate", "--model", "toy", "--suite", "gpqa", *output]) == 2
+    assert "is inside a git repository that does not ignore it" in capsys.readouterr().err
+
+
 def missing(name: str) -> list[str]:
     return [f for d in suite(name)["datasets"] for f in d["files"] if not (REAL / f).is_file()]
 
@@ -122,6 +197,7 @@ def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_p
     assert all((score.n, score.too_long) == (3, 0) for score in scores.values())
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
 def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
     if missing(name):
@@ -131,6 +207,7 @@ def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
     assert [s.questions for s in scores.values()] == [d["questions"] for d in limited["datasets"]]
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
 def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
     if missing(name):
@@ -138,6 +215,7 @@ def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
     evaluate.prepare(suite(name), tmp_path)  # raises where a number differs
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize("name", ["math", "commonsense", "gsm8k", "gpqa", "gpqa-clean"])
 def test_the_real_training_rows_fill_their_templates(name):
     absent = [s["path"] for s in task(name)["sources"] if not (REAL / s["path"]).is_file()]
@@ -147,6 +225,7 @@ def test_the_real_training_rows_fill_their_templates(name):
     assert all(pair.prompt and pair.response for pair in pairs)
 
 
+@pytest.mark.real_data
 def test_metamathqas_columns_are_the_ones_that_the_task_asks_for():
     sample = REAL / "metamathqa" / "schema_sample_2rows.jsonl"
     if not sample.is_file():

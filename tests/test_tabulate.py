@@ -104,6 +104,21 @@ def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
     assert "a limit cut the set: GSM8K-toy, CSQA-toy" in render.markdown(tables[0])
 
 
+def test_a_set_that_is_left_out_is_blank_and_so_is_the_average(tmp_path):
+    cells = plan.expand("demo", [f"ledger={tmp_path}", "eval.without=[commonsenseqa-toy]"])
+    for cell in cells:
+        whole = made(cell, (300, 0))
+        del whole["scores"]["commonsenseqa-toy"]
+        record.write(whole, tmp_path)
+    tables, _ = tabulate.build(plan.load_experiment("demo"), cells)
+    frame = tables[0].frame
+    assert set(frame["GSM8K-toy"]) == {"60.00"}
+    assert set(frame["CSQA-toy"]) == set(frame["Avg."]) == {""}
+    told = render.markdown(tables[0])
+    assert "Left blank, since eval.without leaves it out: CSQA-toy." in told
+    assert "a limit cut" not in told
+
+
 def test_percentages_are_rounded_half_up_like_the_papers():
     assert tabulate.percent(1, 16) == Decimal("6.25")
     assert tabulate.percent(1, 800) == Decimal("0.13")  # 0.125

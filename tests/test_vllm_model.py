@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from osora_bench import evaluate, paths, vllm_model
+from osora_bench import evaluate, paths, smoke, vllm_model
 from osora_bench.errors import UserError
 from osora_bench.opencompass_model import InMemoryModel
 from osora_bench.osora import OsoraConfig, start_pissa
@@ -46,7 +46,7 @@ class StandIn:
             tokens = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
                 max_new_tokens=setting.max_tokens, eos_token_id=setting.stop_token_ids,
-                pad_token_id=0,
+                pad_token_id=0, repetition_penalty=setting.repetition_penalty,
             )[0, ids.shape[1] :]  # fmt: skip
             outputs.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=tokens.tolist())]))
         return outputs
@@ -121,6 +121,29 @@ def test_the_suite_names_the_backend(engines, make_cell):
     assert len(engines) == 1
     assert {score.n for score in scores.values()} == {4}
     assert make_cell("eval.backend=vllm").run_id != make_cell().run_id
+
+
+def test_settings_of_generation_count_or_are_refused(engines, tmp_path):
+    model, _ = adapter("none")
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
+    settings = {"chat": True, "label": "test"}
+    place = {"source": TOY, "untouched": True, "folder": tmp_path}
+    plain = InMemoryModel(model, tokenizer, **settings).generate(PROMPTS, 12)
+    model.generation_config.repetition_penalty = 1.3
+    made = VllmModel(model, tokenizer, **place, **settings).generate(PROMPTS, 12)
+    assert made == InMemoryModel(model, tokenizer, **settings).generate(PROMPTS, 12) != plain
+    model.generation_config.min_new_tokens = 2
+    with pytest.raises(UserError, match="generation_config.json sets min_new_tokens"):
+        VllmModel(model, tokenizer, **place, **settings)
+
+
+def test_perplexities_are_refused_before_a_model_is_loaded(tmp_path, make_cell, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    smoke.use_made_up_data(tmp_path)
+    chosen = ["eval=commonsenseqa-ppl", "eval.datasets.0.limit=2", "eval.backend=vllm"]
+    cell = make_cell(*chosen)
+    with pytest.raises(UserError, match="commonsense_qa: perplexities need eval.backend=transform"):
+        evaluate.prepare(cell.config["eval"], tmp_path)
 
 
 def test_adapters_that_vllm_cannot_have(engines, tmp_path):

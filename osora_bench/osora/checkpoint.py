@@ -16,7 +16,9 @@ from .config import OsoraConfig
 
 WEIGHT_PROBES = 2
 SUBSPACE_PROBES = 4
-FINGERPRINT_SIZE = 1 + WEIGHT_PROBES + SUBSPACE_PROBES
+PROBES = WEIGHT_PROBES + SUBSPACE_PROBES
+FINGERPRINT_SIZE = 1 + PROBES
+ROWS = 64
 # Differences allowed, relative to the size that each entry has for unrelated weights. Round-off
 # between machines stays below 1e-5; another precision of the same weights does not.
 TOLERANCE = 1e-4
@@ -31,17 +33,25 @@ def fingerprint(weight: Tensor, u: Tensor, vh: Tensor) -> Tensor:
     ``sum_i c_i (p^T u_i)(v_i^T q) / sqrt(r)`` for fixed signs c, which the free sign of a pair
     (u_i, v_i) leaves alone and a mixing of pairs does not.
     """
-    w, u, vh = (t.to(torch.float64) for t in (weight, u, vh))
-    norm = w.norm()
-    entries = [norm]
-    for k in range(WEIGHT_PROBES + SUBSPACE_PROBES):
-        p, q = (_probe(n, k, w.device) for n in w.shape)
-        if k < WEIGHT_PROBES:
-            entries.append(p @ (w @ q) / norm.clamp_min(torch.finfo(torch.float32).tiny))
-        else:
-            signs = _probe(u.shape[1], k, w.device).sign()
-            entries.append((p @ u * signs) @ (vh @ q) / math.sqrt(u.shape[1]))
-    return torch.stack(entries).to(torch.float32)
+    wide, device = torch.float64, weight.device
+    p, q = ([_probe(n, k, device) for k in range(PROBES)] for n in weight.shape)
+    sums = torch.zeros(1 + WEIGHT_PROBES, dtype=wide, device=device)
+    # a few rows at a time stay in the cache; all of W in float64 would be read back from memory
+    for rows, *left in zip(
+        *(torch.split(t, ROWS) for t in (weight, *p[:WEIGHT_PROBES])), strict=True
+    ):
+        block = rows.to(wide)
+        flat = block.reshape(-1)
+        sums += torch.stack(
+            [flat @ flat, *(a @ (block @ b) for a, b in zip(left, q, strict=False))]
+        )
+    norm = sums[0].sqrt()
+    entries = [norm[None], sums[1:] / norm.clamp_min(torch.finfo(torch.float32).tiny)]
+    u, vh = u.to(wide), vh.to(wide)
+    for k in range(WEIGHT_PROBES, PROBES):
+        signs = _probe(u.shape[1], k, device).sign()
+        entries.append(((p[k] @ u * signs) @ (vh @ q[k]) / math.sqrt(u.shape[1]))[None])
+    return torch.cat(entries).to(torch.float32)
 
 
 def _probe(size: int, k: int, device: torch.device) -> Tensor:

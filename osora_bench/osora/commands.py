@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers.pytorch_utils import Conv1D
 
 from .store import DEFAULT_GB, SvdStore, size_limit
 
@@ -46,7 +47,7 @@ def svd_main(argv: Sequence[str] | None = None) -> int:
     """Build, list or clean the store of decompositions. Returns the exit status."""
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
-        "--store", type=Path, default=os.environ.get("OSORA_SVD_STORE"),
+        "--store", type=Path, default=os.environ.get("OSORA_SVD_STORE") or None,
         help="folder of the store (default: the variable OSORA_SVD_STORE)",
     )  # fmt: skip
     where.add_argument(
@@ -75,6 +76,8 @@ def svd_main(argv: Sequence[str] | None = None) -> int:
         if args.rank < 1:
             parser.error(f"--rank must be at least 1, not {args.rank}")
         _need_folder(parser, args.model, "config.json")
+    elif not args.store.exists():
+        parser.error(f"there is no store {args.store}")
     action = {"build": _build, "list": _list, "clean": _clean}[args.command]
     return _report(lambda: action(SvdStore(args.store, args.limit_gb), args))
 
@@ -128,8 +131,6 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _layers(model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    from transformers.pytorch_utils import Conv1D
-
     for key, module in model.named_modules():
         if key.rpartition(".")[2] in names and isinstance(module, nn.Linear | Conv1D):
             weight = module.weight.data
@@ -139,12 +140,15 @@ def _layers(model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
 def _build(store: SvdStore, args: argparse.Namespace) -> None:
     model = _load(args.model)
     layers = dict(_layers(model, args.modules))
-    if not layers:
+    unmatched = sorted(set(args.modules) - {key.rpartition(".")[2] for key in layers})
+    if unmatched:
         linear = {
-            k.rpartition(".")[2] for k, m in model.named_modules() if isinstance(m, nn.Linear)
+            k.rpartition(".")[2]
+            for k, m in model.named_modules()
+            if isinstance(m, nn.Linear | Conv1D)
         }
         raise ValueError(
-            f"no layer is called {' or '.join(args.modules)}; there are {', '.join(sorted(linear))}"
+            f"no layer is called {' or '.join(unmatched)}; there are {', '.join(sorted(linear))}"
         )
     for weight in tqdm(layers.values(), desc="SVD", unit="layer"):
         store.get(weight, min(args.rank, *weight.shape))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
 
-class OsoraType(StrEnum):
+class OsoraType(str, Enum):  # noqa: UP042 (PEFT reads the name off `str`, "OsoraType.OSORA")
     """The method's key in PEFT's mappings: `PeftType` is closed, and code asks a type's `value`."""
 
     OSORA = "OSORA"

@@ -179,7 +179,10 @@ def test_svd_command(
     assert "removed 0" in capsys.readouterr().out
     assert svd_main(["clean", *store, "--all"]) == 0
     assert "removed 4" in capsys.readouterr().out
-    assert svd_main(["build", *store, "--model", str(folder / "base"), "--modules", "no"]) == 2
+    assert (
+        svd_main(["build", *store, "--model", str(folder / "base"), "--modules", "no", "q_proj"])
+        == 2
+    )
     assert "no layer is called no; there are down_proj, gate_proj" in capsys.readouterr().err
     for wrong in (["list"], ["build", *store, "--model", str(folder)], ["burn", *store]):
         with pytest.raises(SystemExit):
@@ -187,6 +190,10 @@ def test_svd_command(
     with pytest.raises(SystemExit):
         svd_main(["build", *store, "--model", str(folder / "base"), "--rank", "0"])
     assert "--rank must be at least 1, not 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        svd_main(["list", "--store", str(folder / "nowhere")])
+    assert "there is no store" in capsys.readouterr().err
+    assert not (folder / "nowhere").exists()
     (folder / "file").write_text("")
     assert svd_main(["list", "--store", str(folder / "file")]) == 2
     assert "file is no folder" in capsys.readouterr().err

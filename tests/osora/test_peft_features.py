@@ -45,6 +45,7 @@ def test_life_of_an_adapter(family: str, variant: str, tmp_path: Path) -> None:
     before = logits(base, inputs)
     model = peft.get_peft_model(base, config(family, **VARIANTS[variant])).eval()
     assert torch.equal(logits(model, inputs), before)
+    assert model.get_model_status().peft_types == {"default": "OSORA"}
 
     loss = model(**inputs).loss if "labels" in inputs else model(**inputs).logits.square().mean()
     loss.backward()

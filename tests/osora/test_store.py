@@ -39,7 +39,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def file_of(store: SvdStore, w: Tensor) -> Path:
-    return store.root / f"{content_key(w)}.safetensors"
+    return store.path(w, 1)
 
 
 def same(a: Triplets, b: Triplets) -> bool:
@@ -64,9 +64,15 @@ def test_large_weights_keep_what_ranks_in_use_need(
 ) -> None:
     monkeypatch.setattr(store_module, "WHOLE_SIZE", 8)
     store, w = SvdStore(tmp_path), weight(shape=(40, 40))
-    for r in (3, 10, 20, 15):
+    three = store.get(w, 3)
+    for r in (10, 20, 40):
         assert store.get(w, r).u.shape == (40, r)
-    assert computed == [10, 20]
+    # the larger one takes nobody's place: what a rank gets does not depend on what was asked before
+    assert same(store.get(w, 3), three)
+    assert computed == [10, 40]
+    for r in (0, 41):
+        with pytest.raises(ValueError, match=f"rank {r} is outside"):
+            store.get(w, r)
 
 
 def test_key_is_the_content() -> None:
@@ -166,10 +172,10 @@ def test_least_recently_used_leave_first(tmp_path: Path) -> None:
         os.utime(file_of(store, weight(seed)), (moment, moment))
     store.get(weight(0), 3)  # used again: now 1 is the oldest
     store.get(weight(2), 3)
-    assert {e.key for e in store.entries()} == {content_key(weight(0)), content_key(weight(2))}
+    assert [e.path for e in store.entries()] == [file_of(store, weight(s)) for s in (0, 2)]
     store.limit = 1
     store.get(weight(3), 3)
-    assert [e.key for e in store.entries()] == [content_key(weight(3))]
+    assert [e.path for e in store.entries()] == [file_of(store, weight(3))]
 
 
 def test_store_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

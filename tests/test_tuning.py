@@ -1,0 +1,144 @@
+"""Learning rates that an experiment chooses: which cells try them, who waits, what is taken."""
+
+import pytest
+
+from osora_bench import paths, plan, record, run
+from osora_bench.errors import UserError
+
+EXPERIMENT = """\
+title: Tuned
+seed: [3, 4]
+set: {task: toy, eval: toy, task.validation_rows: 8, trainer.max_steps: 2, eval.limit: 4}
+full: {trainer.max_steps: 5, eval.limit: null}
+blocks:
+  - {model: [toy], method: [none]}
+  - {model: [toy], method: [lora], rank: [4], rates: [0.1, 1e-3, 1e-2]}
+  - {model: [toy], method: [lora], rank: [4], rates: [0.1, 1e-3, 1e-2], set: {eval: toy-validation}}
+"""
+RANKS = """\
+title: Ranks at the rate of another experiment
+seed: [0]
+include:
+  - {experiment: tuned, method: [lora], rank: [2, 8], seed: [7]}
+"""
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "tuned.yaml").write_text(EXPERIMENT)
+    (folder / "ranks.yaml").write_text(RANKS)
+    monkeypatch.setattr(paths, "EXPERIMENTS", folder)
+    return folder
+
+
+def told(cell):
+    config = cell.config
+    rate = config["trainer"]["learning_rate"]
+    return config["eval"]["name"], config["method"]["rank"], config["seed"], rate
+
+
+def with_loss(trial, loss):
+    validation = {"rows": 8, "tokens": 16, "loss": loss}
+    made = {
+        "run_id": trial.run_id,
+        "config": trial.config,
+        "provenance": {},
+        "parameters": {},
+        "training": {"validation": validation},
+        "scores": {},
+        "measured": {"seconds": {"train": 1.0, "total": 2.0}, "peak_memory_mb": 1000},
+    }
+    record.write(made, trial.ledger)
+
+
+def test_rates_are_tried_once_and_the_rest_waits(experiments, places):
+    found = plan.expansion("tuned", places)
+    assert [told(c) for c in found.cells[1:]] == [
+        ("none", 4, 3, 0.1),
+        ("none", 4, 3, 1e-3),
+        ("none", 4, 3, 1e-2),
+    ]
+    assert [told(w.cell)[:3] for w in found.waiting] == [
+        ("toy", 4, 3),
+        ("toy", 4, 4),
+        ("toy-validation", 4, 3),
+        ("toy-validation", 4, 4),
+    ]
+    assert [t.run_id for t in found.waiting[0].trials] == [c.run_id for c in found.cells[1:]]
+    for trial, loss in zip(found.cells[1:], (2.0, 0.5), strict=False):  # one is missing
+        with_loss(trial, loss)
+    assert len(plan.expansion("tuned", places).waiting) == 4
+
+
+def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments, places):
+    trials = plan.expansion("tuned", places).cells[1:]
+    for trial, loss in zip(trials, (2.0, 0.5, 0.7), strict=True):
+        with_loss(trial, loss)
+    found = plan.expansion("tuned", places)
+    assert found.waiting == []
+    chosen = found.cells[4:]
+    assert [told(c) for c in chosen] == [
+        ("toy", 4, 3, 1e-3),
+        ("toy", 4, 4, 1e-3),
+        ("toy-validation", 4, 3, 1e-3),
+        ("toy-validation", 4, 4, 1e-3),
+    ]
+    for cell in chosen:
+        assert cell.config["tuning"] == {
+            "trainer.learning_rate": {"0.1": 2.0, "0.001": 0.5, "0.01": 0.7},
+            "runs": [trial.run_id for trial in trials],
+        }
+    # the first seed's run is the trial, but for what is asked of it
+    assert plan.training_id(chosen[0].config) == plan.training_id(trials[1].config)
+
+
+def test_an_include_takes_the_rates_for_ranks_and_seeds_of_its_own(experiments, places):
+    trials = plan.expansion("tuned", places).cells[1:]
+    found = plan.expansion("ranks", places)
+    assert [c.run_id for c in found.cells] == [t.run_id for t in trials]
+    assert {told(w.cell)[1:3] for w in found.waiting} == {(2, 7), (8, 7)}
+    for trial, loss in zip(trials, (2.0, 0.5, 0.7), strict=True):
+        with_loss(trial, loss)
+    chosen = plan.expand("ranks", places)[3:]
+    assert {told(c)[1:] for c in chosen} == {(2, 7, 1e-3), (8, 7, 1e-3)}
+
+
+def test_rates_chosen_at_several_ranks_cannot_be_taken_over(experiments):
+    text = EXPERIMENT.replace("rank: [4]", "rank: [4, 8]")
+    (experiments / "tuned.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"rates are chosen at one rank .* has \[4, 8\]"):
+        plan.expansion("ranks")
+
+
+def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
+    as_it_stands, full = (plan.expand("tuned", [*places, *more]) for more in ([], ["scale=full"]))
+    assert [c.config["trainer"]["max_steps"] for c in (as_it_stands[1], full[1])] == [2, 5]
+    assert [c.config["eval"]["limit"] for c in (as_it_stands[0], full[0])] == [4, None]
+    inherited = plan.expansion("ranks", [*places, "scale=full"]).waiting
+    assert {w.cell.config["trainer"]["max_steps"] for w in inherited} == {5}
+
+
+def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
+    assert run.run_experiment("tuned", places) == run.OK
+    found = plan.expansion("tuned", places)
+    assert found.waiting == []
+    assert {c.state for c in found.cells} == {"done"}
+    lines = capsys.readouterr().out
+    assert "4 cells wait for the choice of their learning rate" in lines
+    trials, first = found.cells[1:4], found.cells[4]
+    losses = {plan.validation_loss(t): t for t in trials}
+    best = losses[min(losses)]
+    trained, tried = (record.read(c.record)["training"] for c in (first, best))
+    assert trained == tried
+
+
+def test_what_waits_is_checked_before_anything_runs(experiments, places, session):
+    (experiments / "ranks.yaml").write_text(
+        RANKS.replace("method: [lora]", "method: [osora]").replace("[2, 8]", "[2, 1000]")
+    )
+    (experiments / "tuned.yaml").write_text(EXPERIMENT.replace("lora", "osora"))
+    with pytest.raises(UserError, match="rank 1000 is above"):
+        run.run_experiment("ranks", places)
+    assert {c.state for c in plan.expansion("ranks", places).cells} == {"missing"}
