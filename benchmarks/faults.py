@@ -75,7 +75,7 @@ class Sweep:
         self.environment = {**os.environ, **environment, MARK: str(place)}
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
         """Start it, or attach to what of it still runs."""
@@ -282,7 +282,7 @@ def cluster_of(kind: str, place: Path) -> Iterator[Cluster | None]:
     if kind == "workers":
         yield None
         return
-    with Cluster(place / "slurm") as cluster:
+    with Cluster(place / "cluster") as cluster:
         yield cluster
 
 
@@ -406,6 +406,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a new one, to be looked at afterwards")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # its cluster ends with it
     with contextlib.ExitStack() as stack:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=True)

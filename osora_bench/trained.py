@@ -82,7 +82,11 @@ class Note:
 def find(cell: plan.Cell, provenance: dict[str, Any]) -> Note | None:
     """The training of a cell, if it was done here under the same circumstances and is whole."""
     for place in sorted(cell.paths.trained(plan.training_id(cell.config)).glob("*.json")):
-        told = json.loads(place.read_text(encoding="utf-8"))
+        try:
+            told = json.loads(place.read_text(encoding="utf-8"))
+        except ValueError as error:
+            say(f"{place}: damaged, passed over ({error})")
+            continue
         folder = replace(cell.paths, run_id=place.stem).adapter
         if told["provenance"] == provenance and _files(folder) == told["files"]:
             return Note(folder, told["weights"], _done(told["done"]))

@@ -20,10 +20,12 @@ class Watch:
 
     def look(self) -> None:
         """Say which cells have been settled since the last look."""
-        settled = [cell for cell in self.open if self.sweep.settled(cell)]
-        for cell in settled:
-            self._tell(cell)
-        self.open = [cell for cell in self.open if cell not in settled]
+        before, self.open = self.open, []
+        for cell in before:
+            if self.sweep.settled(cell):
+                self._tell(cell)
+            else:
+                self.open.append(cell)
 
     def _tell(self, cell: Cell) -> None:
         state = cell.state

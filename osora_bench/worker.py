@@ -17,7 +17,7 @@ from osora_bench.progress import say
 from osora_bench.run import FAILED, MISTAKE, OK, DeviceLost, attempt
 
 BROKEN = 3
-"""Exit status of a worker that could not go on."""
+"""Exit status of a worker that could not go on: FAILED says that it has tried all cells."""
 
 
 def work(sweep: frozen.Frozen, allow_changed: bool = False) -> int:
@@ -51,10 +51,7 @@ def main() -> int:
     except Interrupted as interrupted:
         say(f"{interrupted}: what was done is kept, the next start goes on from it")
         return 128 + interrupted.number
-    except (
-        Exception,
-        DeviceLost,
-    ) as error:  # FAILED says that cells did; this process has not come to an end
+    except (Exception, DeviceLost) as error:
         traceback.print_exc()
         print(f"osora-bench: {type(error).__name__}: {error}", file=sys.stderr)
         return BROKEN

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_session import numbers
 
-from osora_bench import plan, record, run, train
+from osora_bench import plan, record, run, train, trained
 
 STEPS = ["trainer.max_steps=3", "method.rank=4"]
 FIRST = [*STEPS, "eval.datasets.0.limit=2", "eval.datasets.1.limit=2"]
@@ -114,3 +114,12 @@ def test_the_loss_on_held_out_rows_is_that_of_each_row_by_itself(make_cell, sess
 def test_a_suite_without_sets_needs_held_out_rows(make_cell):
     with pytest.raises(Exception, match="no set to score; name one in eval.datasets"):
         make_cell("method=lora", "eval=none")
+
+
+def test_a_damaged_note_is_passed_over(make_cell, capsys):
+    cell = make_cell(*FIRST)
+    place = cell.paths.trained(plan.training_id(cell.config)) / "0123456789ab.json"
+    place.parent.mkdir(parents=True)
+    place.write_text('{"files": ')
+    assert trained.find(cell, {}) is None
+    assert f"{place}: damaged, passed over" in capsys.readouterr().out
