@@ -60,7 +60,9 @@ class InMemoryModel(BaseModel):
         journal: Journal | None = None,
         batch_size: int | None = None,
     ) -> None:
-        context = int(model.config.max_position_embeddings)
+        adapter = getattr(model, "active_peft_config", None)
+        virtual = getattr(adapter, "num_virtual_tokens", None) or 0
+        context = int(model.config.max_position_embeddings) - virtual
         super().__init__(path=label, max_seq_len=context)
         self.model = model
         self.tokenizer = tokenizer

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from osora_bench import config, interruption
@@ -149,9 +150,8 @@ def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
     try:
         model = _load(base.model, folder, origin["start"])
     except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"--adapter {folder} does not fit {cfg['model']['name']}: {error}"
-        ) from error
+        why = shorten(str(error), 300)
+        raise UserError(f"--adapter {folder} does not fit {cfg['model']['name']}: {why}") from error
     said = model.active_peft_config.base_model_name_or_path
     if origin["base"] is None and said and Path(said).name != Path(cfg["model"]["path"]).name:
         say(f"WARNING: {folder} says that it was made for {said}, not {cfg['model']['path']}")

@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 
+import peft
 import pytest
 import torch
 from transformers import (
@@ -160,6 +161,12 @@ def test_a_prompt_longer_than_the_context_is_counted_not_cut(toy):
     assert made[0] == wrapped(toy).generate(asked[:1], 16)[0] != ""
     room = 256 - model.get_token_len(asked[2])
     assert made[2] == wrapped(toy).generate(asked[2:], room)[0]
+
+
+def test_virtual_tokens_take_room_in_the_context(toy):
+    config = peft.PromptTuningConfig(num_virtual_tokens=7, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(LlamaForCausalLM.from_pretrained(TOY), config).eval()
+    assert wrapped((model, toy[1])).max_seq_len == 256 - 7
 
 
 def test_a_least_length_is_refused_not_ignored(toy):
@@ -436,8 +443,6 @@ def test_separators_of_thousands(text, rewritten):
 
 
 def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
-    import peft
-
     cell = make_cell("eval.datasets.0.limit=12", "eval.datasets.1.limit=12")
     merged = {**cell.config, "eval": {**cell.config["eval"], "merge": True}}
     base = LlamaForCausalLM.from_pretrained(TOY).eval()
