@@ -1,12 +1,16 @@
 """Shared by all tests: no hub, a ledger and runs folder of one's own, one session a process."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch; why: osora_bench/run.py
+# a shell that starts pytest in the background has these ignored; tests send them to themselves
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import absl.logging
 import pytest
