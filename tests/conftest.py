@@ -8,9 +8,6 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch; why: osora_bench/run.py
-# a shell that starts pytest in the background has these ignored; tests send them to themselves
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import absl.logging
 import pytest
@@ -18,6 +15,9 @@ import pytest
 from osora_bench import plan
 from osora_bench.compose import compose, composer, resolve
 
+# a shell that starts pytest in the background has these ignored; tests send them to themselves
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # absl (OpenCompass imports it) closes its stream when Hydra sets logging up anew: not pytest's
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
