@@ -125,7 +125,7 @@ def against(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
         if method == spec.baseline:
             continue
         told = ["", "", ""]
-        if row.averages() and base.averages():
+        if row.runs and base.runs and row.averages() and base.averages():
             found = difference(base, row)
             told = [_signed(found.points), f"{_signed(found.low)} to {_signed(found.high)}"]
             told.append(f"{label} {found.outcome}")
