@@ -26,6 +26,7 @@ FAMILIES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
 }
+TUNED = ["smollm2-commonsense", "smollm2-rank", "smollm2-math"]
 PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "table6", "figure3"]
 
 
@@ -75,6 +76,25 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert set(table.frame[scores].to_numpy().flatten()) <= {"", "-"}
         filled = Counter(t for t in marked.frame[scores].to_numpy().flatten() if t != "-")
         assert all(text.endswith("†") for text in filled), filled
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
+    name, smoke_places, session, monkeypatch
+):
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    assert run.run_experiment(name, smoke_places) == run.OK
+    found = plan.expansion(name, smoke_places)
+    assert found.waiting == []
+    chosen = [c for c in found.cells if c.config["tuning"] is not None]
+    for cell in chosen:
+        losses = cell.config["tuning"]["trainer.learning_rate"]
+        assert losses[str(cell.config["trainer"]["learning_rate"])] == min(losses.values())
+    assert len(chosen) == len(plan.expansion(name).waiting)
+    tables, _ = tabulate.build(load_experiment(name), found.cells, others=True)
+    for table in tables:
+        scores = [c for c in table.numbers if c != "Params"]
+        assert "" not in set(table.frame[scores].to_numpy().flatten())
 
 
 def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):

@@ -13,6 +13,7 @@ from osora_bench.compose import compose, composer, group_choices, resolve
 from osora_bench.errors import UserError
 
 REAL = paths.data_root()
+SUITES = [n for n in group_choices("eval") if not n.startswith("toy") and n != "none"]
 
 
 def suite(name: str) -> dict:
@@ -36,7 +37,7 @@ def shots(config) -> int:
     return sum(turn["role"] == "BOT" for turn in turns)
 
 
-@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
+@pytest.mark.parametrize("name", SUITES)
 def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
     for dataset in suite(name)["datasets"]:
         config = evaluate.dataset_config(dataset)
@@ -186,7 +187,7 @@ def evaluated(name, tiny, folder, questions):
     return limited, evaluate.evaluate(*tiny, cfg, folder / "evaluation", name)
 
 
-@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
+@pytest.mark.parametrize("name", SUITES)
 def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_path, monkeypatch):
     from osora_bench import smoke
 
@@ -198,7 +199,7 @@ def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_p
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
+@pytest.mark.parametrize("name", SUITES)
 def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
     if missing(name):
         pytest.skip(f"OSORA_DATA has no {', '.join(missing(name))}")
@@ -208,7 +209,7 @@ def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", [n for n in group_choices("eval") if not n.startswith("toy")])
+@pytest.mark.parametrize("name", SUITES)
 def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
     if missing(name):
         pytest.skip(f"OSORA_DATA has no {', '.join(missing(name))}")
