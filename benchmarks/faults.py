@@ -282,7 +282,7 @@ def cluster_of(kind: str, place: Path) -> Iterator[Cluster | None]:
     if kind == "workers":
         yield None
         return
-    with Cluster(place / "cluster") as cluster:
+    with Cluster(place / "cluster", patience=30) as cluster:
         yield cluster
 
 

@@ -1,5 +1,6 @@
 """A throw-away SLURM cluster of two nodes on this machine: no root, no slurmdbd, up in a second."""
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import psutil
 from sweeps import wait_until
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
@@ -40,7 +42,7 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
 KillWait=1
-SlurmdTimeout=0
+SlurmdTimeout={patience}
 MaxArraySize={array}
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=8000
@@ -54,11 +56,14 @@ class Cluster:
 
     Args:
         array: MaxArraySize; an array has at most so many tasks.
+        patience: seconds after which a node that does not answer is down, and its jobs are lost;
+            by a third of it the controller asks the nodes what they run.
     """
 
-    def __init__(self, folder: Path, array: int = 1001) -> None:
+    def __init__(self, folder: Path, array: int = 1001, patience: int = 300) -> None:
         self.folder = folder
         self.array = array
+        self.patience = patience
         self.conf = folder / "slurm.conf"
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -129,6 +134,7 @@ class Cluster:
             "user": getpass.getuser(),
             "ports": _free_ports(3),
             "array": self.array,
+            "patience": self.patience,
         }
         self.conf.write_text(CONF.format(folder=self.folder, **told), encoding="utf-8")
 
@@ -149,6 +155,11 @@ class Cluster:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
         self.daemons.clear()
+        for one in psutil.process_iter():  # these outlive their daemon, and try to reach it
+            with contextlib.suppress(psutil.Error):
+                ours = one.environ().get("SLURM_CONF") == str(self.conf)
+                if ours and one.name() == "slurmstepd":
+                    one.kill()
 
 
 def _free_ports(count: int) -> list[int]:
