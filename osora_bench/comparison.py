@@ -35,7 +35,7 @@ def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
     for row in rows:
         config = row.cell.config
         label = f"{config['method']['label']}, r = {config['method']['rank']}"
-        losses = [run["training"]["validation"]["loss"] for run in row.runs]
+        losses = [validation["loss"] for validation in _validations(row)]
         loss = f"{np.mean(losses):.4f}" if losses else ""
         found.setdefault(label, {})[config["trainer"]["learning_rate"]] = loss
     rates = sorted({rate for by_rate in found.values() for rate in by_rate})
@@ -54,7 +54,7 @@ def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
     return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
 
 
-def _validations(row: "Row") -> list[dict[str, int]]:
+def _validations(row: "Row") -> list[dict[str, Any]]:
     return [run["training"]["validation"] for run in row.runs]
 
 

@@ -7,11 +7,8 @@ from typing import Any
 
 from osora_bench import estimate, record, slurm
 from osora_bench.compose import without_collecting
-from osora_bench.plan import Cell, Expansion, training_id, trains
+from osora_bench.plan import WAITING, Cell, Expansion, training_id, trains
 from osora_bench.run import counted, warnings, where
-
-WAITING = "waiting"
-"""State of a cell whose learning rate is not chosen yet; it has no run id as long."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,6 @@ def text(made: Sequence[Line]) -> list[str]:
     told += [str(line) for line in made]
     told += _precision(cells)
     states = counted(line.state for line in made)
-    waiting = sum(line.state == WAITING for line in made)
-    states += f", {waiting} waiting" if waiting else ""
     hours = _hours(made)
     left = f"; about {estimate.duration(hours)} one after another" if hours is not None else ""
     return [*told, f"{len(made)} cells: {states}{left}"]

@@ -15,7 +15,9 @@ from osora_bench.errors import UserError, unknown
 from osora_bench.experiments import Block, Experiment, load_experiment
 from osora_bench.fingerprint import fingerprint
 
-STATES = ("done", "running", "queued", "missing", "failed", "damaged")
+WAITING = "waiting"
+"""State of a cell whose learning rate is not chosen yet; it has no run id as long."""
+STATES = ("done", "running", "queued", "missing", "failed", "damaged", WAITING)
 
 
 @dataclass(frozen=True)

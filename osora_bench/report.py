@@ -21,7 +21,6 @@ from osora_bench import reference, tabulate
 from osora_bench.errors import UserError, unknown
 from osora_bench.experiments import Experiment, FigureSpec
 from osora_bench.plan import Cell
-from osora_bench.record import read_ledger
 from osora_bench.rounding import mean
 
 KINDS = ("parameters", "bars", "ranks")
@@ -117,7 +116,11 @@ def _methods(cells: Sequence[Cell]) -> list[str]:
 
 def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
     """Avg. by rank; the bars are one standard error of the questions on each side."""
-    rows = [row for row in _rows(cells, others) if row.cell.config["method"]["rank"] is not None]
+    rows = [
+        row
+        for row in tabulate.recorded(cells, others=others)[0]
+        if row.cell.config["method"]["rank"] is not None
+    ]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods([row.cell for row in rows])):
         found = [r for r in rows if r.cell.config["method"]["name"] == name and r.averages()]
@@ -149,16 +152,9 @@ def _label(cells: Sequence[Cell], method: str) -> str:
     )
 
 
-def _rows(cells: Sequence[Cell], others: bool) -> list[tabulate.Row]:
-    records: dict[str, dict[str, Any]] = {}
-    for place in sorted({cell.ledger for cell in cells}):
-        records |= read_ledger(place).records
-    return tabulate.rows(cells, records, others=others)
-
-
 def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
     """Figure 3: a group of bars a dataset, ours filled, the paper's outlined beside them."""
-    rows = _rows(cells, others)
+    rows = tabulate.recorded(cells, others=others)[0]
     printed = reference.load(spec.reference) if spec.reference is not None else {}
     datasets = cells[0].config["eval"]["datasets"]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")

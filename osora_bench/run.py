@@ -60,7 +60,6 @@ def run_experiment(name: str, overrides: Sequence[str] = (), **settings: Any) ->
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
     """
-    known: set[str] = set()
     now = expansion(name, overrides)
     _check_shown(name, now.everything)
     while True:
@@ -68,14 +67,12 @@ def run_experiment(name: str, overrides: Sequence[str] = (), **settings: Any) ->
         if waiting:
             say(f"{len(waiting)} cells wait for the choice of their learning rate")
         status = run_missing(now.cells, waiting=waiting, **settings)
-        after = expansion(name, overrides)
-        known |= {cell.run_id for cell in now.cells}
-        if {cell.run_id for cell in after.cells} <= known:
-            if not after.waiting:
-                return status
-            say(f"{len(after.waiting)} cells still wait: not all rates that they need were tried")
+        if not waiting:
+            return status
+        known, now = {cell.run_id for cell in now.cells}, expansion(name, overrides)
+        if now.waiting and {cell.run_id for cell in now.cells} <= known:
+            say(f"{len(now.waiting)} cells still wait: not all rates that they need were tried")
             return FAILED
-        now = after
 
 
 def _check_shown(name: str, cells: Sequence[Cell]) -> None:

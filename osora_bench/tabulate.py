@@ -67,7 +67,7 @@ class Row:
         """How many questions of a set count as all: those that the suite's own limit leaves."""
         suite = self.cell.config["eval"]
         (found,) = (d for d in suite["datasets"] if d["name"] == dataset)
-        return found["questions"] if suite.get("limit") is None else len(asked(suite, found))
+        return _planned(suite, found)
 
     def values(self, dataset: str) -> list[Decimal]:
         """Accuracies by seed on one dataset: one that was cut short is left out, unless asked
@@ -167,18 +167,23 @@ def build(
     Raises:
         UserError: `compare`, and no table has results of the paper's to be set beside.
     """
+    by_seed, damaged = recorded(cells, others=others)
+    made = [
+        _layout(spec.layout)(name, spec, [row for row in by_seed if _selected(row, spec)])
+        for name, spec in experiment.tables.items()
+    ]
+    return _compared(experiment, made) if compare else made, damaged
+
+
+def recorded(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row], list[str]]:
+    """The rows of cells with the records of their ledgers, and a line for each damaged one."""
     records: dict[str, dict[str, Any]] = {}
     damaged: list[str] = []
     for folder in sorted({cell.ledger for cell in cells}):
         ledger = read_ledger(folder)
         records |= ledger.records
         damaged += ledger.damaged
-    by_seed = rows(cells, records, others=others)
-    made = [
-        _layout(spec.layout)(name, spec, [row for row in by_seed if _selected(row, spec)])
-        for name, spec in experiment.tables.items()
-    ]
-    return _compared(experiment, made) if compare else made, damaged
+    return rows(cells, records, others=others), damaged
 
 
 def _compared(experiment: Experiment, made: Sequence[Table]) -> list[Table]:
@@ -313,8 +318,11 @@ def _scores(chosen: Sequence[Row], *, average: bool) -> dict[str, list[list[Deci
 
 def _limit_mark(suite: dict[str, Any], dataset: dict[str, Any]) -> str:
     """Marks a set of which the suite asks a part only."""
-    limited = suite.get("limit") is not None and len(asked(suite, dataset)) < dataset["questions"]
-    return LIMITED if limited else ""
+    return LIMITED if _planned(suite, dataset) < dataset["questions"] else ""
+
+
+def _planned(suite: dict[str, Any], dataset: dict[str, Any]) -> int:
+    return dataset["questions"] if suite.get("limit") is None else len(asked(suite, dataset))
 
 
 def _setting(row: Row, column: str) -> str:

@@ -7,7 +7,6 @@ only if the adapter's tensors make the fresh model, bit for bit, the one that wa
 they do not (AdaLoRA keeps more than it saves), the cell trains for itself.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
 from osora_bench import models, plan, whole
+from osora_bench.fingerprint import file_sha256
 from osora_bench.progress import say
 from osora_bench.train import Training
 
@@ -99,8 +99,4 @@ def _done(told: dict[str, Any]) -> Trained:
 
 def _files(folder: Path) -> dict[str, str]:
     """Checksums of a folder's files; empty where there is none."""
-    return {
-        place.name: hashlib.sha256(place.read_bytes()).hexdigest()
-        for place in sorted(folder.glob("*"))
-        if place.is_file()
-    }
+    return {place.name: file_sha256(place) for place in sorted(folder.glob("*")) if place.is_file()}
