@@ -4,12 +4,18 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from osora_bench import models, paths, smollm2
 from osora_bench.compose import compose, composer, resolve
+from osora_bench.decoding import supports
 from osora_bench.errors import UserError
 
 FOLDER = paths.ROOT / smollm2.FOLDER
+needs_model = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="no models/smollm2-135m: make smollm2 builds it"
+)
 
 
 def test_other_weights_are_refused_and_left_alone(tmp_path):
@@ -35,10 +41,17 @@ def test_what_pip_says_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not FOLDER.is_dir(), reason="no models/smollm2-135m: make smollm2 builds it")
+@needs_model
 def test_the_built_folder_is_the_model_that_its_file_describes(monkeypatch):
     monkeypatch.chdir(paths.ROOT)
     smollm2.build(FOLDER)
     with composer():
         cfg = resolve(compose(["model=smollm2-135m"], "test"), "test")
     models.check_weights(cfg["model"])
+
+
+@pytest.mark.real_data
+@needs_model
+def test_bfloat16_does_not_hide_that_its_answers_can_be_batched():
+    made = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.bfloat16).eval()
+    assert supports(made)
