@@ -1,5 +1,6 @@
 """configuration -> adapter: transformers' Trainer around a model that PEFT has wrapped."""
 
+import inspect
 import math
 import os
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import peft
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from osora_bench import checkpoint, interruption, memory, preflight, progress, standalone
 from osora_bench.data import IGNORED_LABEL, TokenisedTask
@@ -71,10 +73,16 @@ def trainable(model: torch.nn.Module) -> int:
 
 
 class Collator:
-    """Pads rows on the right to the longest of the batch."""
+    """Pads rows on the right to the longest of the batch.
 
-    def __init__(self, pad_token_id: int) -> None:
+    Args:
+        labelled_only: have the model compute logits only where one of the rows has a label. With
+            the loss on the answers these are few, and the vocabulary is a model's widest layer.
+    """
+
+    def __init__(self, pad_token_id: int, labelled_only: bool = False) -> None:
         self.pad_token_id = pad_token_id
+        self.labelled_only = labelled_only
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Stack rows into int64 tensors of shape (batch, longest row)."""
@@ -84,11 +92,34 @@ class Collator:
             return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
 
         mask = [[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows]
+        labels = padded("labels", IGNORED_LABEL)
         return {
             "input_ids": padded("input_ids", self.pad_token_id),
             "attention_mask": torch.tensor(mask),
-            "labels": padded("labels", IGNORED_LABEL),
+            "labels": labels,
+            **(_places(labels) if self.labelled_only else {}),
         }
+
+
+def _places(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Where in (batch, length) any row has a next token to learn, and these: (batch, places)."""
+    ahead = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+    places = (ahead != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]
+    if not len(places):  # rows without a label: a loss of nothing
+        places = torch.zeros(1, dtype=torch.long)
+    return {"logits_to_keep": places, "shift_labels": ahead[:, places].contiguous()}
+
+
+def takes_places(model: Any) -> bool:
+    """Whether a model computes the loss of some places only: transformers' own loss for causal
+    language models, and no virtual tokens that move the places."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapter = getattr(model, "active_peft_config", None)
+    return (
+        "logits_to_keep" in inspect.signature(base.forward).parameters
+        and base.loss_function is ForCausalLMLoss
+        and not getattr(adapter, "is_prompt_learning", False)
+    )
 
 
 class ProgressBar(TrainerCallback):
@@ -179,7 +210,7 @@ def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> Traini
     """The cell's trainer section in the Trainer's own terms."""
     trainer = cfg["trainer"]
     at_once = trainer["micro_batch_size"] * trainer["processes"]
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(folder),
         learning_rate=trainer["learning_rate"],
         per_device_train_batch_size=trainer["micro_batch_size"],
@@ -211,6 +242,10 @@ def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> Traini
         # wait for the step's last rows, may not fit
         accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     )
+    # a cell has one GPU; on a machine with several the Trainer would copy the model to each, and a
+    # batch would be as many times as large
+    made._n_gpu = min(made.n_gpu, 1)
+    return made
 
 
 def train(
@@ -243,7 +278,7 @@ def train(
         model=model,
         args=arguments(cfg, folder, device),
         train_dataset=task.rows,
-        data_collator=Collator(pad_token_id),
+        data_collator=Collator(pad_token_id, takes_places(model)),
         callbacks=[*_own_callbacks(model, label, log), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
