@@ -118,6 +118,9 @@ def _count(text: str, key: str, least: int = 1) -> int:
 def _options(arguments: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A verb's own KEY=VALUE options, and the other arguments."""
     own = [a for a in arguments if a.partition("=")[0] in known]
+    bare = [a for a in own if "=" not in a]
+    if bare:
+        raise UserError(f"{bare[0]}: needs a value, {bare[0]}=...")
     return dict(a.split("=", 1) for a in own), [a for a in arguments if a not in own]
 
 

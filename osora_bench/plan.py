@@ -62,6 +62,8 @@ class Cell:
             return {"error": "why it failed is not known", "time": ""}
         except ValueError as error:
             return {"error": f"{self.paths.failure} cannot be read ({error})", "time": ""}
+        if not isinstance(told, dict) or not {"error", "time"} <= told.keys():
+            return {"error": f"{self.paths.failure} does not say why it failed", "time": ""}
         return told
 
     def fail(self, error: str, trace: str | None = None) -> None:

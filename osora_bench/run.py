@@ -272,7 +272,8 @@ def explained(error: Exception, cell: Cell) -> str:
 
 def _out_of_memory(error: Exception) -> bool:
     kinds = ("OutOfMemoryError", "MemoryError")
-    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
+    told = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return type(error).__name__ in kinds or any(text in str(error) for text in told)
 
 
 def summary(cell: Cell, made: dict[str, Any]) -> str:
