@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from osora_bench import models
 from osora_bench.rows import ATTENTION, Pair, Rows
 
 LEAVE_AT = 0.8
@@ -40,7 +41,7 @@ def supports(model: Any) -> bool:
     way, positions whose frequencies depend on how long the longest row is, or an adapter of virtual
     tokens or one that looks for a token (aLoRA). Else both ways are tried on two short texts.
     """
-    base = _base(model)
+    base = models.inside(model)
     config = base.config.get_text_config()
     adapter = getattr(model, "active_peft_config", None)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -81,11 +82,6 @@ def plain_losses(model: Any, tokens: Sequence[int]) -> Tensor:
     ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
     return _nll(logits[-len(tokens) : -1], tokens[1:])  # virtual tokens come first
-
-
-def _base(model: Any) -> Any:
-    """The transformers model inside a PEFT model: its layers carry the adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ class Decoder:
         most_rows: int,
         penalty: float = 1.0,
     ) -> None:
-        self.model = _base(model)
+        self.model = models.inside(model)
         self.config = self.model.config.get_text_config()
         self.layers = int(self.config.num_hidden_layers)
         self.windowed = _windowed(self.config)

@@ -285,3 +285,8 @@ def load(model: dict[str, Any], device: torch.device) -> Base:
     if model["chat"] and tokenizer.chat_template is None:
         raise UserError(f"model {model['name']}: chat=true, but its tokenizer has no chat template")
     return Base(loaded, tokenizer, checksums(loaded))
+
+
+def inside(model: Any) -> Any:
+    """The transformers model inside a PEFT model: its layers carry the adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -14,7 +14,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from osora_bench import checkpoint, interruption, memory, preflight, progress, standalone
+from osora_bench import checkpoint, interruption, memory, models, preflight, progress, standalone
 from osora_bench.data import IGNORED_LABEL, TokenisedTask
 from osora_bench.models import Base
 from osora_bench.osora import SvdStore, use_store
@@ -113,7 +113,7 @@ def _places(labels: torch.Tensor) -> dict[str, torch.Tensor]:
 def takes_places(model: Any) -> bool:
     """Whether a model computes the loss of some places only: transformers' own loss for causal
     language models, and no virtual tokens that move the places."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = models.inside(model)
     adapter = getattr(model, "active_peft_config", None)
     return (
         "logits_to_keep" in inspect.signature(base.forward).parameters
