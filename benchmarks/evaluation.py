@@ -5,20 +5,22 @@
 
 Both answer the same prompts, as OpenCompass renders them, in one process, in turns; each at
 several batch sizes, of which its best counts, and of several repeats the fastest. Outputs are
-compared as texts. Where they differ, the widest gap is shown that the two best logits have at the
-first token that does: it is nearly a tie, since padding changes the order of sums. `--again N` has
-ours answer once more, in reverse order and N rows at a time, and compares that too. The CPU ratio
-is of processor time, which other work on the machine disturbs less; with OMP_NUM_THREADS=1 it is of
-work done. The floor is the time that the products with the weights would take at the speed of a
-large product, for the tokens that had to be read and made.
+compared as texts. Where they differ, the gap is printed that the two best logits have at the first
+token that does: nearly a tie, since padding changes the order of sums. A gap of 1e-3 or more, or a
+loss that differs by as much, makes the exit status 1. `--again N` has ours answer once more, in
+reverse order and N rows at a time, and compares that too. The CPU ratio is of processor time, which
+other work on the machine disturbs less; with OMP_NUM_THREADS=1 it is of work done. The floor is the
+time that the products with the weights would take at the speed of a large product, for the tokens
+that had to be read and made.
 
 The stock wrapper calls a tokenizer method that transformers 5 no longer has; it is given back here.
 """
 
 import argparse
 import contextlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,12 +30,13 @@ import torch
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from osora_bench import evaluate
+from osora_bench import evaluate, preflight
 from osora_bench.compose import compose, composer, resolve
 from osora_bench.decoding import _shared
 from osora_bench.opencompass_model import InMemoryModel
 
-MOST = 1 << 30
+TIE = 1e-3
+"""Between the two best logits, or two losses: what the order of sums may account for."""
 
 
 class Asked(Exception):
@@ -67,6 +70,17 @@ def questions(suite: dict[str, Any], model: Any, tokenizer: Any, runs: Path) -> 
             evaluate._run(recorder, config, suite["max_out_len"], work)
         found[name] = recorder.asked
     return found
+
+
+class Remembering(InMemoryModel):
+    """Ours, which remembers the tokens that a text was made of."""
+
+    tokens: dict[str, list[int]]
+
+    def _text(self, tokens: list[int], stops: Sequence[str]) -> str:
+        text = super()._text(tokens, stops)
+        self.tokens[text] = tokens
+        return text
 
 
 @dataclass
@@ -116,16 +130,17 @@ def timed(call: Callable[[], Any]) -> Took:
     return Took(result, time.perf_counter() - clock, time.process_time() - processor)
 
 
-def gap(model: InMemoryModel, prompt: Any, one: str, other: str) -> float:
-    """Between the two best logits at the first token in which two outputs differ."""
-    tokenizer = model.tokenizer
-    ids = model._encode(prompt)
-    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (one, other))
-    same = next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+def gap(model: Remembering, prompt: Any, ours: str, theirs: str) -> float:
+    """Between the two best logits at the first token of ours that leads away from the other."""
+    tokens, ids = model.tokens[ours], model._encode(prompt)
+
+    def agrees(count: int) -> bool:
+        return theirs.startswith(InMemoryModel._text(model, tokens[:count], ()))
+
+    same = max(count for count in range(len(tokens) + 1) if agrees(count))
+    same = min(same, len(tokens) - 1)  # the other goes on where ours ended
     with torch.inference_mode():
-        logits = model.model(input_ids=torch.tensor([ids + a[:same]])).logits[0, -1]
+        logits = model.model(input_ids=torch.tensor([ids + tokens[:same]])).logits[0, -1]
     best = logits.topk(2).values
     return float(best[0] - best[1])
 
@@ -150,14 +165,19 @@ def fastest(before: Took | None, now: Took) -> Took:
     return Took(now.result, clock, processor)
 
 
-def compare(task: Task, args: argparse.Namespace, model: Any, tokenizer: Any) -> None:
-    """Both at each of their batch sizes, and one line of the table."""
+def compare(task: Task, args: argparse.Namespace, model: Any, tokenizer: Any) -> list[float]:
+    """Both at each of their batch sizes, and one line of the table; by how much answers differ."""
     stock_type = HuggingFacewithChatTemplate if task.chat else HuggingFaceBaseModel
     settings = {"torch_dtype": torch.float32, "device_map": "cpu"}
     stock = stock_type(path=args.model, model_kwargs=settings)
 
-    def mine(size: int) -> InMemoryModel:
-        return InMemoryModel(model, tokenizer, chat=task.chat, label=task.name, batch_size=size)
+    known: dict[str, list[int]] = {}
+
+    def mine(size: int) -> Remembering:
+        settings = {"chat": task.chat, "label": task.name, "batch_size": size}
+        made = Remembering(model, tokenizer, **settings)
+        made.tokens = known
+        return made
 
     theirs: dict[int, Took] = {}
     ours: dict[int, Took] = {}
@@ -170,10 +190,11 @@ def compare(task: Task, args: argparse.Namespace, model: Any, tokenizer: Any) ->
     reference = None if task.chat else task.stock(stock, 1)
     a, b = (min(made, key=lambda s: made[s].clock) for made in (theirs, ours))
     least = [min(t.processor for t in made.values()) for made in (theirs, ours)]
-    answers, turned = ours[b].result, ""
+    answers = ours[b].result
+    gaps, turned = differing(task, mine(1), answers, reference or theirs[a].result), None
     if args.again is not None:
         reverse = replace(task, prompts=task.prompts[::-1]).ours(mine(args.again))[::-1]
-        turned = differing(task, mine(1), reverse, answers)
+        turned = differing(task, mine(1), answers, reverse)
     cells = [
         task.name,
         str(len(task.prompts)),
@@ -182,20 +203,27 @@ def compare(task: Task, args: argparse.Namespace, model: Any, tokenizer: Any) ->
         f"{theirs[a].clock / ours[b].clock:.2f}",
         f"{least[0] / least[1]:.2f}",
         f"{floor(mine(1), task.prompts, answers):.1f}" if task.chat else "",
-        differing(task, mine(1), reference or theirs[a].result, answers),
-        turned,
+        told(task, gaps),
+        "" if turned is None else told(task, turned),
     ]
     print(f"| {' | '.join(cells)} |", flush=True)
+    return [*gaps, *(turned or [])]
 
 
-def differing(task: Task, model: InMemoryModel, one: list[Any], other: list[Any]) -> str:
-    """How many answers differ, and the widest gap between the two best logits where they begin
-    to; of perplexities, by how much they differ at most."""
+def differing(task: Task, model: Remembering, ours: list[Any], other: list[Any]) -> list[float]:
+    """Of answers that differ, the gap between the two best logits where they begin to; of
+    perplexities, by how much each differs."""
     if not task.chat:
-        return f"loss by {max(abs(x - y) for x, y in zip(one, other, strict=True)):.1e}"
-    which = [i for i in range(len(one)) if one[i] != other[i]]
-    gaps = [gap(model, task.prompts[i], one[i], other[i]) for i in which]
-    return f"{len(which)}" + (f", gap {max(gaps):.1e}" if gaps else "")
+        return [abs(x - y) for x, y in zip(ours, other, strict=True)]
+    which = [i for i in range(len(ours)) if ours[i] != other[i]]
+    return [gap(model, task.prompts[i], ours[i], other[i]) for i in which]
+
+
+def told(task: Task, gaps: list[float]) -> str:
+    """`2: 3.1e-05 8.0e-04`, the answers that differ and each one's gap."""
+    if not task.chat:
+        return f"loss by {max(gaps):.1e}"
+    return f"{len(gaps)}" + (f": {' '.join(f'{one:.1e}' for one in gaps)}" if gaps else "")
 
 
 def suite_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +239,7 @@ def suite_of(args: argparse.Namespace) -> dict[str, Any]:
     return suite
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--suite", required=True, help="name of a file in conf/eval")
@@ -224,7 +252,8 @@ def main() -> None:
     parser.add_argument("--again", type=int, help="rows of another pass in reverse order")
     args = parser.parse_args()
     PreTrainedTokenizerBase.batch_encode_plus = lambda self, texts, **k: self(texts, **k)
-    suite = suite_of(args)
+    suite, runs = suite_of(args), Path("runs/benchmark")
+    preflight.check_suite(suite, runs, "with another current folder")
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     print(f"{args.model}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")
@@ -233,10 +262,15 @@ def main() -> None:
         "| differ | in reverse |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    asked = questions(suite, model, tokenizer, Path("runs/benchmark"))
+    asked = questions(suite, model, tokenizer, runs)
+    gaps = []
     for name, (kind, prompts, most) in asked.items():
-        compare(Task(name, kind, prompts, args.most or most), args, model, tokenizer)
+        gaps += compare(Task(name, kind, prompts, args.most or most), args, model, tokenizer)
+    wide = [one for one in gaps if one >= TIE]
+    if wide:
+        print(f"{len(wide)} differ by {TIE} or more: {' '.join(f'{one:.1e}' for one in wide)}")
+    return 1 if wide else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

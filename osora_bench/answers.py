@@ -27,14 +27,10 @@ def collect(result: dict[str, Any], predictions: dict[str, Any]) -> list[Answer]
     """Every question in order, from OpenCompass's result file and its predictions file.
 
     Raises:
-        RuntimeError: a result without verdicts of single questions, or with another number of them.
+        RuntimeError: a result with verdicts of another number of questions.
     """
-    entries = _in_order(result.get("details") or {})
-    asked = _in_order(predictions)
-    if asked and not entries:
-        raise RuntimeError(
-            "OpenCompass's evaluator of this set judges no single question, so there is no k of n"
-        )
+    entries = in_order(result.get("details") or {})
+    asked = in_order(predictions)
     if len(entries) != len(asked) or not asked:
         raise RuntimeError(
             f"OpenCompass judged {len(entries)} questions and has predictions for {len(asked)}"
@@ -42,7 +38,7 @@ def collect(result: dict[str, Any], predictions: dict[str, Any]) -> list[Answer]
     return [_answer(entry, made) for entry, made in zip(entries, asked, strict=True)]
 
 
-def _in_order(listed: Any) -> list[dict[str, Any]]:
+def in_order(listed: Any) -> list[dict[str, Any]]:
     """The entries of any of OpenCompass's forms of details: a list, or keys 0, 1, ..."""
     if isinstance(listed, list):
         return listed
@@ -58,16 +54,17 @@ def _answer(entry: dict[str, Any], made: dict[str, Any]) -> Answer:
         prompt=made.get("origin_prompt"),
         output=made["prediction"],
         read=None if unread else read,
-        right=_right(entry),
+        right=bool(verdict(entry)),
     )
 
 
-def _right(entry: dict[str, Any]) -> bool:
+def verdict(entry: dict[str, Any]) -> bool | None:
+    """Whether an entry of OpenCompass's details says right or wrong; None if it says neither."""
     for key in ("correct", "is_correct"):
         if key in entry:
             value = entry[key]
             return bool(value[0] if isinstance(value, list) else value)
-    return str(entry["predictions"]) == str(entry["references"])
+    return None
 
 
 def write(answers: list[Answer], path: Path) -> None:

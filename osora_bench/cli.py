@@ -328,3 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

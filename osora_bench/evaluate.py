@@ -22,7 +22,7 @@ import opencompass.tasks.openicl_infer as infer_task
 from mmengine.config import Config, ConfigDict
 from opencompass.utils import build_dataset_from_cfg, get_logger
 
-from osora_bench import answers, corrections, models, paths
+from osora_bench import answers, judging, models, paths
 from osora_bench.config import asked, chosen
 from osora_bench.errors import UserError, unknown
 from osora_bench.journal import Journal, cannot_write
@@ -40,9 +40,10 @@ class Score:
     """One dataset's result: `k` of `n` questions right, of `questions` that the set has.
 
     `right` holds the verdict of each question (`record.pack`). `unread` are the outputs in which
-    the post-processor found no answer; `too_long`, among them, those of prompts that left no room
-    in the model's context and were not asked. `corrected` is the score without a known mistake of
-    the post-processor (corrections.py), where there is one; the headline stays OpenCompass's.
+    the post-processor found no answer; `too_long`, among them, those of questions with a prompt
+    that leaves no room in the model's context, which are not asked. `corrected` is the score
+    without a known mistake of the post-processor (corrections.py), where there is one; the headline
+    stays OpenCompass's.
     """
 
     k: int
@@ -209,7 +210,7 @@ def evaluate(
     Args:
         model: a transformers or PEFT model, with its adapter active.
         folder: where answers are kept: as they come, so that an evaluation that dies goes on where
-            it stopped, and compressed in the end.
+            it stopped, until `forget`; and compressed, set by set.
     """
     suite = cfg["eval"]
     configs = prepare(suite, Path(cfg["runs"]))
@@ -225,8 +226,12 @@ def evaluate(
             for dataset in chosen(suite)
         }
     model.train(was_training)
-    journal.path.unlink()
     return scores
+
+
+def forget(folder: Path) -> None:
+    """Remove the answers that were kept as they came, once the scores are safe on disk."""
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def not_run(suite: dict[str, Any], scores: dict[str, Score]) -> dict[str, str]:
@@ -276,17 +281,21 @@ def _evaluate(
     model.asking = f", {dataset['name']}"
     # as OpenCompass does, perplexities are of plain text, also with a chat model
     model.dialogues = cfg["model"]["chat"] and not _by_perplexity(config)
+    model.too_long.clear()
+    metric = dataset["metric"]
     with _full_disk_told(folder), _quiet(folder / "opencompass.log"), _work(folder) as work:
-        result, made = _run(model, config, cfg["eval"]["max_out_len"], work)
+        made = _run(model, config, cfg["eval"]["max_out_len"], work)
+        result = judging.judge(config, work, metric)
         found = answers.collect(result, made)
-        corrected = _corrected(config, result, made, work)
-    answers.write(found, folder / "answers" / f"{dataset['name']}.jsonl.gz")
+        right = [answer.right for answer in found]
+        corrected = judging.corrected(config, right, made, work, metric)
+        answers.write(found, folder / "answers" / f"{dataset['name']}.jsonl.gz")
     if model.too_long:
         say(
-            f"WARNING: {dataset['name']}: {model.too_long} of {len(found)} prompts do not fit "
+            f"WARNING: {dataset['name']}: {len(model.too_long)} of {len(found)} prompts do not fit "
             f"the model's context of {model.max_seq_len} tokens"
         )
-    return _score(result, found, dataset, model.too_long, corrected)
+    return _score(result, found, dataset, len(model.too_long), corrected)
 
 
 def _by_perplexity(config: ConfigDict) -> bool:
@@ -332,68 +341,22 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
         raise cannot_write(folder, error) from error
 
 
-def _run(
-    model: InMemoryModel, config: ConfigDict, max_out_len: int, work: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """OpenCompass's own two tasks on one dataset: its result file and its predictions file."""
+def _run(model: InMemoryModel, config: ConfigDict, max_out_len: int, work: Path) -> dict[str, Any]:
+    """OpenCompass's own inference on one dataset: its predictions file."""
     config = copy.deepcopy(config)
     # its own place for predictions; the default is a folder in the current directory
     config.infer_cfg.inferencer.output_json_filepath = str(work / "unnamed")
     every_question = 1 << 30  # one call gets them all, so that the model can batch by length
-    task = _task(config, work, {"batch_size": every_question, "max_out_len": max_out_len})
-    infer_task.OpenICLInferTask(task).run(cur_model=model, cur_model_abbr="cell")
-    return _judge(config, work), _read(work / "predictions", config)
-
-
-def _judge(config: ConfigDict, work: Path) -> dict[str, Any]:
-    """OpenCompass's verdicts on the predictions that lie in a work folder."""
-    eval_task.OpenICLEvalTask(_task(config, work, {})).run()
-    return _read(work / "results", config)
-
-
-def _task(config: ConfigDict, work: Path, settings: dict[str, Any]) -> Config:
-    model = {"type": "InMemoryModel", "abbr": "cell", "run_cfg": {"num_gpus": 0}, **settings}
-    return Config(
-        {
-            "models": [model],
-            "datasets": [[config]],
-            "work_dir": str(work),
-            "eval": {"runner": {"task": {"dump_details": True}}},
-        }
-    )
-
-
-def _place(folder: Path, config: ConfigDict) -> Path:
-    return folder / "cell" / f"{config['abbr']}.json"
-
-
-def _read(folder: Path, config: ConfigDict) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(_place(folder, config).read_text(encoding="utf-8"))
-    return content
-
-
-def _corrected(
-    config: ConfigDict, result: dict[str, Any], made: dict[str, Any], work: Path
-) -> dict[str, Any] | None:
-    """The verdicts on outputs rewritten so that a known mistake cannot happen; None without one."""
-    correction = corrections.of(config)
-    if correction is None:
-        return None
-    rewritten = {key: correction.applied(entry) for key, entry in made.items()}
-    before = [answer.right for answer in answers.collect(result, made)]
-    after = before
-    if rewritten != made:
-        again = work / "corrected"
-        place = _place(again / "predictions", config)
-        place.parent.mkdir(parents=True)
-        place.write_text(json.dumps(rewritten), encoding="utf-8")
-        after = [a.right for a in answers.collect(_judge(config, again), rewritten)]
-    return {
-        "rule": correction.rule,
-        "k": sum(after),
-        "differ": sum(a != b for a, b in zip(after, before, strict=True)),
-        "right": pack(after),
-    }
+    settings = {"batch_size": every_question, "max_out_len": max_out_len}
+    task = infer_task.OpenICLInferTask(judging.task(config, work, settings))
+    task.run(cur_model=model, cur_model_abbr="cell")
+    made = judging.predictions(config, work)
+    if _by_perplexity(config) and model.too_long:
+        # the inferencer would take the first label: losses that were not asked for are alike
+        for index in model.too_long:
+            made[str(index)]["prediction"] = ""
+        judging.rewrite(made, config, work)
+    return made
 
 
 def _score(
@@ -405,11 +368,6 @@ def _score(
 ) -> Score:
     """A result file as a score; its verdicts must add up to the accuracy that it states."""
     metric = dataset["metric"]
-    if metric not in result:
-        there = [key for key, value in result.items() if isinstance(value, int | float)]
-        raise RuntimeError(
-            f"{dataset['name']}: OpenCompass returned no {metric}, but {', '.join(there) or result}"
-        )
     verdicts = [answer.right for answer in found]
     k, n = sum(verdicts), len(verdicts)
     if abs(100 * k / n - result[metric]) > 1e-6:

@@ -71,7 +71,7 @@ class InMemoryModel(BaseModel):
         self.batch_size = batch_size
         self.dialogues = chat
         self.asking = ""  # names the set in the progress bar
-        self.too_long = 0
+        self.too_long: set[int] = set()  # places of the set's questions that do not fit
         self.eos_ids = _eos_ids(model, tokenizer)
         self.end_texts = [text for text in map(tokenizer.decode, self.eos_ids) if text]
         self.penalty = float(model.generation_config.repetition_penalty or 1)
@@ -118,7 +118,7 @@ class InMemoryModel(BaseModel):
             raise NotImplementedError("min_out_len: answers of a least length are not supported")
         encoded = [self._encode(prompt) for prompt in inputs]
         room = [min(max_out_len, self.max_seq_len - len(ids)) for ids in encoded]
-        self.too_long = sum(left < 1 for left in room)
+        self.too_long |= {i for i, left in enumerate(room) if left < 1}
         asked = [i for i, left in enumerate(room) if left >= 1]
         questions = [["generate", encoded[i], room[i], list(stopping_criteria)] for i in asked]
         stopped = self._stopped(stopping_criteria) if stopping_criteria else None
@@ -139,12 +139,17 @@ class InMemoryModel(BaseModel):
     def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
         """Mean loss of each text as OpenCompass norms it: summed over tokens, over their number.
 
+        A text longer than the model's context is not asked: its loss is infinite, and its place is
+        kept in `too_long`.
+
         Args:
             mask_length: first tokens of each text whose loss does not count.
         """
-        encoded = [self._encode(_plain(prompt)) for prompt in inputs]
-        self.too_long = sum(len(ids) > self.max_seq_len for ids in encoded)
-        masked = mask_length or [0] * len(encoded)
+        everything = [self._encode(_plain(prompt)) for prompt in inputs]
+        asked = [i for i, ids in enumerate(everything) if len(ids) <= self.max_seq_len]
+        self.too_long |= set(range(len(inputs))).difference(asked)
+        encoded = [everything[i] for i in asked]
+        masked = [mask_length[i] if mask_length else 0 for i in asked]
         questions = [["ppl", ids, mask] for ids, mask in zip(encoded, masked, strict=True)]
 
         def answer(missing: list[int], keep: Callable[[int, Any], None]) -> None:
@@ -161,7 +166,9 @@ class InMemoryModel(BaseModel):
             for index, m in enumerate(missing):
                 finished(index, plain_losses(self.model, encoded[m]))
 
-        return np.array(self._through_journal(questions, answer))
+        losses = np.full(len(inputs), np.inf)
+        losses[asked] = self._through_journal(questions, answer)
+        return losses
 
     def get_loglikelihood(self, inputs: list[Any], conts: list[str]) -> Any:
         """As OpenCompass's wrapper: minus the perplexity beyond as many tokens as `conts` has."""

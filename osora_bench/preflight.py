@@ -47,15 +47,20 @@ def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> 
 
 def _check_place(cell: Cell) -> None:
     for folder in (cell.paths.runs, cell.ledger):
-        with _writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        free = shutil.disk_usage(folder).free
-        if free < MINIMUM_FREE:
-            raise UserError(
-                f"{folder}: {free >> 20} MiB free on its disk, at least {MINIMUM_FREE >> 20} needed"
-            )
+        check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; raise UserError if nothing can be written there or little is free."""
+    with _writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    free = shutil.disk_usage(folder).free
+    if free < MINIMUM_FREE:
+        raise UserError(
+            f"{folder}: {free >> 20} MiB free on its disk, at least {MINIMUM_FREE >> 20} needed"
+        )
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ class Session:
             "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
         }
         record.write(made, cell.ledger)
+        evaluate.forget(cell.paths.evaluation)
         return made
 
     def _trained(

@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from osora_bench import config, interruption
+from osora_bench import config, interruption, whole
 from osora_bench.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.errors import UserError, unknown
 from osora_bench.progress import say
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     with interruption.current():
         scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
     write(folder, args, cfg, scores)
+    evaluate.forget(folder)
     print(table(scores))
     print(f"written to {folder}")
     return 0
@@ -94,7 +95,7 @@ def _model(args: argparse.Namespace) -> list[str]:
     if not (folder / "config.json").is_file():
         near = unknown("model", args.model, group_choices("model"))
         raise UserError(f"{near}; nor is it a folder with a config.json")
-    own = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = _read(folder / "config.json")
     stored = own.get("dtype") or own.get("torch_dtype") or "float32"
     chat = not args.plain and _has_chat_template(folder)
     settings = {
@@ -109,19 +110,47 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     settings = folder / "tokenizer_config.json"
-    return settings.is_file() and "chat_template" in json.loads(settings.read_text("utf-8"))
+    return settings.is_file() and "chat_template" in _read(settings)
+
+
+def _read(place: Path) -> dict[str, Any]:
+    """What a JSON file of a model or an adapter says.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        told = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{place}: is no JSON ({error})") from error
+    if not isinstance(told, dict):
+        raise UserError(f"{place}: holds no settings by name")
+    return told
 
 
 def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     """Refuse what cannot run before anything large is loaded."""
     from osora_bench import models, preflight
 
-    preflight.check_suite(cfg["eval"], args.output or Path(cfg["runs"]), "with --output or runs=")
+    folder = args.output or Path(cfg["runs"])
+    preflight.check_suite(cfg["eval"], folder, "with --output or runs=")
+    preflight.check_writable(folder)
     models.check_weights(cfg["model"])
-    if args.adapter is not None and not (args.adapter / "adapter_config.json").is_file():
-        raise UserError(f"--adapter {args.adapter}: no folder with an adapter_config.json")
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")
+    if args.adapter is not None:
+        _check_adapter(args.adapter)
+
+
+def _check_adapter(folder: Path) -> None:
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        raise UserError(f"--adapter {folder}: no folder with an adapter_config.json")
+    if "peft_type" not in _read(settings):
+        raise UserError(f"{settings}: names no peft_type, so PEFT did not write it")
+    tensors = ("adapter_model.safetensors", "adapter_model.bin")
+    if not any((folder / name).is_file() for name in tensors):
+        raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
 
 
 def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
@@ -138,18 +167,22 @@ def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
     Raises:
         UserError: the adapter was trained on another base, or its tensors do not fit this one.
     """
+    from safetensors import SafetensorError
+
     from osora_bench import models
 
-    origin = {"base": None, "start": None}
+    origin: dict[str, Any] = {"base": None, "start": None}
     if (folder / ORIGIN).is_file():
-        origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+        origin |= _read(folder / ORIGIN)
     if origin["base"] not in (None, models.digest(base.checksums)):
         raise UserError(
             f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
         )
     try:
         model = _load(base.model, folder, origin["start"])
-    except (ValueError, RuntimeError, KeyError) as error:
+    except SafetensorError as error:
+        raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
         why = shorten(str(error), 300)
         raise UserError(f"--adapter {folder} does not fit {cfg['model']['name']}: {why}") from error
     said = model.active_peft_config.base_model_name_or_path
@@ -205,6 +238,7 @@ def write(
     """Keep the scores with what they are of."""
     from osora_bench import models
     from osora_bench.evaluate import not_run
+    from osora_bench.journal import cannot_write
     from osora_bench.provenance import provenance
 
     made = {
@@ -215,7 +249,11 @@ def write(
         "not_run": not_run(cfg["eval"], scores),
         "provenance": provenance(models.device_of(cfg)),
     }
-    (folder / "scores.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    place = folder / "scores.json"
+    try:
+        whole.write(place, json.dumps(made, indent=1) + "\n")
+    except OSError as error:
+        raise cannot_write(place, error) from error
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """`osora-bench evaluate`: the scores of a cell again, from the folder that it left."""
 
+import errno
 import json
 import os
 import shutil
@@ -99,6 +100,81 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path, capsys):
     place.write_text(json.dumps({**told, "r": 3}))
     assert main(["evaluate", *arguments, "--adapter", str(tmp_path / "lora")]) == 2
     assert "does not fit toy" in capsys.readouterr().err
+
+
+@pytest.fixture
+def broken(trained, tmp_path):
+    """Makes a copy of a trained folder with one file of it written anew, or removed."""
+
+    def make(method, name, content):
+        place = shutil.copytree(trained[method][1], tmp_path / "copy")
+        (place / "chat_template.jinja").unlink(missing_ok=True)
+        (place / name).unlink()
+        if content is not None:
+            (place / name).write_bytes(content)
+        return str(place)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("adapter_config.json", b"{}", "adapter_config.json: names no peft_type"),
+        ("adapter_config.json", b"{", "adapter_config.json: is no JSON"),
+        ("adapter_config.json", b"[]", "adapter_config.json: holds no settings by name"),
+        ("adapter_model.safetensors", None, "lacks its tensors, adapter_model.safetensors or"),
+        ("adapter_model.safetensors", b"\0" * 99, "its tensors cannot be read"),
+        (standalone.ORIGIN, b"half", "osora_bench.json: is no JSON"),
+    ],
+)
+def test_what_is_wrong_with_an_adapters_files_is_told(name, content, told, broken, capsys):
+    folder = broken("pissa", name, content)
+    arguments = ["--model", "toy", "--suite", "toy", "--limit", "2", f"runs={folder}/runs"]
+    assert main(["evaluate", *arguments, "--adapter", folder]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_what_is_wrong_with_a_models_settings_is_told(name, broken, capsys):
+    folder = broken("full", name, b"{")
+    assert main(["evaluate", "--model", folder, "--suite", "toy", f"runs={folder}/runs"]) == 2
+    assert f"{name}: is no JSON" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_a_folder_is_told_before_a_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    output = ["--output", str(tmp_path / "file")]
+    assert main(["evaluate", "--model", "toy", "--suite", "toy", *output]) == 2
+    told = capsys.readouterr()
+    assert f"{tmp_path}/file: cannot write there" in told.err
+    assert "loading torch" not in told.out
+
+
+@pytest.mark.parametrize("what", ["scores", "answers"])
+def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, monkeypatch):
+    from osora_bench import answers, whole
+
+    _, _, place = trained["osora"]
+    runs = place / f"full-{what}"
+    arguments = ["evaluate", "--model", "toy", "--suite", "toy", "--limit", "5", f"runs={runs}"]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((whole, "write") if what == "scores" else (answers, "write")), full)
+        assert main(arguments) == 2
+    assert "No space left on device); the answers so far are kept" in capsys.readouterr().err
+    (journal,) = runs.rglob("journal.jsonl")
+    assert len(journal.read_text().splitlines()) == 1 + (10 if what == "scores" else 5)
+    asked = []
+    monkeypatch.setattr(InMemoryModel, "_continue", lambda self, p, *r: asked.append(len(p)))
+    if what == "answers":  # the second set was not asked
+        monkeypatch.undo()
+    assert main(arguments) == 0
+    assert asked == []
+    assert not journal.exists()
 
 
 @pytest.mark.parametrize(

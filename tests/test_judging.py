@@ -1,0 +1,152 @@
+"""Every question has a verdict, also where OpenCompass's evaluator states a mean only."""
+
+import json
+
+import pytest
+import torch
+from opencompass.openicl.icl_evaluator import BaseEvaluator
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from osora_bench import answers, evaluate, judging
+from osora_bench.errors import UserError
+from osora_bench.opencompass_model import InMemoryModel
+from osora_bench.record import unpack
+
+REST = {"files": [], "limit": None, "max_out_len": None, "abbr": None, "metric": "accuracy"}
+SIQA = {"name": "siqa", "config": "siqa_gen_e78df3", "questions": 4}
+RACE = {"name": "race", "abbr": "race-middle", "config": "race_ppl_a138cd", "questions": 3}
+
+
+@pytest.fixture
+def asking(make_cell, tmp_path, monkeypatch):
+    """A configuration of one set, made from OpenCompass's own, on made-up files of it."""
+
+    def make(dataset, files):
+        for name, text in files.items():
+            place = tmp_path / "data" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
+        cfg = make_cell().config
+        return {**cfg, "eval": {**cfg["eval"], "datasets": [{**REST, **dataset}]}}
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    """Random weights, with positions that are learned: beyond its context it has none."""
+    from osora_bench import paths
+
+    tokenizer = AutoTokenizer.from_pretrained(str(paths.resolve("pkg://osora_bench.toy/model")))
+    torch.manual_seed(0)
+    shape = {"n_embd": 16, "n_layer": 1, "n_head": 1, "n_positions": 256}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape)).eval()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, tokenizer
+
+
+def siqa_files():
+    """Four questions, whose right answers are the first, second, third and first."""
+    rows = [
+        {"context": f"Kim saw {i}.", "question": "Why?", "answerA": "to rest", "answerB": "to sing",
+         "answerC": "to run away"}
+        for i in range(4)
+    ]  # fmt: skip
+    labels = "1\n2\n3\n1\n"
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    return {
+        f"siqa/{split}{kind}": text if kind == ".jsonl" else labels
+        for split in ("train", "dev")
+        for kind in (".jsonl", "-labels.lst")
+    }
+
+
+def test_an_evaluator_without_verdicts_is_asked_about_each_question(asking, gpt2, monkeypatch):
+    """By the edit distance to three answers; expected are those of a look at the texts."""
+    cfg = asking(SIQA, siqa_files())
+    outputs = ["to restt", "to run awa", "to run away!", "too sing"]  # near to A, C, C, B
+    monkeypatch.setattr(InMemoryModel, "generate", lambda self, inputs, *_, **__: outputs)
+    runs = evaluate.Path(cfg["runs"])
+    (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()
+    assert unpack(score.right, 4) == [True, False, True, False]
+    assert (score.k, score.accuracy, score.unread) == (2, 50.0, 0)
+
+
+class Graded(BaseEvaluator):
+    """Gives half of the points to every answer."""
+
+    def score(self, predictions, references):
+        return {"accuracy": 50.0}
+
+
+class Named(BaseEvaluator):
+    """Has another name for its number."""
+
+    def score(self, predictions, references):
+        return {"f1": 50.0, "recall": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "told"),
+    [
+        (Graded, "siqa: OpenCompass gives an answer 50 of 100 points of accuracy"),
+        (Named, "siqa: OpenCompass returned no accuracy, but f1, recall; the set's `metric`"),
+    ],
+)
+def test_what_is_neither_right_nor_wrong_is_refused(evaluator, told, asking, tmp_path):
+    cfg = asking(SIQA, siqa_files())
+    (config,) = evaluate.prepare(cfg["eval"], tmp_path).values()
+    config = evaluate.copy.deepcopy(config)
+    config.eval_cfg.evaluator = {"type": evaluator}
+    made = {str(i): {"origin_prompt": "?", "prediction": "to rest"} for i in range(4)}
+    judging.rewrite(made, config, tmp_path / "work")
+    with pytest.raises(UserError, match=told):
+        judging.judge(config, tmp_path / "work", "accuracy")
+
+
+def race_files(*longest):
+    """Three questions; those named have a fourth option of 300 words."""
+    text = ""
+    for i in range(3):
+        options = ["one", "two", "three", "four " * (300 if i in longest else 1)]
+        text += json.dumps({"article": "1, 2.", "question": "Next?", "options": options,
+                            "answer": "A"}) + "\n"  # fmt: skip
+    return {
+        f"race/{split}/{part}.jsonl": text
+        for split in ("test", "validation")
+        for part in ("middle", "high")
+    }
+
+
+def test_a_question_whose_texts_exceed_the_context_is_not_asked_and_not_right(asking, gpt2, capsys):
+    """Of four alike losses the first label would win: it is the right one of every question."""
+    cfg = asking(RACE, race_files(1))
+    runs = evaluate.Path(cfg["runs"])
+    (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()
+    assert (score.n, score.too_long, score.unread) == (3, 1, 1)
+    assert unpack(score.right, 3)[1] is False
+    assert "1 of 3 prompts do not fit the model's context of 256" in capsys.readouterr().out
+    wrapped = InMemoryModel(*gpt2, chat=False, label="test")
+    losses = wrapped.get_ppl(["one two", "one " * 300, "one"])
+    assert [bool(torch.isfinite(torch.tensor(x))) for x in losses] == [True, False, True]
+    again = InMemoryModel(*gpt2, chat=False, label="test").get_ppl(["one two", "one"])
+    assert losses[[0, 2]] == pytest.approx(again, abs=1e-6)
+
+
+def test_too_long_counts_questions_whichever_of_their_texts_it_is(gpt2):
+    """OpenCompass asks label by label: a text of an earlier label counts as one of the last."""
+    model = InMemoryModel(*gpt2, chat=False, label="test")
+    for texts in (
+        ["one " * 300, "one", "one"],
+        ["one", "one", "one " * 300],
+        ["one", "one", "one"],
+    ):
+        model.get_ppl(texts)
+    assert model.too_long == {0, 2}
+
+
+def test_another_number_of_verdicts_than_of_questions_is_an_error():
+    made = {"0": {"prediction": "a"}, "1": {"prediction": "b"}}
+    with pytest.raises(RuntimeError, match="judged 1 questions and has predictions for 2"):
+        answers.collect({"details": [{"correct": True}]}, made)
