@@ -28,7 +28,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## every method and rank on the embedded model: trains, evaluates, prints the tables
-	$(BIN)/osora-bench run experiment=demo
+	$(BIN)/osora-bench run experiment=demo $(HOW)
 	$(BIN)/osora-bench tables experiment=demo
 
 # the published grid is Qwen2-7B's; another model is run only when it is named
@@ -37,20 +37,21 @@ SWEEP_qwen2-7b := table3
 SWEEP_toy := table3-toy
 sweep-rank: $(STAMP)  ## Table 3's rank sweep as published (Qwen2-7B, GPU); MODEL=toy: on any CPU
 	@test -n "$(SWEEP_$(MODEL))" || { echo "make: no rank sweep for MODEL=$(MODEL). Valid: qwen2-7b, toy"; exit 2; }
-	$(BIN)/osora-bench run experiment=$(SWEEP_$(MODEL)) $(AT_SCALE)
+	$(BIN)/osora-bench run experiment=$(SWEEP_$(MODEL)) $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$(SWEEP_$(MODEL)) $(AT_SCALE)
 
-WORKERS ?= 1
+# how `run` runs the cells: WORKERS=2, or LAUNCHER="hydra/launcher=slurm hydra.launcher.partition=gpu"
+HOW = $(if $(WORKERS),workers=$(WORKERS)) $(LAUNCHER)
 # SCALE=smoke: the same rows and columns on tiny random models and made-up data, on any CPU
 AT_SCALE = $(if $(SCALE),scale=$(SCALE))
 table1: ## run and render Table 1; so table2 to table8; SCALE=smoke on any CPU
 figure1: ## draw Figure 1 from the parameter counts; figure3: run and draw Figure 3
 table1 table2 table3 table4 table5 table6 table7 table8: $(STAMP)
-	$(BIN)/osora-bench run experiment=$@ $(AT_SCALE)
+	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
 
 figure1 figure3: $(STAMP)
-	$(BIN)/osora-bench run experiment=$@ $(AT_SCALE)
+	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench figures experiment=$@ $(AT_SCALE)
 
 params: $(STAMP)  ## trainable parameters, adapter and frozen bytes of every model and method
@@ -67,7 +68,7 @@ tables: $(STAMP)  ## all tables and figures that results/ledger gives; EXP=demo:
 
 smollm2-commonsense: ## run and render a sweep on SmolLM2-135M; so smollm2-rank, smollm2-math
 smollm2-commonsense smollm2-rank smollm2-math: $(STAMP)
-	$(BIN)/osora-bench run experiment=$@ workers=$(WORKERS) $(AT_SCALE)
+	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
 
 toy-model: $(STAMP)  ## rebuild the embedded model, its tokenizer and its data (minutes)

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from osora_bench.errors import UserError, unknown
 from osora_bench.interruption import Interrupted
@@ -64,7 +65,9 @@ def plan_verb(arguments: Sequence[str]) -> int:
     from osora_bench.plan import expansion
 
     name, rest = _experiment(arguments)
-    made = overview.lines(expansion(name, [a for a in rest if a != "--json"]))
+    # how it would be run does not matter: the line of a `run` is that of its plan
+    _, overrides = _run_options([a for a in rest if a != "--json"])
+    made = overview.lines(expansion(name, overrides))
     if "--json" in rest:
         print(json.dumps([line.plain() for line in made], indent=1))
     else:
@@ -75,29 +78,30 @@ def plan_verb(arguments: Sequence[str]) -> int:
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
     from osora_bench.experiments import load_experiment
-    from osora_bench.run import RETRIES, run_experiment
+    from osora_bench.run import run_experiment
 
     name, rest = _experiment(arguments)
-    options, overrides = _options(rest, ("workers", "retries", "allow_changed"))
-    workers = _count(options.get("workers", "1"), "workers")
-    retries = _count(options.get("retries", str(RETRIES)), "retries", least=0)
-    changed = _choice(options, "allow_changed", "true")
-    launcher, overrides = _launcher(overrides)
-    if launcher and "workers" in options:
-        raise UserError(f"workers={workers} and {launcher[0]}: name one way to run the cells")
+    how, overrides = _run_options(rest)
     experiment = load_experiment(name)
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
-    return run_experiment(
-        name,
-        overrides,
-        hint=experiment.hint,
-        workers=workers,
-        allow_changed=changed,
-        launcher=launcher,
-        retries=retries,
-    )
+    return run_experiment(name, overrides, hint=experiment.hint, **how)
+
+
+def _run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """How cells are to be run (as of `run.run_missing`), and the other arguments."""
+    options, overrides = _options(arguments, ("workers", "retries", "allow_changed"))
+    how: dict[str, Any] = {"workers": _count(options.get("workers", "1"), "workers")}
+    if "retries" in options:
+        how["retries"] = _count(options["retries"], "retries", least=0)
+    how["allow_changed"] = _choice(options, "allow_changed", "true")
+    how["launcher"], overrides = _launcher(overrides)
+    if how["launcher"] and "workers" in options:
+        raise UserError(
+            f"workers={how['workers']} and {how['launcher'][0]}: name one way to run the cells"
+        )
+    return how, overrides
 
 
 def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

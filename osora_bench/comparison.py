@@ -36,7 +36,7 @@ def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
         config = row.cell.config
         label = f"{config['method']['label']}, r = {config['method']['rank']}"
         losses = [validation["loss"] for validation in _validations(row)]
-        loss = f"{np.mean(losses):.4f}" if losses else ""
+        loss = f"{np.mean(losses):.4f}" if losses else "diverged" if row.runs else ""
         found.setdefault(label, {})[config["trainer"]["learning_rate"]] = loss
     rates = sorted({rate for by_rate in found.values() for rate in by_rate})
     frame = pd.DataFrame(
@@ -55,7 +55,8 @@ def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
 
 
 def _validations(row: "Row") -> list[dict[str, Any]]:
-    return [run["training"]["validation"] for run in row.runs]
+    """Of the runs that have a loss: one that diverged has none."""
+    return [r["training"]["validation"] for r in row.runs if "diverged" not in r["training"]]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ its run id (names shown in tables, places on disk, how the work is split up).
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -293,6 +294,9 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         for key, value in at_least_one.items()
         if value is not None and value < 1
     ]
+    minutes = trainer["checkpoint_minutes"]
+    if minutes is not None and not 0 <= minutes < math.inf:
+        found.append(f"trainer.checkpoint_minutes={minutes}: must be at least 0, or null")
     found += [
         f"eval.datasets.{d['name']}.limit={d['limit']}: the set has {d['questions']} questions"
         for d in suite["datasets"]

@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake that the user can mend: printed without a traceback, exit status 2."""
 
 
+class Refused(UserError):
+    """The same, found out when a part of a sweep has been run: told after what became of it."""
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     """Say that `name` is not one of `choices`, the nearest named first."""
     valid = sorted(choices)

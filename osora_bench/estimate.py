@@ -78,6 +78,8 @@ def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
     groups: dict[str, list[tuple[float, float, float]]] = {}
     for record in records:
         cost = record["measured"]
+        if not cost["seconds"]:  # it stopped before its end
+            continue
         groups.setdefault(like(record["config"]), []).append(
             (
                 cost["seconds"]["total"] / 3600,

@@ -71,17 +71,19 @@ def differs(then: dict[str, Any], now: dict[str, Any], switch: str) -> str | Non
     Args:
         switch: what allows it.
     """
-    if now == then:
+    if checkout.same(then, now):
         return None
     return (
-        f"the sweep was started with commit {_told(then)}, this is {_told(now)}; {switch} runs it "
-        "all the same and marks the records"
+        f"the sweep was started with {_told(then)}, this is {_told(now)}; {switch} runs it all "
+        "the same and marks the records"
     )
 
 
 def _told(code: dict[str, Any]) -> str:
+    if code["commit"] is None:
+        return f"no git checkout but files {code['diff'][:12]}"
     dirty = f" with changes {code['diff'][:12]}" if code["diff"] else ""
-    return f"{(code['commit'] or 'unknown')[:12]}{dirty}"
+    return f"commit {code['commit'][:12]}{dirty}"
 
 
 def check_content(cell: plan.Cell) -> None:

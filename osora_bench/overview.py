@@ -63,8 +63,8 @@ def lines(expansion: Expansion) -> list[Line]:
         state, job = slurm.state(cell, jobs), jobs.get(cell.run_id)
         made.append(Line(cell, state, estimate.of(cell, known), job, _why(cell, state, job)))
     for waiting in expansion.waiting:
-        why = f"  for the choice of one of {len(waiting.trials)} learning rates"
-        made.append(Line(waiting.cell, WAITING, estimate.of(waiting.cell, known), None, why))
+        cost = estimate.of(waiting.cell, known)
+        made.append(Line(waiting.cell, WAITING, cost, None, f"  {waiting.why}"))
     return made
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -215,6 +216,19 @@ class Waiting:
     cell: Cell
     trials: list[Cell]
 
+    @property
+    def left(self) -> list[Cell]:
+        """The trials that its choice lacks; if there are none, all have diverged."""
+        return [trial for trial in self.trials if validation_loss(trial) is None]
+
+    @property
+    def why(self) -> str:
+        """What it waits for."""
+        count = len(self.trials)
+        if not self.left:
+            return f"all {count} learning rates that were tried diverged: name smaller ones"
+        return f"for the choice of one of {count} learning rates, {len(self.left)} not tried yet"
+
 
 @dataclass(frozen=True)
 class Expansion:
@@ -310,7 +324,7 @@ class Grid:
         seeds: Sequence[int],
     ) -> Iterator[Cell | Waiting]:
         """The cells that try a block's rates for one model, method and rank, and those that use the
-        best: its loss on the held-out rows is the lowest."""
+        best: its loss on the held-out rows is the lowest. One that diverges is not taken."""
         assert block.rates is not None
         unasked = {k: v for k, v in values.items() if k.partition(".")[0] != "eval"}
         first = self.experiment.seed[0] if block.tuned_seed is None else block.tuned_seed
@@ -323,12 +337,13 @@ class Grid:
         yield from trials
         losses = [validation_loss(trial) for trial in trials]
         known = [loss for loss in losses if loss is not None]
-        done = len(known) == len(losses)
+        done = len(known) == len(losses) and min(known) < math.inf
         best = block.rates[losses.index(min(known))] if done else block.rates[0]
+        told = [None if loss == math.inf else loss for loss in losses]
         for made in self.cells(choice, values, _variants([rank], seeds, [best])):
             if done:
                 tuning = {
-                    "trainer.learning_rate": dict(zip(map(str, block.rates), losses, strict=True)),
+                    "trainer.learning_rate": dict(zip(map(str, block.rates), told, strict=True)),
                     "runs": [trial.run_id for trial in trials],
                 }
                 yield replace(made, config={**made.config, "tuning": tuning})
@@ -372,11 +387,12 @@ def _variants(
 
 
 def validation_loss(trial: Cell) -> float | None:
-    """The loss on the held-out rows that a cell's record holds; None as long as there is none."""
+    """The loss on the held-out rows that a cell's record holds, infinite where the training
+    diverged; None as long as there is no record."""
     if trial.state != "done":
         return None
-    found: float = record.read(trial.record)["training"]["validation"]["loss"]
-    return found
+    training = record.read(trial.record)["training"]
+    return math.inf if "diverged" in training else float(training["validation"]["loss"])
 
 
 def _largest_rank(experiment: Experiment, model: str) -> int:

@@ -54,4 +54,5 @@ def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Everything above, for a record, with a mark where a sweep's code changed under it."""
     changed = {"changed_since_plan": True} if CHANGED in os.environ else {}
     ran_on = hardware(device, processes)
-    return {"code": code(), "versions": versions(), "hardware": ran_on, **changed}
+    ours = {key: code()[key] for key in ("commit", "dirty", "diff")}
+    return {"code": ours, "versions": versions(), "hardware": ran_on, **changed}

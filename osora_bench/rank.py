@@ -52,7 +52,7 @@ def run(work: dict[str, Any], asked: Callable[[], int | None]) -> None:
         Interrupted: asked to stop; what was done is kept.
         UserError: the code is not what the cell's process runs.
     """
-    if checkout.code() != work["code"]:
+    if not checkout.same(checkout.code(), work["code"]):
         raise UserError("the code has changed since the cell's process was started; start it anew")
     import torch
 

@@ -6,15 +6,15 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from osora_bench import frozen, interruption, preflight
 from osora_bench.claim import claimed
-from osora_bench.errors import UserError
+from osora_bench.errors import Refused, UserError
 from osora_bench.experiments import load_experiment
-from osora_bench.plan import STATES, Cell, expansion, revision, trains
+from osora_bench.plan import STATES, WAITING, Cell, expansion, revision, trains
 from osora_bench.progress import say
 
 if TYPE_CHECKING:
@@ -62,16 +62,21 @@ def run_experiment(name: str, overrides: Sequence[str] = (), **settings: Any) ->
     """
     now = expansion(name, overrides)
     _check_shown(name, now.everything)
+    tried: set[str] = set()
     while True:
         waiting = [w.cell for w in now.waiting]
         if waiting:
             say(f"{len(waiting)} cells wait for the choice of their learning rate")
-        status = run_missing(now.cells, waiting=waiting, **settings)
+        status = run_missing(now.cells, waiting=waiting, leave=tried, **settings)
         if not waiting:
             return status
+        tried |= {cell.run_id for cell in now.cells if cell.state == "failed"}
         known, now = {cell.run_id for cell in now.cells}, expansion(name, overrides)
         if now.waiting and {cell.run_id for cell in now.cells} <= known:
-            say(f"{len(now.waiting)} cells still wait: not all rates that they need were tried")
+            for one in now.waiting:
+                say(f"{WAITING}: {one.cell.label}: {one.why}")
+            states = [*(cell.state for cell in now.cells), *(WAITING for _ in now.waiting)]
+            say(f"{len(states)} cells: {counted(states)}")
             return FAILED
 
 
@@ -92,6 +97,7 @@ def run_missing(
     hint: str | None = None,
     *,
     waiting: Sequence[Cell] = (),
+    leave: Collection[str] = (),
     workers: int = 1,
     allow_changed: bool = False,
     launcher: Sequence[str] = (),
@@ -104,32 +110,39 @@ def run_missing(
         allow_changed: whether workers may run other code than the sweep was started with.
         launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
         waiting: cells that come later, to be checked with these.
+        leave: run ids of cells that have failed in this start already.
         retries: how often a cell is started again whose process or job was killed.
 
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
+        Refused: found out on the way, and told after the verdict.
     """
     states = {cell.run_id: cell.state for cell in cells}
-    missing = [cell for cell in cells if states[cell.run_id] in ("missing", "failed")]
+    todo = [cell for cell in cells if cell.run_id not in leave]
+    missing = [cell for cell in todo if states[cell.run_id] in ("missing", "failed")]
     for cell in (c for c in cells if states[c.run_id] == "damaged"):
         say(damage(cell))
-    if set(states.values()) <= {"done", "damaged"}:
+    if {states[cell.run_id] for cell in todo} <= {"done", "damaged"}:
         return verdict(cells)
     say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
         preflight.check([*missing, *waiting], hint, here=not launcher)
         for line in warnings(missing):
             say(f"WARNING: {line}")
-    if launcher:
-        from osora_bench.slurm import run_on_slurm
+    try:
+        if launcher:
+            from osora_bench.slurm import run_on_slurm
 
-        run_on_slurm(cells, launcher, allow_changed, retries)
-    elif workers > 1:
-        from osora_bench.workers import run_in_workers
+            run_on_slurm(todo, launcher, allow_changed, retries)
+        elif workers > 1:
+            from osora_bench.workers import run_in_workers
 
-        run_in_workers(cells, workers, allow_changed, retries)
-    else:
-        run_here(cells)
+            run_in_workers(todo, workers, allow_changed, retries)
+        else:
+            run_here(todo)
+    except Refused:
+        verdict(cells)
+        raise
     return verdict(cells)
 
 
@@ -263,10 +276,15 @@ def explained(error: Exception, cell: Cell) -> str:
         return f"the disk of {cell.paths.runs} is full\n{line}"
     if not _out_of_memory(error):
         return line
+    return f"out of memory: {less_memory(cell)} make it smaller\n{line}"
+
+
+def less_memory(cell: Cell) -> str:
+    """The settings by which a cell takes less memory."""
     micro = cell.config["trainer"]["micro_batch_size"]
     return (
-        f"out of memory: trainer.micro_batch_size (now {micro}), "
-        f"trainer.gradient_checkpointing=true or eval.batch_size make it smaller\n{line}"
+        f"trainer.micro_batch_size (now {micro}), trainer.gradient_checkpointing=true or "
+        "eval.batch_size"
     )
 
 
@@ -279,6 +297,8 @@ def _out_of_memory(error: Exception) -> bool:
 def summary(cell: Cell, made: dict[str, Any]) -> str:
     """One line of a finished cell: scores, last loss, seconds."""
     scores = "  ".join(f"{name} {s['accuracy']:.2f}" for name, s in made["scores"].items())
+    if made["training"] and "diverged" in made["training"]:
+        return f"{cell.label}: diverged, {made['training']['diverged']}"
     loss = f"  loss {made['training']['loss'][-1][1]:.3f}" if made["training"] else ""
     seconds = made["measured"]["seconds"]
     return (

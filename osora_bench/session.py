@@ -50,7 +50,12 @@ class Session:
         """Train, evaluate and record one cell; return its record."""
         cell.paths.folder.mkdir(parents=True, exist_ok=True)
         with tracking(cell, _portable(cell.config)) as tracker:
-            made = self._run(cell, tracker)
+            try:
+                made = self._run(cell, tracker)
+            except train.Diverged as error:
+                if cell.config["eval"]["datasets"]:
+                    raise
+                made = _diverged(cell, error)
             tracker.end(_tracked(made), failed=False)
         return made
 
@@ -84,7 +89,7 @@ class Session:
             "training": None if done.training is None else asdict(done.training),
             "scores": {name: asdict(score) for name, score in scores.items()},
             "not_run": evaluate.not_run(cell.config["eval"], scores),
-            "measured": _measured(seconds, claim.note(cell.paths.folder).get("starts", 1)),
+            "measured": _measured(seconds, cell),
         }
         record.write(made, cell.ledger)
         evaluate.forget(cell.paths.evaluation)
@@ -166,6 +171,21 @@ class Session:
         return self._tokenised[key]
 
 
+def _diverged(cell: Cell, error: train.Diverged) -> dict[str, Any]:
+    """The record of a learning rate that was tried and cannot be used: that is what was asked."""
+    circumstances = provenance.provenance(models.device_of(cell.config), processes(cell.config))
+    made = {
+        **_origin(cell, circumstances),
+        "parameters": {},
+        "training": {"diverged": str(error)},
+        "scores": {},
+        "not_run": {},
+        "measured": _measured({}, cell),
+    }
+    record.write(made, cell.ledger)
+    return made
+
+
 def _started(cell: Cell, base: models.Base) -> Any:
     """The model with a fresh adapter, as the cell's seed starts it."""
     transformers.set_seed(cell.config["seed"])
@@ -234,13 +254,13 @@ def _tracked(made: dict[str, Any]) -> dict[str, Any]:
     return {**scores, **seconds, **made["parameters"], "peak_memory_mb": peak}
 
 
-def _measured(seconds: dict[str, float], starts: int) -> dict[str, Any]:
+def _measured(seconds: dict[str, float], cell: Cell) -> dict[str, Any]:
     """Costs of this run: seconds by stage since its last start, how many starts it took, peak
     memory so far of the process or of the largest that it started, when it ended."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return {
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "starts": starts,
+        "starts": claim.note(cell.paths.folder).get("starts", 1),
         "peak_memory_mb": max(resource.getrusage(one).ru_maxrss for one in who) >> 10,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -56,6 +56,13 @@ ENDED = {
 }
 NAME = re.compile(r"osora-([0-9a-f]+)-([0-9]+)")
 """What a job is called: its sweep, and which submission of it."""
+LATEST = 600.0
+"""Seconds at most between two tries to submit to a cluster that is not reached."""
+PASSING = {
+    *("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning", "Prolog"),
+    *("Dependency", "Licenses", "Reservation"),
+}
+"""Why a job waits where time alone will help."""
 UNREACHABLE = ("slurm controller", "timed out", "Connection refused")
 """What sbatch says where another try may help."""
 
@@ -175,12 +182,20 @@ def profile(launcher: Sequence[str]) -> dict[str, Any]:
 
 
 def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
-    """Refuse jobs that ask for fewer GPUs than a cell's training has processes."""
+    """Refuse jobs that ask for fewer GPUs than a cell's training has processes; warn of jobs that
+    ask for none and need one."""
     most, asked = max(processes(cell.config) for cell in cells), settings["gpus_per_node"]
     if asked is not None and most > asked:
         raise UserError(
             f"trainer.processes={most}, but a job asks for hydra.launcher.gpus_per_node={asked}: "
             f"set it to {most}"
+        )
+
+    needs = sorted({c.config["model"]["name"] for c in cells if c.config["model"]["needs_gpu"]})
+    if asked is None and needs:
+        say(
+            f"WARNING: {', '.join(needs)} need a GPU; hydra.launcher.gpus_per_node is not set, so "
+            "jobs have one only if the partition gives it by itself"
         )
 
 
@@ -211,6 +226,9 @@ class Sweep:
     gone: dict[str, float] = field(default_factory=dict)  # since when a job is not in the queue
     losses: Counter[str] = field(default_factory=Counter)
     pending: list[str] = field(default_factory=list)  # jobs that wait in the queue
+    active: list[str] = field(default_factory=list)  # jobs that run, or end just now
+    patience: float = ASK_EVERY  # seconds until the next try to submit, where the last one failed
+    earliest: float = 0.0  # when that is
     told: set[str] = field(default_factory=set)
 
     @property
@@ -236,11 +254,12 @@ class Sweep:
         jobs = queue(self.runs)
         self._reap(jobs)
         to_do = [cell for cell in self.watch.open if self._needs_job(cell, jobs.get(cell.run_id))]
-        if to_do:
+        if to_do and time.monotonic() >= self.earliest:
             self._submit(to_do)
         mine = [jobs[cell.run_id] for cell in self.plan.cells if cell.run_id in jobs]
         self.pending = [job.id for job in mine if job.state == "PENDING"]
-        return bool(self.launching) or any(job.active for job in mine if job.state != "PENDING")
+        self.active = [job.id for job in mine if job.active and job.state != "PENDING"]
+        return bool(self.launching or self.active)
 
     def tell_once(self, line: str) -> None:
         """Say a line the first time."""
@@ -258,9 +277,13 @@ class Sweep:
             cells = submission.cells
             if status <= 0 or any(jobs[i].active for i in cells if i in jobs):
                 # killed: those that it has not submitted will be missed
+                self.patience = ASK_EVERY
                 self.had |= {run_id: jobs.get(run_id) for run_id in cells}
             elif any(sign in submission.output for sign in UNREACHABLE):
-                self.tell_once(f"sbatch does not reach the cluster: {submission.folder}")
+                said = _last_line(submission.output)
+                self.tell_once(f"sbatch does not reach the cluster, trying again: {said}")
+                self.earliest = time.monotonic() + self.patience
+                self.patience = min(LATEST, 2 * self.patience)
             else:
                 raise UserError(
                     f"the jobs were not submitted: {_last_line(submission.output)}\n"
@@ -274,8 +297,7 @@ class Sweep:
         if job is not None and job.active:
             self.had[cell.run_id] = job
             self.gone.pop(cell.run_id, None)
-            if "held" in job.reason.lower():
-                self.tell_once(f"{cell.label}: job {job.id} is held: {job.reason}")
+            self._tell_waiting(cell, job)
             return False
         if cell.run_id in self._being_launched() or cell.state == "running":
             self.gone.pop(cell.run_id, None)
@@ -286,6 +308,14 @@ class Sweep:
         if time.monotonic() - since >= GRACE:
             self._lost(cell, job or self.had[cell.run_id])
         return False
+
+    def _tell_waiting(self, cell: Cell, job: Job) -> None:
+        """Say of a job why it waits, if it may wait for ever; of several for one reason, once."""
+        if "held" in job.reason.lower():
+            self.tell_once(f"{cell.label}: job {job.id} is held: {job.reason}")
+        elif job.state == "PENDING" and job.reason not in PASSING and job.reason not in self.told:
+            self.told.add(job.reason)
+            say(f"{cell.label}: job {job.id} waits, perhaps for ever: {job.reason}")
 
     def _being_launched(self) -> set[str]:
         return {run_id for one, _ in self.launching.values() for run_id in one.cells}
@@ -317,6 +347,11 @@ class Sweep:
             free = [cell.run_id for cell in cells if cell.run_id not in taken]
             size = array_limit()
             chunks = [free[i : i + size] for i in range(0, len(free), size)]
+            if len(chunks) > 1 and len(chunks) > (most := self.settings["array_parallelism"]):
+                say(
+                    f"WARNING: up to {len(chunks)} jobs at once, more than array_parallelism="
+                    f"{most}: this cluster's arrays hold {size} cells, and each runs one at least"
+                )
             for chunk in chunks:
                 self._launch(chunk, len(chunks))
 
@@ -430,4 +465,6 @@ def _follow(sweep: Sweep) -> None:
             asked = time.monotonic()
         if not sweep.watch.open and not left:
             return
+        if not sweep.watch.open and sweep.active:
+            sweep.tell_once(f"every cell is settled; jobs still end: {' '.join(sweep.active)}")
         time.sleep(LOOK_EVERY)

@@ -16,8 +16,9 @@ from osora_bench.interruption import Interrupted
 from osora_bench.progress import say
 from osora_bench.run import FAILED, MISTAKE, OK, DeviceLost, attempt
 
-BROKEN = 3
-"""Exit status of a worker that could not go on: FAILED says that it has tried all cells."""
+BROKEN, LOST = 3, 4
+"""Exit statuses of a worker that could not go on, LOST: for its GPU; FAILED says that it has tried
+all cells."""
 
 
 def work(sweep: frozen.Frozen, allow_changed: bool = False) -> int:
@@ -25,15 +26,24 @@ def work(sweep: frozen.Frozen, allow_changed: bool = False) -> int:
 
     Raises:
         UserError: the code is not that which the sweep was started with.
+        DeviceLost: the GPU was of no use from the first cell on.
     """
     found = frozen.changes(sweep)
     if found is not None:
         if not allow_changed:
             raise UserError(found)
         os.environ[CHANGED] = "1"
+    done = 0
     for cell in sweep.cells:
-        if sweep.waits(cell):
-            attempt(cell)
+        if not sweep.waits(cell):
+            continue
+        try:
+            done += attempt(cell) == "done"
+        except DeviceLost as lost:
+            if not done:
+                raise
+            print(f"osora-bench: {lost}", file=sys.stderr)
+            return BROKEN
     return OK if all(cell.state in ("done", "running") for cell in sweep.cells) else FAILED
 
 
@@ -51,7 +61,10 @@ def main() -> int:
     except Interrupted as interrupted:
         say(f"{interrupted}: what was done is kept, the next start goes on from it")
         return 128 + interrupted.number
-    except (Exception, DeviceLost) as error:
+    except DeviceLost as lost:
+        print(f"osora-bench: {lost}", file=sys.stderr)
+        return LOST
+    except Exception as error:
         traceback.print_exc()
         print(f"osora-bench: {type(error).__name__}: {error}", file=sys.stderr)
         return BROKEN

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,15 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from osora_bench import claim, frozen
-from osora_bench.errors import UserError
+from osora_bench.errors import Refused, UserError
 from osora_bench.plan import Cell, processes
 from osora_bench.progress import say
-from osora_bench.run import MISTAKE, RETRIES, where
+from osora_bench.run import MISTAKE, RETRIES, less_memory, where
 from osora_bench.watch import Watch
+from osora_bench.worker import LOST
 
 LOOK_EVERY = 0.5
 BARREN = 3
 """Workers in a row that may end with nothing done, before no more are started."""
+LOSSES = 2
+"""Cells in a row that may fail with their slot's GPU, before it is given no more."""
 INTERRUPTED = 128
 """Exit statuses above it: the worker was asked to end, by the signal of the rest."""
 
@@ -58,6 +60,8 @@ class Workers:
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)  # of a cell's processes, by run id
     told: bool = False
+    refusal: str | None = None  # why no more workers are started
+    lost: Counter[int] = field(default_factory=Counter)  # by slot, since its last other end
     barren: int = 0
     left: int = 0  # cells that were open when `barren` was counted last
 
@@ -75,8 +79,13 @@ class Workers:
 
     def fill(self) -> None:
         """Start workers, as many as there are cells to run and room for."""
+        if self.refusal is not None:
+            return
         waiting = sum(self.sweep.waits(cell) for cell in self.watch.open)
-        free = [slot for slot in range(self.count) if slot not in self.running]
+        usable = [slot for slot in range(self.count) if self.lost[slot] < LOSSES]
+        free = [slot for slot in usable if slot not in self.running]
+        if waiting and not usable:
+            self.refusal = f"no GPU is left that cells do not fail on; {waiting} cells are left"
         for slot in free[:waiting]:
             lock = self._slot_lock(slot)
             if lock is not None:
@@ -124,23 +133,30 @@ class Workers:
             )
 
     def reap(self) -> None:
-        """Notice workers that ended.
-
-        Raises:
-            UserError: a worker refuses to run, or they end again and again with nothing done.
-        """
+        """Notice workers that ended. When one refuses to run, or they end again and again with
+        nothing done, no more are started (`refusal`): those that run go on."""
         for slot, process in list(self.running.items()):
             status = process.poll()
             if status is None:
                 continue
             del self.running[slot]
             if status == MISTAKE:
-                raise UserError(self._said(slot))
+                self.refusal = self._said(slot)
+                continue
+            self._count_lost(slot, status)
             if (cell := self._left_by(process.pid)) is not None:
                 self.barren = 0
                 self._died(cell, status, slot)
             elif status < INTERRUPTED:
                 self._barren(slot)
+
+    def _count_lost(self, slot: int, status: int) -> None:
+        self.lost[slot] = self.lost[slot] + 1 if status == LOST else 0
+        if self.lost[slot] == LOSSES:
+            say(
+                f"GPU {self.devices[slot] if self.devices else slot}: {LOSSES} cells in a row have "
+                f"failed with it; it is given no more in this start  (see {self.log(slot)})"
+            )
 
     def _left_by(self, pid: int) -> Cell | None:
         """The cell that a process had when it ended; none if it ended between two."""
@@ -162,7 +178,8 @@ class Workers:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         say(f"{cell.label}: its process {how}  (see {self.log(slot)})")
         if times > self.retries:
-            memory = " (out of memory?)" if status == -signal.SIGKILL else ""
+            less = f" (out of memory? fewer workers, {less_memory(cell)} take less)"
+            memory = less if status == -signal.SIGKILL else ""
             cell.fail(f"its process {how}{memory}, {times} times in all  (see {self.log(slot)})")
 
     def _barren(self, slot: int) -> None:
@@ -172,7 +189,7 @@ class Workers:
         self.left = len(self.watch.open)
         self.barren = 0 if not waiting else 1 if settled else self.barren + 1
         if self.barren >= BARREN:
-            raise UserError(
+            self.refusal = (
                 f"{BARREN} workers in a row ended with nothing done and {waiting} cells left: "
                 f"{self._said(slot)}"
             )
@@ -180,7 +197,8 @@ class Workers:
     def _said(self, slot: int) -> str:
         """The last line of a worker's output, and where the rest is."""
         lines = self.log(slot).read_text(encoding="utf-8", errors="replace").splitlines()
-        return f"{(lines or ['no output'])[-1]}  (see {self.log(slot)})"
+        last = (lines or ["no output"])[-1].removeprefix("osora-bench: ")
+        return f"{last}  (see {self.log(slot)})"
 
 
 def run_in_workers(
@@ -192,14 +210,15 @@ def run_in_workers(
         retries: how often a cell is started again whose process was killed.
 
     Raises:
-        UserError: fewer GPUs than workers, code that changed under the sweep, or no worker that
-            can do anything.
+        UserError: fewer GPUs than workers.
+        Refused: code that changed under the sweep, or no worker that can do anything; what ran
+            has ended.
     """
-    slots = devices(cells)
-    if gpus() and count > len(slots):
+    slots, there = devices(cells), gpus(cells)
+    if there and count > len(slots):
         each = max(processes(cell.config) for cell in cells)
         raise UserError(
-            f"workers={count}: there are {len(gpus())} GPUs, and a cell takes "
+            f"workers={count}: there are {len(there)} GPUs, and a cell takes "
             + ("one" if each == 1 else f"trainer.processes={each}")
         )
     watch = Watch(frozen.freeze(cells))
@@ -209,7 +228,7 @@ def run_in_workers(
         if cell.state == "running":
             say(f"{cell.label}: runs already{where(cell)}; waiting for it")
     try:
-        while workers.running or watch.open:
+        while workers.running or (watch.open and workers.refusal is None):
             watch.look()
             workers.reap()
             workers.fill()
@@ -218,20 +237,25 @@ def run_in_workers(
         pids = " ".join(str(p.pid) for p in workers.running.values())
         say(f"the workers go on, and the next start waits for them; `kill -INT {pids}` stops them")
         raise
+    if workers.refusal is not None:
+        watch.look()
+        raise Refused(workers.refusal)
 
 
 def devices(cells: Sequence[Cell]) -> list[str]:
     """The GPUs of each worker that there are GPUs for: as many as its largest cell trains on."""
-    names, each = gpus(), max(processes(cell.config) for cell in cells)
+    names, each = gpus(cells), max(processes(cell.config) for cell in cells)
     return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
 
 
-def gpus() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name]
-    if shutil.which("nvidia-smi") is None:
+def gpus(cells: Sequence[Cell]) -> list[str]:
+    """The GPUs that cells may use here, by the names that CUDA_VISIBLE_DEVICES takes; none if all
+    of them are to run on the CPU."""
+    if all(cell.config["device"] == "cpu" for cell in cells):
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, _ in enumerate(listed.stdout.splitlines())]
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(count))
+    return [name.strip() for name in names][:count]

@@ -32,5 +32,5 @@ def from_another_commit(sweep: Frozen) -> None:
     """Make a frozen sweep one of other code."""
     head, *cells = sweep.path.read_text().splitlines()
     told = json.loads(head)
-    told["code"]["commit"] = "0" * 40
+    told["code"] |= {"commit": "0" * 40, "tree": "0" * 64}
     sweep.path.write_text("\n".join([json.dumps(told), *cells]) + "\n")

@@ -12,14 +12,19 @@ from osora_bench import __main__, checkout, paths, record, run
 def repository(tmp_path, monkeypatch):
     """A small checkout in place of ours."""
     folder = tmp_path / "checkout"
-    for name in ("code.py", "results/table.csv"):
+    for name in ("code.py", "conf/one.yaml", "results/table.csv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("as committed")
-    me = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-    for command in (["init", "-q"], ["add", "."], [*me, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    commit(folder, ".")
     monkeypatch.setattr(paths, "ROOT", folder)
     return folder
+
+
+def commit(folder, what):
+    me = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for command in (["add", what], [*me, "commit", "-q", "-m", "more"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
 
 
 def test_the_code_is_the_commit_and_what_differs_from_it_but_for_results(repository):
@@ -33,6 +38,33 @@ def test_the_code_is_the_commit_and_what_differs_from_it_but_for_results(reposit
     assert (changed["commit"], changed["dirty"]) == (clean["commit"], True)
     (repository / "code.py").write_text("changed again")
     assert checkout.look()["diff"] not in (None, changed["diff"])
+
+
+def test_a_new_file_counts_where_runs_take_files_from(repository):
+    clean = checkout.look()
+    mine = repository / "conf" / "method" / "mine.yaml"
+    mine.parent.mkdir()
+    mine.write_text("a: 1")
+    one = checkout.look()
+    assert (one["commit"], one["dirty"]) == (clean["commit"], True)
+    mine.write_text("a: 2")
+    other = checkout.look()
+    assert len({clean["diff"], one["diff"], other["diff"]}) == 3
+    (repository / ".gitignore").write_text("*.yaml")
+    assert checkout.look() == clean
+
+
+def test_a_commit_of_records_is_the_same_code_and_another_is_not(repository):
+    first = checkout.look()
+    (repository / "results" / "record.json").write_text("{}")
+    commit(repository, "results")
+    later = checkout.look()
+    assert later["commit"] != first["commit"]
+    assert checkout.same(first, later)
+    (repository / "code.py").write_text("changed")
+    assert not checkout.same(first, checkout.look())
+    commit(repository, "code.py")
+    assert not checkout.same(first, checkout.look())
 
 
 def test_outside_a_checkout_the_files_themselves_count(tmp_path, monkeypatch):
@@ -53,7 +85,7 @@ def test_a_multirun_goes_on_with_other_code_only_if_that_is_allowed(
     checkout.code()  # asked once a process: this is the start's
     monkeypatch.setattr(checkout, "look", lambda: {"commit": "1" * 40, "dirty": 0, "diff": None})
     assert __main__.main(arguments) == run.MISTAKE
-    assert ", this is 111111111111; OSORA_ALLOW_CHANGED=1 runs it" in capsys.readouterr().err
+    assert ", this is commit 111111111111; OSORA_ALLOW_CHANGED=1 runs it" in capsys.readouterr().err
     monkeypatch.setenv("OSORA_ALLOW_CHANGED", "1")
     monkeypatch.setenv(checkout.CHANGED, "")  # so that it is taken back after this test
     assert __main__.main(arguments) == run.OK

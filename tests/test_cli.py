@@ -161,6 +161,22 @@ def test_a_rank_is_refused_also_where_the_weights_are_missing(here, capsys):
     assert "the largest rank for osora here is 1024" in told
 
 
+@pytest.mark.parametrize("how", ["workers=2", "hydra/launcher=slurm", "retries=0"])
+def test_a_plan_takes_what_its_run_takes(here, how, capsys):
+    assert cli.main(["plan", "experiment=demo"]) == 0
+    expected = capsys.readouterr().out
+    assert cli.main(["plan", "experiment=demo", how]) == 0
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), [("run", "workers"), ("tables", "out"), ("params", "rank")]
+)
+def test_an_option_without_a_value_is_told(here, verb, option, capsys):
+    assert cli.main([verb, *(["experiment=demo"] if verb != "params" else []), option]) == 2
+    assert f"{option}: needs a value, {option}=..." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["plan", "tables"])
 def test_planning_and_tables_import_no_torch(here, verb):
     code = (

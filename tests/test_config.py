@@ -67,6 +67,8 @@ def test_unknown_names_are_refused_with_the_valid_ones(overrides, parts):
         ("task.loss_on=prompt", "Valid: answer, text"),
         ("model.target_modules=[]", "name at least one module"),
         ("seed=-1", "seed=-1: must be between"),
+        ("trainer.checkpoint_minutes=-1", "checkpoint_minutes=-1.0: must be at least 0, or null"),
+        ("trainer.checkpoint_minutes=nan", "checkpoint_minutes=nan: must be at least 0, or null"),
         ("eval.datasets.0.limit=0", "limit=0: must be at least 1"),
         ("method.peft.r=3", "method.rank=64 has no effect"),
         ("seed=abc", "seed"),

@@ -330,7 +330,7 @@ def test_a_changed_code_is_refused(monkeypatch):
     from osora_bench import checkout, rank
 
     with pytest.raises(UserError, match="the code has changed since"):
-        rank.run({"code": {**checkout.code(), "commit": "another"}}, lambda: None)
+        rank.run({"code": {**checkout.code(), "tree": "another"}}, lambda: None)
 
 
 def test_the_live_tracker_hears_what_rank_0_logs(stand_in):
@@ -425,7 +425,7 @@ def test_a_slurm_job_must_ask_for_a_gpu_for_each_process(make_cell):
 
 
 def test_workers_take_as_many_gpus_each_as_a_cell_has_processes(make_cell, monkeypatch):
-    monkeypatch.setattr(workers, "gpus", lambda: list("01234"))
+    monkeypatch.setattr(workers, "gpus", lambda cells: list("01234"))
     cells = [make_cell(), make_cell("trainer=fsdp", "trainer.processes=2")]
     with pytest.raises(
         UserError, match="workers=3: there are 5 GPUs, and a cell takes trainer.pro"

@@ -223,6 +223,9 @@ def test_states_follow_the_files(make_cell):
     cell.paths.folder.mkdir(parents=True)
     cell.paths.failure.write_text("{}")
     assert cell.state == "failed"
+    assert (cell.error, cell.failed) == (f"{cell.paths.failure} does not say why it failed", "")
+    cell.fail("a reason\nand more")
+    assert cell.error == "a reason"
     cell.ledger.mkdir()
     Path(cell.record).write_text("{")
     assert cell.state == "damaged"

@@ -1,5 +1,6 @@
 """Sweeps on SLURM: a throw-away cluster of two nodes on this machine (shared by all tests here)."""
 
+import itertools
 import json
 import os
 import shutil
@@ -354,3 +355,62 @@ def test_without_slurm_it_says_so(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     with pytest.raises(UserError, match="no `sbatch` on the PATH; is this a SLURM cluster?"):
         slurm.profile(ON_SLURM)
+
+
+def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
+    cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {})
+    reasons = ["PartitionTimeLimit", "PartitionTimeLimit", "Resources"]
+    for number, (cell, reason) in enumerate(zip(cells, reasons, strict=True)):
+        job = slurm.Job(str(number), "PENDING", reason, cell.paths.folder / "no.log")
+        assert not sweep._needs_job(cell, job)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"{cells[0].label}: job 0 waits, perhaps for ever: PartitionTimeLimit"]
+
+
+def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatch, capsys):
+    (cell,) = grid("slurm", ["osora"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"array_parallelism": 4})
+    now = [0.0]
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(slurm, "queue", lambda runs: {})
+    monkeypatch.setattr(slurm, "array_limit", lambda: 4)
+    tried = []
+
+    def launch(self, run_ids, arrays):
+        tried.append(now[0])
+        submission = slurm.Submission(sweep.folder / f"slurm-{len(tried)}")
+        submission.folder.mkdir(parents=True)
+        (submission.folder / "cells.json").write_text(json.dumps(run_ids))
+        (submission.folder / "launcher.log").write_text("Unable to contact slurm controller")
+        ended = subprocess.Popen(["false"])
+        ended.wait()
+        self.launching[submission.name] = (submission, ended)
+
+    monkeypatch.setattr(slurm.Sweep, "_launch", launch)
+    while now[0] < 3600:
+        sweep.step()
+        now[0] += 15
+    waits = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    assert waits[:4] == [30, 45, 75, 135]
+    assert max(waits) <= slurm.LATEST + 30
+    told = capsys.readouterr().out
+    assert told.count("does not reach the cluster, trying again: Unable to contact") == 1
+
+
+def test_more_arrays_than_may_run_at_once_are_told(grid, monkeypatch, capsys):
+    cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {"array_parallelism": 2})
+    monkeypatch.setattr(slurm, "queue", lambda runs: {})
+    monkeypatch.setattr(slurm, "array_limit", lambda: 1)
+    monkeypatch.setattr(slurm.Sweep, "_launch", lambda *_: None)
+    sweep._submit(cells)
+    assert "up to 3 jobs at once, more than array_parallelism=2" in capsys.readouterr().out
+
+
+def test_jobs_without_a_gpu_for_models_that_need_one_are_told(make_cell, capsys):
+    slurm.check_gpus({"gpus_per_node": None}, [make_cell("model.needs_gpu=true")])
+    assert "toy need a GPU; hydra.launcher.gpus_per_node is not set" in capsys.readouterr().out
+    slurm.check_gpus({"gpus_per_node": 1}, [make_cell("model.needs_gpu=true")])
+    slurm.check_gpus({"gpus_per_node": None}, [make_cell()])
+    assert capsys.readouterr().out == ""

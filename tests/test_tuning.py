@@ -1,9 +1,12 @@
 """Learning rates that an experiment chooses: which cells try them, who waits, what is taken."""
 
+import re
+
 import pytest
 
-from osora_bench import paths, plan, record, run
+from osora_bench import cli, paths, plan, record, run
 from osora_bench.errors import UserError
+from osora_bench.train import Diverged
 
 EXPERIMENT = """\
 title: Tuned
@@ -132,6 +135,79 @@ def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys)
     best = losses[min(losses)]
     trained, tried = (record.read(c.record)["training"] for c in (first, best))
     assert trained == tried
+
+
+def diverging(session, monkeypatch, rates):
+    """Let cells of some rates diverge; the rates of all that are begun."""
+    whole, begun = session._run, []
+
+    def run_one(cell, tracker):
+        rate = cell.config["trainer"]["learning_rate"]
+        begun.append(rate)
+        if plan.trains(cell.config) and rate in rates:
+            raise Diverged("the loss is nan at step 1 of 2")
+        return whole(cell, tracker)
+
+    monkeypatch.setattr(session, "_run", run_one)
+    return begun
+
+
+def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
+    experiments, places, session, monkeypatch, capsys
+):
+    diverging(session, monkeypatch, {0.1})
+    assert run.run_experiment("tuned", places) == run.OK
+    assert "rate=0.1: diverged, the loss is nan at step 1 of 2" in capsys.readouterr().out
+    found = plan.expansion("tuned", places)
+    chosen = record.read(found.cells[4].record)["config"]
+    assert chosen["tuning"]["trainer.learning_rate"]["0.1"] is None
+    assert chosen["trainer"]["learning_rate"] in (1e-3, 1e-2)
+    (experiments / "tuned.yaml").write_text(
+        EXPERIMENT + "tables: {rates: {layout: tuning, title: Rates, eval: none}}\n"
+    )
+    assert cli.main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
+    assert re.search(r"\| LoRA, r = 4 \| \*?\*?[\d.]+.* \| diverged \|", capsys.readouterr().out)
+
+
+def test_a_diverged_cell_that_is_to_be_scored_has_failed(make_cell, session, monkeypatch):
+    cell = make_cell("trainer.max_steps=2")
+    diverging(session, monkeypatch, {cell.config["trainer"]["learning_rate"]})
+    assert run.run_missing([cell]) == run.FAILED
+    assert cell.error == "Diverged: the loss is nan at step 1 of 2"
+
+
+def test_where_every_rate_diverges_the_rest_is_told_to_wait(
+    experiments, places, session, monkeypatch, capsys
+):
+    diverging(session, monkeypatch, {0.1, 1e-3, 1e-2})
+    assert run.run_experiment("tuned", places) == run.FAILED
+    told = capsys.readouterr().out
+    assert told.count(": all 3 learning rates that were tried diverged: name smaller ones") == 4
+    assert "8 cells: 4 done, 4 waiting" in told
+
+
+def test_a_trial_that_fails_is_tried_once_a_start(
+    experiments, places, session, monkeypatch, capsys
+):
+    """Its method waits, with a word on why; another start tries it again."""
+    (experiments / "tuned.yaml").write_text(
+        EXPERIMENT + "  - {model: [toy], method: [osora], rank: [4], rates: [0.2, 0.3]}\n"
+    )
+    whole, begun = session._run, []
+
+    def run_one(cell, tracker):
+        begun.append(cell.config["trainer"]["learning_rate"])
+        if begun[-1] == 0.1:
+            raise RuntimeError("a broken disk")
+        return whole(cell, tracker)
+
+    monkeypatch.setattr(session, "_run", run_one)
+    for start in (1, 2):
+        assert run.run_experiment("tuned", places) == run.FAILED
+        assert begun.count(0.1) == start
+    told = capsys.readouterr().out
+    assert "for the choice of one of 3 learning rates, 1 not tried yet" in told
+    assert "12 cells: 7 done, 1 failed, 4 waiting" in told
 
 
 def test_what_waits_is_checked_before_anything_runs(experiments, places, session):

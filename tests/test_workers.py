@@ -9,10 +9,11 @@ import sys
 import threading
 
 import pytest
+import torch
 from sweeps import from_another_commit, numbers, wait_until
 
-from osora_bench import checkout, frozen, record, run, workers
-from osora_bench.errors import UserError
+from osora_bench import checkout, frozen, record, run, worker, workers
+from osora_bench.errors import Refused, UserError
 from osora_bench.watch import Watch
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
@@ -110,7 +111,14 @@ def test_a_killed_worker_is_replaced_and_its_cell_goes_on(make_cell, tmp_path, c
 
 @pytest.mark.parametrize(
     ("status", "how"),
-    [(-9, "was killed by signal 9 (out of memory?)"), (3, "ended with status 3")],
+    [
+        (
+            -9,
+            "was killed by signal 9 (out of memory? fewer workers, trainer.micro_batch_size (now "
+            "32), trainer.gradient_checkpointing=true or eval.batch_size take less)",
+        ),
+        (3, "ended with status 3"),
+    ],
 )
 def test_a_cell_that_kills_its_process_every_time_has_failed(make_cell, status, how, capsys):
     cell, other = make_cell(*SHORT), make_cell("method=lora", *SHORT)
@@ -145,8 +153,61 @@ def test_workers_that_can_do_nothing_are_not_started_for_ever(make_cell):
     crew = crew_of([make_cell(*SHORT)])
     for _ in range(workers.BARREN - 1):
         ends(crew, 3)
-    with pytest.raises(UserError, match="nothing done and 1 cells left: the last line  .see .*log"):
-        ends(crew, 3)
+    assert crew.refusal is None
+    ends(crew, 3)
+    assert "nothing done and 1 cells left: the last line  (see " in crew.refusal
+    crew.fill()
+    assert not crew.running
+
+
+def test_a_worker_that_refuses_stops_no_other_and_the_verdict_is_told(
+    make_cell, monkeypatch, capsys
+):
+    """One of two finds other code: the other's cell is waited for, then all is said."""
+    cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT)]
+    begun = []
+
+    class Other:
+        """Takes three looks to do its cell."""
+
+        pid, looks = 78, 0
+
+        def poll(self):
+            self.looks += 1
+            if self.looks < 3:
+                return None
+            cells[1].fail("for the sake of a verdict")
+            return run.FAILED
+
+    def start(self, slot, lock):
+        begun.append(slot)
+        self.folder.mkdir(exist_ok=True)
+        self.log(slot).write_text("osora-bench: the sweep was started with commit 0\n")
+        return Ended(run.MISTAKE) if slot == 0 else Other()
+
+    monkeypatch.setattr(workers.Workers, "_start", start)
+    with pytest.raises(Refused, match=r"^the sweep was started with commit 0  \(see .*-0.log\)"):
+        run.run_missing(cells, workers=2)
+    told = capsys.readouterr().out
+    assert begun == [0, 1]
+    assert f"{cells[1].label}: FAILED, for the sake of a verdict" in told
+    assert "2 cells: 1 missing, 1 failed" in told
+
+
+def test_a_gpu_that_cells_fail_on_is_given_no_more(make_cell, capsys):
+    cells = [make_cell(*SHORT, f"seed={i}") for i in range(6)]
+    crew = crew_of(cells, 1, ["3"])
+    for cell in cells[:2]:
+        ends(crew, worker.LOST)
+        cell.fail("CUDA error")
+        crew.watch.look()
+    assert "GPU 3: 2 cells in a row have failed with it" in capsys.readouterr().out
+    crew.fill()
+    assert crew.refusal == "no GPU is left that cells do not fail on; 4 cells are left"
+    again = crew_of(cells, 1, ["3"])
+    for status in (worker.LOST, worker.BROKEN, worker.LOST):  # it was of use in between
+        ends(again, status)
+    assert again.lost[0] == 1
 
 
 def test_a_slot_that_a_worker_of_an_earlier_start_has_is_left_to_it(make_cell, monkeypatch, capsys):
@@ -196,8 +257,6 @@ def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
 
 
 def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monkeypatch, capsys):
-    from osora_bench import worker
-
     cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT)]
     sweep = frozen.freeze(cells)
 
@@ -206,7 +265,7 @@ def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monke
 
     monkeypatch.setattr(session, "_run", fail)
     monkeypatch.setattr(sys, "argv", ["worker", str(sweep.path)])
-    assert worker.main() == worker.BROKEN
+    assert worker.main() == worker.LOST
     assert [c.state for c in cells] == ["failed", "missing"]
     assert run.run_missing(cells) == run.FAILED
     assert [c.state for c in cells] == ["failed", "missing"]
@@ -235,8 +294,6 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_p
 
 
 def test_other_code_than_the_sweeps_is_refused_or_marked(make_cell, tmp_path, monkeypatch):
-    from osora_bench import worker
-
     cell = make_cell("method=none", *SHORT)
     sweep = frozen.freeze([cell])
     from_another_commit(sweep)
@@ -272,9 +329,25 @@ def test_a_frozen_sweep_is_read_back_as_it_was(make_cell):
     assert frozen.changes(again) is None
 
 
+@pytest.mark.parametrize(
+    ("named", "count", "names"),
+    [("3,5", 2, ["3", "5"]), ("-1", 0, []), (None, 2, ["0", "1"]), ("MIG-a", 1, ["MIG-a"]),
+     ("0,-1,2", 1, ["0"])],
+)  # fmt: skip
+def test_gpus_are_those_that_torch_sees_by_the_names_they_were_given(
+    named, count, names, monkeypatch, make_cell
+):
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert workers.gpus([make_cell()]) == names
+    assert workers.gpus([make_cell("device=cpu")]) == []
+
+
 def test_there_is_a_gpu_for_each_worker(monkeypatch, make_cell):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert workers.gpus() == ["3", "5"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="workers=3: there are 2 GPUs"):
         workers.run_in_workers([make_cell()], 3)
 
