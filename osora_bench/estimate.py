@@ -54,64 +54,88 @@ def duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"
 
 
-def like(cfg: Mapping[str, Any]) -> str:
-    """What cells that cost about the same have in common: all but method, rank, rate and seed."""
+@dataclass(frozen=True)
+class Part:
+    """Medians of what the training or the evaluation of cells took that have it in common."""
+
+    hours: float
+    gigabytes: float
+
+
+Known = dict[str, Part]
+"""By `_training` or `_evaluation` of a configuration."""
+
+
+def _training(cfg: Mapping[str, Any]) -> str:
+    """What trainings that cost about the same have in common: all but method, rank, rate, seed."""
     trainer = {k: v for k, v in cfg["trainer"].items() if k not in ("learning_rate", "schedule")}
     if trainer.get("processes") == 1:
         del trainer["processes"]  # which older records do not have
-    kept = {
-        "model": config.identity_of(cfg["model"], config.ModelConfig)["dtype"],
-        "name": cfg["model"]["name"],
-        "task": [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]],
-        "eval": [
-            (d["name"], len(config.asked(cfg["eval"], d)), d["max_out_len"])
-            for d in config.chosen(cfg["eval"])
-        ],
-        "trainer": trainer,
-        "trains": trains(dict(cfg)),
-    }
-    return json.dumps(kept, sort_keys=True)
+    rows = [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]]
+    what = [*_model(cfg), cfg["method"]["full"], rows, cfg["task"]["loss_on"], trainer]
+    return json.dumps(what, sort_keys=True)
 
 
-def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """Medians of what cells took, by `like`."""
-    groups: dict[str, list[tuple[float, float, float]]] = {}
+def _evaluation(cfg: Mapping[str, Any]) -> str:
+    """What evaluations that cost about the same have in common."""
+    asked = [
+        (d["name"], d["config"], len(config.asked(cfg["eval"], d)), d["max_out_len"])
+        for d in config.chosen(cfg["eval"])
+    ]
+    return json.dumps([*_model(cfg), asked, cfg["eval"]["max_out_len"]], sort_keys=True)
+
+
+def _model(cfg: Mapping[str, Any]) -> tuple[str, str]:
+    return cfg["model"]["name"], cfg["model"]["dtype"]
+
+
+def measured(records: Iterable[Mapping[str, Any]]) -> Known:
+    """What the trainings and the evaluations of records took."""
+    groups: dict[str, list[tuple[float, float]]] = {}
     for record in records:
-        cost = record["measured"]
-        if not cost["seconds"]:  # it stopped before its end
+        cost, cfg = record["measured"], record["config"]
+        seconds, gigabytes = cost["seconds"], cost["peak_memory_mb"] * 2**20 / 1e9
+        if not seconds:  # it stopped before its end
             continue
-        groups.setdefault(like(record["config"]), []).append(
-            (
-                cost["seconds"]["total"] / 3600,
-                cost["peak_memory_mb"] * 2**20 / 1e9,
-                cost["seconds"]["train"] / 3600,
-            )
-        )
+        rest = seconds["total"] - seconds["train"]
+        groups.setdefault(_evaluation(cfg), []).append((rest / 3600, gigabytes))
+        if trains(dict(cfg)):
+            groups.setdefault(_training(cfg), []).append((seconds["train"] / 3600, gigabytes))
     return {
-        key: Estimate(
-            hours=statistics.median(hours for hours, _, _ in costs),
-            gigabytes=statistics.median(memory for _, memory, _ in costs),
-            measured=True,
-            training=statistics.median(training for _, _, training in costs),
-        )
+        key: Part(*(statistics.median(values) for values in zip(*costs, strict=True)))
         for key, costs in groups.items()
     }
 
 
-def of(cell: Cell, known: Mapping[str, Estimate]) -> Estimate | None:
-    """A cell's estimate; None for an architecture whose size is not known here."""
+def of(cell: Cell, known: Known) -> Estimate | None:
+    """A cell's estimate: its training and its evaluation each as before, or by its size; None for
+    an architecture whose size is not known here."""
     cfg = cell.config
-    if (found := known.get(like(cfg))) is not None:
-        return found
+    training = known.get(_training(cfg)) if trains(cfg) else Part(0.0, 0.0)
+    evaluation = known.get(_evaluation(cfg))
+    as_before = training is not None and evaluation is not None
+    if training is None or evaluation is None:
+        sized = _by_size(cfg)
+        if sized is None:
+            return None
+        training, evaluation = training or sized[0], evaluation or sized[1]
+    gigabytes = max(training.gigabytes, evaluation.gigabytes)
+    return Estimate(training.hours + evaluation.hours, gigabytes, as_before, training.hours)
+
+
+def _by_size(cfg: dict[str, Any]) -> tuple[Part, Part] | None:
+    """Training and evaluation of a model whose architecture is known, by its operations."""
     shape = _shape(cfg["model"])
     if shape is None:
         return None
     size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
     tokens = sum(_tokens(d, cfg["eval"]) for d in config.chosen(cfg["eval"]))
-    trained = training / processes(cfg) / rate / 3600
-    hours = trained + 2 * size * tokens / rate / 3600
-    return Estimate(hours, _bytes(cfg, shape, size) / 1e9, False, trained)
+    gigabytes = _bytes(cfg, shape, size) / 1e9
+    return (
+        Part(training / processes(cfg) / rate / 3600, gigabytes),
+        Part(2 * size * tokens / rate / 3600, BYTES[cfg["model"]["dtype"]] * size / 1e9),
+    )
 
 
 def precision(suite: Mapping[str, Any]) -> tuple[int, float]:

@@ -158,8 +158,9 @@ def revision(cfg: dict[str, Any]) -> str:
 def fingerprints(cfg: dict[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
     """The content of every file and folder on disk that a configuration names, by its path.
 
-    What is not there gets a mark that lets a plan be made; no cell can run under it, since the
-    files are required before anything starts.
+    What is not there is taken to be what the records of the ledger were made with: tables need no
+    more than records. If there is none, it gets a mark that lets a plan be made; no cell can run
+    under either, since the files are required before anything starts.
 
     Args:
         known: what is known already, and is not looked at again; what is found is added to it.
@@ -172,15 +173,17 @@ def fingerprints(cfg: dict[str, Any], known: dict[str, str] | None = None) -> di
         named += [s["exclude"]["path"] for s in sources if s["exclude"] is not None]
     for path in named:
         if path not in known:
-            known[path] = _content(path, paths.data_file(path))
+            known[path] = _content(path, paths.data_file(path), cfg["ledger"])
     model = cfg["model"]["path"]
     if model not in known and (place := paths.resolve(model)) is not None:
-        known[model] = _content(model, place)
+        known[model] = _content(model, place, cfg["ledger"])
     return {path: known[path] for path in (*named, model) if path in known}
 
 
-def _content(path: str, place: Path) -> str:
-    return fingerprint(place) if place.exists() else f"absent:{path}"
+def _content(path: str, place: Path, ledger: str) -> str:
+    if place.exists():
+        return fingerprint(place)
+    return record.contents(Path(ledger)).get(record.portable(path), f"absent:{path}")
 
 
 def run_id(cfg: dict[str, Any], content: dict[str, str] | None = None) -> str:

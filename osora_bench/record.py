@@ -1,8 +1,10 @@
 """One immutable JSON file a run: the only thing that tables and figures are made from."""
 
 import base64
+import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,26 @@ def is_whole(path: Path) -> bool:
     except (OSError, DamagedRecord):
         return False
     return True
+
+
+def portable(path: str) -> str:
+    """A path as records name it: an absolute one, which is of one machine, by its last part."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def contents(ledger: Path) -> dict[str, str]:
+    """The content of the files and folders that a ledger's records were made with, by their
+    `portable` path; where they differ, that of most records."""
+    return _contents(ledger, ledger.stat().st_mtime_ns) if ledger.is_dir() else {}
+
+
+@functools.cache
+def _contents(ledger: Path, _: int) -> dict[str, str]:
+    found: dict[str, Counter[str]] = {}
+    for record in read_each(ledger, []):
+        for path, content in record["provenance"].get("fingerprints", {}).items():
+            found.setdefault(path, Counter())[content] += 1
+    return {path: counts.most_common(1)[0][0] for path, counts in found.items()}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -241,9 +240,7 @@ def _without_folders(node: Any) -> Any:
         return {_without_folders(key): _without_folders(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_without_folders(value) for value in node]
-    if isinstance(node, str) and Path(node).is_absolute():
-        return Path(node).name
-    return node
+    return record.portable(node) if isinstance(node, str) else node
 
 
 def _tracked(made: dict[str, Any]) -> dict[str, Any]:

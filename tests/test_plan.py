@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from osora_bench import cli, paths, plan
+from osora_bench import cli, paths, plan, run
 from osora_bench.compose import composer
 from osora_bench.errors import UserError
 
@@ -229,3 +229,24 @@ def test_states_follow_the_files(make_cell):
     cell.ledger.mkdir()
     Path(cell.record).write_text("{")
     assert cell.state == "damaged"
+
+
+def test_a_record_is_found_also_where_the_files_that_it_was_made_with_are_not(
+    make_cell, session, tmp_path, monkeypatch
+):
+    """A clone holds records, and neither the data nor the model."""
+    chosen = [f"task.sources.0.path={tmp_path}/train.jsonl", f"model.path={tmp_path}/model"]
+    chosen += ["trainer.max_steps=1", "eval.datasets.0.limit=2", "eval.datasets.1.limit=2"]
+    source = paths.data_file("pkg://osora_bench.toy/data/gsm8k/train.jsonl")
+    model = paths.resolve("pkg://osora_bench.toy/model")
+    shutil.copy(source, tmp_path / "train.jsonl")
+    shutil.copytree(model, tmp_path / "model")
+    cell = make_cell(*chosen)
+    assert run.attempt(cell) == "done"
+    (tmp_path / "train.jsonl").unlink()
+    shutil.rmtree(tmp_path / "model")
+    assert make_cell(*chosen) == cell
+    assert make_cell(*chosen, f"ledger={tmp_path}/empty").run_id != cell.run_id
+    with (tmp_path / "train.jsonl").open("w") as file:  # another file there is another cell
+        file.write(source.read_text().partition("\n")[2])
+    assert make_cell(*chosen).run_id != cell.run_id
