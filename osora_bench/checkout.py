@@ -1,12 +1,14 @@
 """The code that runs: its commit and how the files differ from it."""
 
 import hashlib
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from osora_bench import paths
+from osora_bench.errors import UserError
 
 CHANGED = "OSORA_CHANGED_SINCE_PLAN"
 """Set in a process that was told to run other code than its sweep was started with."""
@@ -16,14 +18,27 @@ SOURCES = ("osora_bench", "conf")
 """Folders whose files take part in a run also where git does not track them."""
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str) -> bytes:
+    """What a git command prints.
+
+    Raises:
+        UserError: it fails, in a checkout whose HEAD is known.
+    """
+    done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, check=False)
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="replace").strip()
+        raise UserError(f"git {' '.join(arguments)} fails, so the code is not known: {why}")
+    return done.stdout
+
+
+def _commit() -> str | None:
+    """HEAD; None outside a checkout, or without git."""
+    command = ["git", "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # no git on this machine
+        done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, check=False)
+    except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode().strip() if done.returncode == 0 else None
 
 
 def look() -> dict[str, Any]:
@@ -33,17 +48,18 @@ def look() -> dict[str, Any]:
     What runs write themselves (results/) does not count. Files that git does not track count where
     runs take them from (`SOURCES`).
     """
-    commit = _git("rev-parse", "HEAD")
+    commit = _commit()
     if commit is None:
         return {"commit": None, "tree": None, "dirty": None, "diff": _content()}
-    listed = (_git("ls-tree", "HEAD") or "").splitlines()
-    tree = "\n".join(line for line in listed if not line.endswith("\tresults"))
-    changes = (_git("diff", "HEAD", "--", ".", ":(exclude)results") or "") + _untracked()
+    listed = _git("ls-tree", "HEAD").splitlines()
+    tree = b"\n".join(line for line in listed if not line.endswith(b"\tresults"))
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
+    changes = _git("diff", *plain, "HEAD", "--", ".", ":(exclude)results") + _untracked()
     return {
         "commit": commit,
-        "tree": hashlib.sha256(tree.encode()).hexdigest(),
+        "tree": hashlib.sha256(tree).hexdigest(),
         "dirty": bool(changes),
-        "diff": hashlib.sha256(changes.encode()).hexdigest() if changes else None,
+        "diff": hashlib.sha256(changes).hexdigest() if changes else None,
     }
 
 
@@ -52,13 +68,13 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one.get(key) == other.get(key) for key in ("tree", "diff"))
 
 
-def _untracked() -> str:
+def _untracked() -> bytes:
     """A line for each file that git neither tracks nor ignores, with its content's hash."""
-    listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES) or ""
-    files = sorted(name for name in listed.split("\0") if (paths.ROOT / name).is_file() and name)
-    return "".join(
-        f"{name} {hashlib.sha256((paths.ROOT / name).read_bytes()).hexdigest()}\n" for name in files
-    )
+    listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES)
+    names = sorted(os.fsdecode(name) for name in listed.split(b"\0") if name)
+    files = [(name, paths.ROOT / name) for name in names if (paths.ROOT / name).is_file()]
+    lines = (f"{name} {hashlib.sha256(p.read_bytes()).hexdigest()}\n" for name, p in files)
+    return os.fsencode("".join(lines))
 
 
 def _content() -> str:

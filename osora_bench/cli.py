@@ -90,7 +90,7 @@ def run_verb(arguments: Sequence[str]) -> int:
 
 
 def _run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """How cells are to be run (as of `run.run_missing`), and the other arguments."""
+    """How cells are to be run (as of `run.run_by`), and the other arguments."""
     options, overrides = _options(arguments, ("workers", "retries", "allow_changed"))
     how: dict[str, Any] = {"workers": _count(options.get("workers", "1"), "workers")}
     if "retries" in options:
@@ -146,6 +146,8 @@ def tables_verb(arguments: Sequence[str]) -> int:
     options, overrides = _options(rest, ("out", "params", "compare", "others"))
     cells = expansion(name, overrides).everything
     experiment = load_experiment(name)
+    if not experiment.tables:
+        print(f"{name}: experiments/{name}.yaml names no tables")
     params = _choice(options, "params", "true")
     for spec in experiment.tables.values():
         spec.params = spec.params or params

@@ -318,7 +318,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
     if not names and task["validation_rows"] is None:
         found.append(
             f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "
-            "task.validation_rows hold rows out"
+            "task.validation_rows hold rows out (which `rates` in an experiment need)"
         )
     found += _sharing_problems(trainer)
     if not trainer["learning_rate"] > 0:

@@ -61,8 +61,8 @@ def thaw(path: Path, only: str | None = None) -> Frozen:
 
 
 def changes(frozen: Frozen) -> str | None:
-    """How the code differs from the sweep's, None if it does not."""
-    return differs(frozen.code, checkout.code(), "allow_changed=true")
+    """How the code on disk now differs from the sweep's, None if it does not."""
+    return differs(frozen.code, checkout.look(), "allow_changed=true")
 
 
 def differs(then: dict[str, Any], now: dict[str, Any], switch: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import opencompass.tasks.openicl_eval as eval_task
 from mmengine.config import Config, ConfigDict
 from opencompass.openicl.icl_evaluator import AccEvaluator
+from opencompass.utils import get_logger
 
 from osora_bench import answers, corrections
 from osora_bench.errors import UserError
@@ -60,6 +61,22 @@ def judge(config: ConfigDict, work: Path, metric: str) -> dict[str, Any]:
     return _read(work / "results", config)
 
 
+def check(config: ConfigDict, work: Path, metric: str) -> None:
+    """Judge an empty answer to the first question, before any is asked.
+
+    Raises:
+        UserError: the evaluator's result has no such number.
+    """
+    made = {"0": {"origin_prompt": "", "prediction": ""}}
+    rewrite(made, config, work)
+    try:
+        First(task(config, work, {}), metric).run()
+    except UserError:
+        raise
+    except Exception as error:  # what it says of no answer it need not say of one
+        get_logger().warning(f"{config['abbr']}: an empty answer cannot be judged: {error!r}")
+
+
 class Judge(eval_task.OpenICLEvalTask):
     """OpenCompass's evaluation, that asks about each question alone where its evaluator gives no
     verdicts of them."""
@@ -79,6 +96,8 @@ class Judge(eval_task.OpenICLEvalTask):
                 f"{', '.join(there) or result}; the set's `metric` says which is the accuracy"
             )
         details = result.get("details")
+        if details is None:
+            raise UserError(f"{self._name}: OpenCompass's evaluator judges no single question")
         if isinstance(details, list) and all(
             answers.verdict(entry) is not None for entry in details
         ):
@@ -107,6 +126,13 @@ class Judge(eval_task.OpenICLEvalTask):
         evaluator = self.eval_cfg["evaluator"]
         kind = getattr(evaluator["type"], "__name__", str(evaluator["type"])).rpartition(".")[2]
         return kind == AccEvaluator.__name__ and list(evaluator) == ["type"]
+
+
+class First(Judge):
+    """Of the first question alone."""
+
+    def _load_and_preprocess_test_data(self) -> Any:
+        return super()._load_and_preprocess_test_data().select([0])
 
 
 def corrected(

@@ -279,7 +279,13 @@ def load(model: dict[str, Any], device: torch.device) -> Base:
         path, dtype=getattr(torch, model["dtype"]), **options
     ).to(device)
     loaded.eval()
-    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"model {model['name']}: no tokenizer can be had of {path}: {why}"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     if model["chat"] and tokenizer.chat_template is None:

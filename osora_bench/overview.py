@@ -1,5 +1,6 @@
 """What `osora-bench plan` shows: every cell, its state, what it will take, what it can tell."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 from osora_bench import estimate, record, slurm
 from osora_bench.compose import without_collecting
-from osora_bench.plan import WAITING, Cell, Expansion, training_id, trains
+from osora_bench.plan import WAITING, Cell, Expansion, training_id, trains, validation_loss
 from osora_bench.run import counted, warnings, where
 
 
@@ -73,8 +74,16 @@ def _why(cell: Cell, state: str, job: slurm.Job | None) -> str:
         "running": lambda: where(cell),
         "queued": lambda: f"  {job}",
         "failed": lambda: f"  {cell.error}",
+        "done": lambda: "  diverged" if _diverged(cell) else "",
+        "damaged": lambda: f"  {cell.record}",
     }
     return told.get(state, str)()
+
+
+def _diverged(cell: Cell) -> bool:
+    """Whether a learning rate that was only tried is of no use."""
+    tried = trains(cell.config) and not cell.config["eval"]["datasets"]
+    return tried and validation_loss(cell) == math.inf
 
 
 def text(made: Sequence[Line]) -> list[str]:

@@ -12,7 +12,7 @@ from osora_bench import paths
 from osora_bench.benchdata import advice, gated
 from osora_bench.config import chosen
 from osora_bench.data import dialogues
-from osora_bench.errors import UserError
+from osora_bench.errors import UserError, unknown
 from osora_bench.fetch import refuse_committable
 from osora_bench.plan import Cell, processes, trains
 
@@ -28,7 +28,9 @@ def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> 
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
-        (_check_data, list(by_data.values())),
+        (_check_rows, list(by_data.values())),
+        (_check_suite, list(by_data.values())),
+        (_check_optimizer, cells),
         (_check_device, cells if here else []),
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
@@ -71,9 +73,24 @@ def _writing_to(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot write there ({error.strerror})") from error
 
 
-def _check_data(cell: Cell) -> None:
-    if trains(cell.config):
-        dialogues(cell.config["task"], cell.config["seed"])
+def _check_rows(cell: Cell) -> None:
+    """Training rows: every file that is missing, else what is wrong with the rows."""
+    if not trains(cell.config):
+        return
+    sources = cell.config["task"]["sources"]
+    files = [one["path"] for s in sources for one in (s, s["exclude"]) if one is not None]
+    missing = [file for file in files if not paths.data_file(file).is_file()]
+    if missing:
+        raise UserError("\n".join(map(_missing, missing)))
+    dialogues(cell.config["task"], cell.config["seed"])
+
+
+def _missing(file: str) -> str:
+    place = paths.data_file(file)
+    return f"{place}: no such file{advice(file)}; OSORA_DATA names the data folder"
+
+
+def _check_suite(cell: Cell) -> None:
     check_suite(cell.config["eval"], cell.paths.evaluation, "with runs=")
 
 
@@ -116,6 +133,17 @@ def _check_device(cell: Cell) -> None:
             f"trainer.processes={count}: each takes a GPU of its own, and this machine has "
             f"{torch.cuda.device_count()}"
         )
+
+
+def _check_optimizer(cell: Cell) -> None:
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    trainer = cell.config["trainer"]
+    for key, kinds in (("optimizer", OptimizerNames), ("schedule", SchedulerType)):
+        names = [kind.value for kind in kinds]
+        if trainer[key] not in names:
+            raise UserError(unknown(f"trainer.{key}", trainer[key], names))
 
 
 def _check_tracker(cell: Cell) -> None:

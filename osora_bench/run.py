@@ -67,7 +67,11 @@ def run_experiment(name: str, overrides: Sequence[str] = (), **settings: Any) ->
         waiting = [w.cell for w in now.waiting]
         if waiting:
             say(f"{len(waiting)} cells wait for the choice of their learning rate")
-        status = run_missing(now.cells, waiting=waiting, leave=tried, **settings)
+        try:
+            status = run_missing(now.cells, waiting=waiting, leave=tried, **settings)
+        except DeviceLost as lost:
+            say(f"{lost}; start again for the cells that are left")
+            return FAILED
         if not waiting:
             return status
         tried |= {cell.run_id for cell in now.cells if cell.state == "failed"}
@@ -98,31 +102,28 @@ def run_missing(
     *,
     waiting: Sequence[Cell] = (),
     leave: Collection[str] = (),
-    workers: int = 1,
-    allow_changed: bool = False,
     launcher: Sequence[str] = (),
-    retries: int = RETRIES,
+    **how: Any,
 ) -> int:
     """Run every cell that has no record yet; return the exit status.
 
     Args:
-        workers: processes to run them in; 1 is this process.
-        allow_changed: whether workers may run other code than the sweep was started with.
-        launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
         waiting: cells that come later, to be checked with these.
         leave: run ids of cells that have failed in this start already.
-        retries: how often a cell is started again whose process or job was killed.
+        launcher, how: as of `run_by`.
 
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
         Refused: found out on the way, and told after the verdict.
+        DeviceLost: no cell can run in this process any more; so, too, after the verdict.
     """
     states = {cell.run_id: cell.state for cell in cells}
-    todo = [cell for cell in cells if cell.run_id not in leave]
+    left = {*leave, *(run_id for run_id, state in states.items() if state in ("done", "damaged"))}
+    todo = [cell for cell in cells if cell.run_id not in left]
     missing = [cell for cell in todo if states[cell.run_id] in ("missing", "failed")]
     for cell in (c for c in cells if states[c.run_id] == "damaged"):
         say(damage(cell))
-    if {states[cell.run_id] for cell in todo} <= {"done", "damaged"}:
+    if not todo:
         return verdict(cells)
     say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
@@ -130,25 +131,48 @@ def run_missing(
         for line in warnings(missing):
             say(f"WARNING: {line}")
     try:
-        if launcher:
-            from osora_bench.slurm import run_on_slurm
-
-            run_on_slurm(todo, launcher, allow_changed, retries)
-        elif workers > 1:
-            from osora_bench.workers import run_in_workers
-
-            run_in_workers(todo, workers, allow_changed, retries)
-        else:
-            run_here(todo)
-    except Refused:
+        run_by(todo, launcher=launcher, **how)
+    except (Refused, DeviceLost):
         verdict(cells)
         raise
     return verdict(cells)
 
 
+def run_by(
+    cells: Sequence[Cell],
+    *,
+    workers: int = 1,
+    allow_changed: bool = False,
+    launcher: Sequence[str] = (),
+    retries: int = RETRIES,
+) -> None:
+    """Run cells in this process, in several, or as jobs.
+
+    Args:
+        workers: processes to run them in; 1 is this process.
+        allow_changed: whether workers may run other code than the sweep was started with.
+        launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
+        retries: how often a cell is started again whose process or job was killed.
+    """
+    if launcher:
+        from osora_bench.slurm import run_on_slurm
+
+        run_on_slurm(cells, launcher, allow_changed, retries)
+    elif workers > 1:
+        from osora_bench.workers import run_in_workers
+
+        run_in_workers(cells, workers, allow_changed, retries)
+    else:
+        run_here(cells)
+
+
 def run_here(cells: Sequence[Cell]) -> None:
     """Run what is missing in this process, and wait for what runs elsewhere: if that ends without
-    a record, it is run here. Every cell is tried at most once."""
+    a record, it is run here. Every cell is tried at most once.
+
+    Raises:
+        DeviceLost: no cell can run in this process any more.
+    """
     tried: set[str] = set()
     told: set[str] = set()
     while True:
@@ -157,12 +181,7 @@ def run_here(cells: Sequence[Cell]) -> None:
         if ready:
             session().prepare(ready)
         for number, cell in enumerate(ready, start=1):
-            try:
-                state = attempt(cell, f"[{number}/{len(ready)}] ")
-            except DeviceLost as lost:
-                say(f"{lost}; start again for the cells that are left")
-                return
-            if state != "running":
+            if attempt(cell, f"[{number}/{len(ready)}] ") != "running":
                 tried.add(cell.run_id)
         waiting = [c for c in cells if states.get(c.run_id) == "running"]
         if not ready and not waiting:

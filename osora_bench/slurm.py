@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osora_bench import claim, frozen, whole
 from osora_bench.compose import composer
-from osora_bench.errors import UserError
+from osora_bench.errors import Refused, UserError
 from osora_bench.plan import Cell, processes
 from osora_bench.progress import say
 from osora_bench.run import RETRIES
@@ -62,7 +62,8 @@ PASSING = {
     *("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning", "Prolog"),
     *("Dependency", "Licenses", "Reservation"),
 }
-"""Why a job waits where time alone will help."""
+LIMITS = ("QOS", "Assoc", "Max")
+"""Why a job waits where time alone will help: these, and limits of what runs at once."""
 UNREACHABLE = ("slurm controller", "timed out", "Connection refused")
 """What sbatch says where another try may help."""
 
@@ -192,7 +193,9 @@ def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
         )
 
     needs = sorted({c.config["model"]["name"] for c in cells if c.config["model"]["needs_gpu"]})
-    if asked is None and needs:
+    others = settings.get("additional_parameters") or {}
+    asked = asked or settings.get("gpus_per_task") or any("gres" in k or "gpu" in k for k in others)
+    if not asked and needs:
         say(
             f"WARNING: {', '.join(needs)} need a GPU; hydra.launcher.gpus_per_node is not set, so "
             "jobs have one only if the partition gives it by itself"
@@ -229,6 +232,7 @@ class Sweep:
     active: list[str] = field(default_factory=list)  # jobs that run, or end just now
     patience: float = ASK_EVERY  # seconds until the next try to submit, where the last one failed
     earliest: float = 0.0  # when that is
+    refusal: str | None = None  # why no more jobs are submitted
     told: set[str] = field(default_factory=set)
 
     @property
@@ -245,21 +249,21 @@ class Sweep:
         return self.plan.path.parent.parent
 
     def step(self) -> bool:
-        """Look once and do what is to be done; whether a cell's job runs or is being submitted.
+        """Look once and do what is to be done; whether a cell's job runs or is being submitted, or,
+        when no more jobs are submitted, one waits.
 
         Raises:
             subprocess.SubprocessError: squeue does not answer.
-            UserError: SLURM refuses the jobs.
         """
         jobs = queue(self.runs)
         self._reap(jobs)
         to_do = [cell for cell in self.watch.open if self._needs_job(cell, jobs.get(cell.run_id))]
-        if to_do and time.monotonic() >= self.earliest:
+        if to_do and self.refusal is None and time.monotonic() >= self.earliest:
             self._submit(to_do)
         mine = [jobs[cell.run_id] for cell in self.plan.cells if cell.run_id in jobs]
         self.pending = [job.id for job in mine if job.state == "PENDING"]
         self.active = [job.id for job in mine if job.active and job.state != "PENDING"]
-        return bool(self.launching or self.active)
+        return bool(self.launching or self.active or (self.refusal and self.pending))
 
     def tell_once(self, line: str) -> None:
         """Say a line the first time."""
@@ -268,7 +272,9 @@ class Sweep:
             self.told.add(line)
 
     def _reap(self, jobs: dict[str, Job]) -> None:
-        """Notice launching processes that ended."""
+        """Notice launching processes that ended. When SLURM refuses jobs, no more are submitted
+        (`refusal`): those in the queue go on."""
+        unreached = False
         for name, (submission, process) in list(self.launching.items()):
             status = process.poll()
             if status is None:
@@ -280,15 +286,17 @@ class Sweep:
                 self.patience = ASK_EVERY
                 self.had |= {run_id: jobs.get(run_id) for run_id in cells}
             elif any(sign in submission.output for sign in UNREACHABLE):
+                unreached = True
                 said = _last_line(submission.output)
                 self.tell_once(f"sbatch does not reach the cluster, trying again: {said}")
-                self.earliest = time.monotonic() + self.patience
-                self.patience = min(LATEST, 2 * self.patience)
             else:
-                raise UserError(
+                self.refusal = (
                     f"the jobs were not submitted: {_last_line(submission.output)}\n"
-                    f"(see {submission.folder / 'launcher.log'}; what is in the queue goes on)"
+                    f"(see {submission.folder / 'launcher.log'})"
                 )
+        if unreached:
+            self.earliest = time.monotonic() + self.patience
+            self.patience = min(LATEST, 2 * self.patience)
 
     def _needs_job(self, cell: Cell, job: Job | None) -> bool:
         """Whether to submit a cell now; a job that was lost is told here."""
@@ -311,11 +319,13 @@ class Sweep:
 
     def _tell_waiting(self, cell: Cell, job: Job) -> None:
         """Say of a job why it waits, if it may wait for ever; of several for one reason, once."""
-        if "held" in job.reason.lower():
-            self.tell_once(f"{cell.label}: job {job.id} is held: {job.reason}")
-        elif job.state == "PENDING" and job.reason not in PASSING and job.reason not in self.told:
-            self.told.add(job.reason)
-            say(f"{cell.label}: job {job.id} waits, perhaps for ever: {job.reason}")
+        reason = job.reason
+        passes = reason in PASSING or (reason.startswith(LIMITS) and "Limit" in reason)
+        if job.state != "PENDING" or passes or reason in self.told:
+            return
+        self.told.add(reason)
+        how = "is held" if "held" in reason.lower() else "waits, perhaps for ever"
+        say(f"{cell.label}: job {job.id} {how}: {reason}")
 
     def _being_launched(self) -> set[str]:
         return {run_id for one, _ in self.launching.values() for run_id in one.cells}
@@ -433,9 +443,10 @@ def run_on_slurm(
 
     Raises:
         UserError: there is no SLURM here, or it refuses the jobs.
+        Refused: it refuses some of them; the others have ended.
     """
     settings = profile(launcher)
-    check_gpus(settings, cells)
+    check_gpus(settings, [cell for cell in cells if cell.state != "done"])
     array_limit()
     watch = Watch(frozen.freeze(cells))
     sweep = Sweep(watch, [*launcher], settings, allow_changed, retries)
@@ -447,6 +458,9 @@ def run_on_slurm(
     except KeyboardInterrupt:
         say("the jobs go on, and the next start waits for them; `squeue --me`, `scancel` stop them")
         raise
+    watch.look()
+    if sweep.refusal is not None and watch.open:
+        raise (Refused if len(watch.open) < len(cells) else UserError)(sweep.refusal)
     if sweep.pending:
         say(f"these jobs wait in the queue and have nothing to do: {' '.join(sweep.pending)}")
 
@@ -463,8 +477,8 @@ def _follow(sweep: Sweep) -> None:
                 left = bool(sweep.watch.open)
                 sweep.tell_once(f"squeue does not answer, waiting: {_reason(error)}")
             asked = time.monotonic()
-        if not sweep.watch.open and not left:
+        if not left and (not sweep.watch.open or sweep.refusal is not None):
             return
         if not sweep.watch.open and sweep.active:
-            sweep.tell_once(f"every cell is settled; jobs still end: {' '.join(sweep.active)}")
+            sweep.tell_once("every cell is settled; waiting for the last jobs to end")
         time.sleep(LOOK_EVERY)

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +68,11 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: an unknown model, suite, set or key.
     """
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be at least 1")
+    for override in args.overrides:
+        if "=" not in override:
+            raise UserError(f"{override}: neither an option nor KEY=VALUE")
     chosen = ["method=none", "task=toy", "trainer=toy", f"eval={args.suite}", *_model(args)]
     chosen += [f"eval.merge={args.merge}", f"eval.backend={args.backend}", *args.overrides]
     check_overrides(chosen)
@@ -130,6 +136,8 @@ def _read(place: Path) -> dict[str, Any]:
 
 def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     """Refuse what cannot run before anything large is loaded."""
+    if args.adapter is not None:
+        _check_adapter(args.adapter)
     from osora_bench import models, preflight
 
     folder = args.output or Path(cfg["runs"])
@@ -138,8 +146,6 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     models.check_weights(cfg["model"])
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")
-    if args.adapter is not None:
-        _check_adapter(args.adapter)
 
 
 def _check_adapter(folder: Path) -> None:
@@ -184,7 +190,7 @@ def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
         raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         why = shorten(str(error), 300)
-        raise UserError(f"--adapter {folder} does not fit {cfg['model']['name']}: {why}") from error
+        raise UserError(f"--adapter {folder} is not for {cfg['model']['name']}: {why}") from error
     said = model.active_peft_config.base_model_name_or_path
     if origin["base"] is None and said and Path(said).name != Path(cfg["model"]["path"]).name:
         say(f"WARNING: {folder} says that it was made for {said}, not {cfg['model']['path']}")
@@ -199,7 +205,9 @@ def _load(base: Any, folder: Path, start: str | None) -> Any:
     import osora_bench.osora  # noqa: F401 (makes the method known)
 
     if start is None:
-        model = PeftModel.from_pretrained(base, str(folder))
+        with warnings.catch_warnings():  # of missing keys: `_check_names` refuses them
+            warnings.simplefilter("ignore")
+            model = PeftModel.from_pretrained(base, str(folder))
     else:  # the base weights change with the start, and the saved tensors belong to the changed
         settings = PeftConfig.from_pretrained(str(folder))
         settings.inference_mode = False
@@ -211,11 +219,15 @@ def _load(base: Any, folder: Path, start: str | None) -> Any:
 
 
 def _check_names(model: Any, folder: Path) -> None:
-    """PEFT passes over tensors without a place in the model, and over places without a tensor."""
+    """PEFT passes over tensors without a place in the model, over places without a tensor, and over
+    what is no number."""
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    here, stored = set(get_peft_model_state_dict(model)), set(load_peft_weights(str(folder)))
+    tensors = load_peft_weights(str(folder))
+    here, stored = set(get_peft_model_state_dict(model)), set(tensors)
+    if spoilt := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:
+        raise ValueError(f"{len(spoilt)} tensors hold NaN or infinite numbers, such as {spoilt[0]}")
     if here != stored:
         first = sorted(here ^ stored)[0]
         where = "this model has" if first in here else "only the file has"

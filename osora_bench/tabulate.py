@@ -366,7 +366,7 @@ def _numbers(
 def _params(row: Row) -> str:
     if not trains(row.cell.config):
         return "0"
-    return str(row.shown[0]["parameters"]["trainable"]) if row.shown else ""
+    return str(row.shown[0]["parameters"].get("trainable", "")) if row.shown else ""
 
 
 def by_value(

@@ -11,12 +11,13 @@ class Watch:
     """Tells of each cell once, when it is settled.
 
     Attributes:
-        open: the cells that were not settled at the last look.
+        open: the cells that were not settled at the last look; at first all, since a cell may have
+            been settled since its sweep was put together.
     """
 
     def __init__(self, sweep: Frozen) -> None:
         self.sweep = sweep
-        self.open = [cell for cell in sweep.cells if not sweep.settled(cell)]
+        self.open = list(sweep.cells)
 
     def look(self) -> None:
         """Say which cells have been settled since the last look."""

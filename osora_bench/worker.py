@@ -17,8 +17,8 @@ from osora_bench.progress import say
 from osora_bench.run import FAILED, MISTAKE, OK, DeviceLost, attempt
 
 BROKEN, LOST = 3, 4
-"""Exit statuses of a worker that could not go on, LOST: for its GPU; FAILED says that it has tried
-all cells."""
+"""Exit statuses of a worker that could not go on, LOST: as its first cell has lost the GPU; FAILED
+says that it has tried all cells."""
 
 
 def work(sweep: frozen.Frozen, allow_changed: bool = False) -> int:
@@ -26,25 +26,32 @@ def work(sweep: frozen.Frozen, allow_changed: bool = False) -> int:
 
     Raises:
         UserError: the code is not that which the sweep was started with.
-        DeviceLost: the GPU was of no use from the first cell on.
+        DeviceLost: the first cell has lost the GPU.
     """
-    found = frozen.changes(sweep)
-    if found is not None:
-        if not allow_changed:
-            raise UserError(found)
-        os.environ[CHANGED] = "1"
-    done = 0
+    _check_code(sweep, allow_changed)
+    first = True
     for cell in sweep.cells:
         if not sweep.waits(cell):
             continue
+        _check_code(sweep, allow_changed)  # a module that is imported late would be the new one
         try:
-            done += attempt(cell) == "done"
+            attempt(cell)
         except DeviceLost as lost:
-            if not done:
+            if first:
                 raise
             print(f"osora-bench: {lost}", file=sys.stderr)
             return BROKEN
+        first = False
     return OK if all(cell.state in ("done", "running") for cell in sweep.cells) else FAILED
+
+
+def _check_code(sweep: frozen.Frozen, allow_changed: bool) -> None:
+    found = frozen.changes(sweep)
+    if found is None:
+        return
+    if not allow_changed:
+        raise UserError(found)
+    os.environ[CHANGED] = "1"
 
 
 def main() -> int:

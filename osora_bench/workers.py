@@ -25,7 +25,7 @@ LOOK_EVERY = 0.5
 BARREN = 3
 """Workers in a row that may end with nothing done, before no more are started."""
 LOSSES = 2
-"""Cells in a row that may fail with their slot's GPU, before it is given no more."""
+"""Cells in a row that may lose their slot's GPU before others are preferred to it."""
 INTERRUPTED = 128
 """Exit statuses above it: the worker was asked to end, by the signal of the rest."""
 
@@ -82,10 +82,9 @@ class Workers:
         if self.refusal is not None:
             return
         waiting = sum(self.sweep.waits(cell) for cell in self.watch.open)
-        usable = [slot for slot in range(self.count) if self.lost[slot] < LOSSES]
-        free = [slot for slot in usable if slot not in self.running]
-        if waiting and not usable:
-            self.refusal = f"no GPU is left that cells do not fail on; {waiting} cells are left"
+        sound = [slot for slot in range(self.count) if self.lost[slot] < LOSSES]
+        # where cells have lost every GPU, it may as well be the cells
+        free = [slot for slot in sound or range(self.count) if slot not in self.running]
         for slot in free[:waiting]:
             lock = self._slot_lock(slot)
             if lock is not None:
@@ -113,7 +112,9 @@ class Workers:
         return locks
 
     def _start(self, slot: int, lock: "Locks") -> subprocess.Popen[bytes]:
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.exists():
+            self.folder.mkdir()
+            say(f"up to {self.count} workers; their output: {self.folder}")
         env = dict(os.environ)
         cores = os.cpu_count() or 1
         # another number of threads is another order of sums: a record names it
@@ -155,7 +156,7 @@ class Workers:
         if self.lost[slot] == LOSSES:
             say(
                 f"GPU {self.devices[slot] if self.devices else slot}: {LOSSES} cells in a row have "
-                f"failed with it; it is given no more in this start  (see {self.log(slot)})"
+                f"lost it; others get the cells, while there are any  (see {self.log(slot)})"
             )
 
     def _left_by(self, pid: int) -> Cell | None:
@@ -223,7 +224,6 @@ def run_in_workers(
         )
     watch = Watch(frozen.freeze(cells))
     workers = Workers(watch, count, allow_changed, slots, retries)
-    say(f"{count} workers; their output: {workers.folder}")
     for cell in watch.open:
         if cell.state == "running":
             say(f"{cell.label}: runs already{where(cell)}; waiting for it")
@@ -237,8 +237,8 @@ def run_in_workers(
         pids = " ".join(str(p.pid) for p in workers.running.values())
         say(f"the workers go on, and the next start waits for them; `kill -INT {pids}` stops them")
         raise
-    if workers.refusal is not None:
-        watch.look()
+    watch.look()
+    if workers.refusal is not None and watch.open:
         raise Refused(workers.refusal)
 
 
@@ -257,5 +257,7 @@ def gpus(cells: Sequence[Cell]) -> list[str]:
 
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = named.split(",") if named else map(str, range(count))
-    return [name.strip() for name in names][:count]
+    names = [name.strip() for name in named.split(",")] if named else [*map(str, range(count))]
+    if all(name.startswith("MIG-") for name in names):  # CUDA shows a process one of these
+        return names
+    return names[:count]

@@ -6,6 +6,7 @@ import pytest
 from conftest import QUICK
 
 from osora_bench import __main__, checkout, paths, record, run
+from osora_bench.errors import UserError
 
 
 @pytest.fixture
@@ -52,6 +53,15 @@ def test_a_new_file_counts_where_runs_take_files_from(repository):
     assert len({clean["diff"], one["diff"], other["diff"]}) == 3
     (repository / ".gitignore").write_text("*.yaml")
     assert checkout.look() == clean
+
+
+def test_a_diff_that_fails_is_no_clean_checkout(repository):
+    (repository / "code.py").write_bytes(b"changed \xe9")
+    subprocess.run(["git", "config", "diff.external", "none-such"], cwd=repository, check=True)
+    assert checkout.look()["dirty"] is True  # git's own diff is asked for
+    (repository / ".git" / "index").write_bytes(b"no index")
+    with pytest.raises(UserError, match="git diff .* fails, so the code is not known"):
+        checkout.look()
 
 
 def test_a_commit_of_records_is_the_same_code_and_another_is_not(repository):

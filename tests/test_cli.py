@@ -119,6 +119,8 @@ def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeyp
         (["runs=/proc/nowhere"], "/proc/nowhere: cannot write there"),
         (["eval.datasets.0.limit=501"], "limit=501: the set has 500 questions"),
         (["task.sources.0.prompt='{no_column}'"], "line 1: the template asks for 'no_column'"),
+        (["trainer.optimizer=adamv"], "unknown trainer.optimizer 'adamv'"),
+        (["trainer.schedule=cosin"], "unknown trainer.schedule 'cosin'. Did you mean 'cosine'"),
         (["device=cuda"], "device=cuda, but torch sees no CUDA device"),
     ],
 )

@@ -360,7 +360,12 @@ def judged(*verdicts):
 def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
     dataset = {"name": "x", "questions": 2, "metric": "accuracy"}
     assert evaluate._score({"accuracy": 50.0}, judged(True, False), dataset, 0, None).k == 1
-    with pytest.raises(RuntimeError, match="OpenCompass says 60.0, its verdicts say 1/2"):
+    third = {**dataset, "questions": 3}
+    verdicts = judged(True, False, False)
+    assert evaluate._score({"accuracy": 33.33}, verdicts, third, 0, None).accuracy == 33.33
+    with pytest.raises(UserError, match="x: OpenCompass says 33.34, its verdicts say 1/3"):
+        evaluate._score({"accuracy": 33.34}, verdicts, third, 0, None)
+    with pytest.raises(UserError, match="x: OpenCompass says 60.0, its verdicts say 1/2"):
         evaluate._score({"accuracy": 60.0}, judged(True, False), dataset, 0, None)
 
 

@@ -105,6 +105,21 @@ def test_what_is_neither_right_nor_wrong_is_refused(evaluator, told, asking, tmp
         judging.judge(config, tmp_path / "work", "accuracy")
 
 
+def test_a_metric_that_is_not_stated_is_told_before_any_question_is_asked(asking, tmp_path):
+    cfg = asking({**SIQA, "metric": "f1"}, siqa_files())
+    with pytest.raises(UserError, match="siqa: OpenCompass returned no f1, but accuracy; the set"):
+        evaluate.prepare(cfg["eval"], tmp_path)
+
+
+def test_an_evaluator_that_says_nothing_of_single_questions_is_refused(asking, tmp_path):
+    cfg = asking(SIQA, siqa_files())
+    (config,) = evaluate.prepare(cfg["eval"], tmp_path).values()
+    made = {str(i): {"prediction": "to rest"} for i in range(4)}  # without a prompt: no details
+    judging.rewrite(made, config, tmp_path / "work")
+    with pytest.raises(UserError, match="siqa: OpenCompass's evaluator judges no single question"):
+        judging.judge(config, tmp_path / "work", "accuracy")
+
+
 def race_files(*longest):
     """Three questions; those named have a fourth option of 300 words."""
     text = ""
@@ -119,10 +134,17 @@ def race_files(*longest):
     }
 
 
-def test_a_question_whose_texts_exceed_the_context_is_not_asked_and_not_right(asking, gpt2, capsys):
-    """Of four alike losses the first label would win: it is the right one of every question."""
+@pytest.mark.parametrize("own", [None, 2])
+def test_a_question_whose_texts_exceed_the_context_is_not_asked_and_not_right(
+    own, asking, gpt2, capsys, monkeypatch
+):
+    """Of four alike losses the first label would win: it is the right one of every question. The
+    configuration may name a batch size of its own."""
     cfg = asking(RACE, race_files(1))
     runs = evaluate.Path(cfg["runs"])
+    (config,) = evaluate.prepare(cfg["eval"], runs).values()
+    if own is not None:
+        monkeypatch.setitem(config.infer_cfg.inferencer, "batch_size", own)
     (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()
     assert (score.n, score.too_long, score.unread) == (3, 1, 1)
     assert unpack(score.right, 3)[1] is False

@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from osora_bench import cli, paths, plan, run
+from osora_bench import cli, paths, plan, preflight, run
 from osora_bench.compose import composer
 from osora_bench.errors import UserError
 
@@ -229,6 +229,15 @@ def test_states_follow_the_files(make_cell):
     cell.ledger.mkdir()
     Path(cell.record).write_text("{")
     assert cell.state == "damaged"
+
+
+def test_every_file_that_is_missing_is_told(make_cell, tmp_path, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path))
+    cell = make_cell("task=gpqa-clean", "eval=gpqa", "trainer=toy")
+    with pytest.raises(UserError) as told:
+        preflight.check([cell])
+    for name in ("main", "extended", "diamond"):
+        assert f"{tmp_path}/gpqa/gpqa_{name}.csv: no such file" in str(told.value)
 
 
 def test_a_record_is_found_also_where_the_files_that_it_was_made_with_are_not(

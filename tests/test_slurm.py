@@ -16,7 +16,7 @@ from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench import cli, frozen, job, record, run, slurm
 from osora_bench.claim import claimed
-from osora_bench.errors import UserError
+from osora_bench.errors import Refused, UserError
 from osora_bench.watch import Watch
 
 needs_slurm = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} ({PACKAGES})")
@@ -101,11 +101,11 @@ def test_a_grid_runs_on_both_nodes_in_arrays_that_fit_and_a_failure_stops_no_oth
     """Six cells where an array may have four; the records are those of one process."""
     methods = ["osora", "lora", "pissa", "vera", "none"]
     cells = grid("slurm", methods, *SHORT)
-    # refused when the optimiser is made, not before
-    (broken,) = grid("slurm", ["lora"], *SHORT, "trainer.optimizer=nonsense")
+    # its package is not here: refused when the optimiser is made, not before
+    (broken,) = grid("slurm", ["lora"], *SHORT, "trainer.optimizer=adamw_bnb_8bit")
     assert run.run_missing([broken, *cells], launcher=ON_SLURM) == run.FAILED
     told = capsys.readouterr().out
-    assert f"failed: {broken.label}: ValueError" in told
+    assert f"failed: {broken.label}: ImportError" in told
     assert "6 cells: 5 done, 1 failed" in told
     sizes = [len(json.loads((p / "cells.json").read_text())) for p in submissions(broken)]
     assert sizes == [4, 2]
@@ -242,10 +242,10 @@ def test_a_plain_multirun_runs_there_too(cluster, tmp_path):
         *(f"ledger={tmp_path}/ledger", f"runs={tmp_path}/runs", *SHORT, "method=none,lora"),
     ]
     failed = subprocess.run(
-        [*command, "trainer.optimizer=nonsense"], check=False, capture_output=True, text=True
+        [*command, "trainer.optimizer=adamw_bnb_8bit"], check=False, capture_output=True, text=True
     )
     assert failed.returncode == run.FAILED, failed.stderr
-    assert "toy lora r=16 seed=0: ValueError" in failed.stderr
+    assert "toy lora r=16 seed=0: ImportError" in failed.stderr
     assert len(list(tmp_path.glob("ledger/*.json"))) == 1  # the base model needs no optimiser
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == run.OK, done.stderr
@@ -360,7 +360,7 @@ def test_without_slurm_it_says_so(monkeypatch):
 def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
     cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {})
-    reasons = ["PartitionTimeLimit", "PartitionTimeLimit", "Resources"]
+    reasons = ["PartitionTimeLimit", "PartitionTimeLimit", "QOSMaxJobsPerUserLimit"]
     for number, (cell, reason) in enumerate(zip(cells, reasons, strict=True)):
         job = slurm.Job(str(number), "PENDING", reason, cell.paths.folder / "no.log")
         assert not sweep._needs_job(cell, job)
@@ -369,12 +369,12 @@ def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
 
 
 def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatch, capsys):
-    (cell,) = grid("slurm", ["osora"], *SHORT)
-    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"array_parallelism": 4})
+    cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {"array_parallelism": 4})
     now = [0.0]
     monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(slurm, "queue", lambda runs: {})
-    monkeypatch.setattr(slurm, "array_limit", lambda: 4)
+    monkeypatch.setattr(slurm, "array_limit", lambda: 1)  # three arrays, each with its launcher
     tried = []
 
     def launch(self, run_ids, arrays):
@@ -391,7 +391,8 @@ def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatc
     while now[0] < 3600:
         sweep.step()
         now[0] += 15
-    waits = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    assert all(tried.count(when) == len(cells) for when in tried)
+    waits = [later - earlier for earlier, later in itertools.pairwise(sorted(set(tried)))]
     assert waits[:4] == [30, 45, 75, 135]
     assert max(waits) <= slurm.LATEST + 30
     told = capsys.readouterr().out
@@ -414,3 +415,46 @@ def test_jobs_without_a_gpu_for_models_that_need_one_are_told(make_cell, capsys)
     slurm.check_gpus({"gpus_per_node": 1}, [make_cell("model.needs_gpu=true")])
     slurm.check_gpus({"gpus_per_node": None}, [make_cell()])
     assert capsys.readouterr().out == ""
+    slurm.check_gpus(
+        {"gpus_per_node": None, "additional_parameters": {"gres": "gpu:1"}},
+        [make_cell("model.needs_gpu=true")],
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_a_refusal_on_the_way_is_told_after_the_jobs_have_ended(grid, monkeypatch, capsys):
+    """One of two arrays is refused: the other's job is followed to its end."""
+    cells = grid("slurm", ["osora", "lora"], *SHORT)
+    states = iter(["PENDING", "RUNNING", "RUNNING"])
+    monkeypatch.setattr(slurm, "profile", lambda _: {"array_parallelism": 4, "gpus_per_node": 1})
+    monkeypatch.setattr(slurm, "array_limit", lambda: 1)
+    monkeypatch.setattr(slurm, "LOOK_EVERY", 0)
+
+    def queue(runs):
+        if not list(runs.glob("plans/*/slurm-2")):
+            return {}
+        state = next(states, None)
+        if state is None:
+            cells[0].fail("for the sake of a verdict")
+            return {}
+        return {cells[0].run_id: slurm.Job("7", state, "None", cells[0].paths.folder / "log")}
+
+    def launch(self, run_ids, arrays):
+        number = 1 + len(list(self.folder.glob("slurm-*")))
+        submission = slurm.Submission(self.folder / f"slurm-{number}")
+        submission.folder.mkdir(parents=True)
+        (submission.folder / "cells.json").write_text(json.dumps(run_ids))
+        (submission.folder / "launcher.log").write_text(
+            "sbatch: error: QOSMaxSubmitJobPerUserLimit"
+        )
+        ended = subprocess.Popen(["true" if number == 1 else "false"])
+        ended.wait()
+        self.launching[submission.name] = (submission, ended)
+
+    monkeypatch.setattr(slurm, "queue", queue)
+    monkeypatch.setattr(slurm.Sweep, "_launch", launch)
+    with pytest.raises(Refused, match="not submitted: sbatch: error: QOSMaxSubmit"):
+        run.run_missing(cells, launcher=ON_SLURM)
+    told = capsys.readouterr().out
+    assert f"{cells[0].label}: FAILED, for the sake of a verdict" in told
+    assert "2 cells: 1 missing, 1 failed" in told

@@ -99,7 +99,7 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path, capsys):
     assert "4 tensors do not match" in capsys.readouterr().err
     place.write_text(json.dumps({**told, "r": 3}))
     assert main(["evaluate", *arguments, "--adapter", str(tmp_path / "lora")]) == 2
-    assert "does not fit toy" in capsys.readouterr().err
+    assert "is not for toy" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -135,6 +135,29 @@ def test_what_is_wrong_with_an_adapters_files_is_told(name, content, told, broke
     assert told in capsys.readouterr().err
 
 
+def test_an_adapter_that_is_no_number_is_refused(trained, tmp_path, capsys):
+    import safetensors.torch as st
+
+    place = shutil.copytree(trained["pissa"][1], tmp_path / "copy")
+    file = place / "adapter_model.safetensors"
+    tensors = st.load_file(file)
+    spoilt = next(iter(tensors))
+    tensors[spoilt].view(-1)[0] = float("nan")
+    st.save_file(tensors, file)
+    arguments = ["--model", "toy", "--suite", "toy", "--limit", "2", f"runs={tmp_path}"]
+    assert main(["evaluate", *arguments, "--adapter", str(place)]) == 2
+    assert "1 tensors hold NaN or infinite numbers" in capsys.readouterr().err
+
+
+def test_a_model_without_a_tokenizer_is_refused(trained, tmp_path, capsys):
+    place = shutil.copytree(trained["full"][1], tmp_path / "copy")
+    for file in place.glob("tokenizer*"):
+        file.unlink()
+    arguments = ["--plain", "--suite", "toy", "--limit", "2", f"runs={tmp_path}"]
+    assert main(["evaluate", "--model", str(place), *arguments]) == 2
+    assert f"no tokenizer can be had of {place}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_what_is_wrong_with_a_models_settings_is_told(name, broken, capsys):
     folder = broken("full", name, b"{")
@@ -153,7 +176,8 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_a_model_is_loaded(tmp_
 
 @pytest.mark.parametrize("what", ["scores", "answers"])
 def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, monkeypatch):
-    from osora_bench import answers, whole
+    from osora_bench import answers
+    from osora_bench import whole as files
 
     _, _, place = trained["osora"]
     runs = place / f"full-{what}"
@@ -163,17 +187,18 @@ def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((whole, "write") if what == "scores" else (answers, "write")), full)
+        patch.setattr(*((files, "write") if what == "scores" else (answers, "write")), full)
         assert main(arguments) == 2
     assert "No space left on device); the answers so far are kept" in capsys.readouterr().err
     (journal,) = runs.rglob("journal.jsonl")
     assert len(journal.read_text().splitlines()) == 1 + (10 if what == "scores" else 5)
     asked = []
-    monkeypatch.setattr(InMemoryModel, "_continue", lambda self, p, *r: asked.append(len(p)))
-    if what == "answers":  # the second set was not asked
-        monkeypatch.undo()
+    whole = InMemoryModel._continue
+    monkeypatch.setattr(
+        InMemoryModel, "_continue", lambda self, p, *r: asked.append(len(p)) or whole(self, p, *r)
+    )
     assert main(arguments) == 0
-    assert asked == []
+    assert asked == ([] if what == "scores" else [5])  # the second set was not asked then
     assert not journal.exists()
 
 
@@ -185,7 +210,8 @@ def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, m
         ("--model toy --suite toy --sets gsm8k", "Did you mean 'gsm8k-toy'"),
         ("--model toy --suite toy --adapter /tmp/nowhere", "no folder with an adapter_config.json"),
         ("--model toy --suite toy --merge", "--merge has no effect without --adapter"),
-        ("--model toy --suite toy --limit 0", "must be at least 1"),
+        ("--model toy --suite toy --limit 0", "--limit 0: must be at least 1"),
+        ("--model toy --suite toy seed", "seed: neither an option nor KEY=VALUE"),
         ("--model toy --suite toy --backend vlm", "unknown eval.backend 'vlm'"),
         ("--model toy --suite toy --backend vllm", "vLLM is not installed here"),
         ("--model toy --suite toy eval.batch=3", "unknown key 'eval.batch'"),

@@ -163,7 +163,8 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     assert chosen["tuning"]["trainer.learning_rate"]["0.1"] is None
     assert chosen["trainer"]["learning_rate"] in (1e-3, 1e-2)
     (experiments / "tuned.yaml").write_text(
-        EXPERIMENT + "tables: {rates: {layout: tuning, title: Rates, eval: none}}\n"
+        EXPERIMENT + "tables:\n  rates: {layout: tuning, title: Rates, eval: none}\n"
+        "  all: {layout: methods, title: All, params: true}\n"
     )
     assert cli.main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
     assert re.search(r"\| LoRA, r = 4 \| \*?\*?[\d.]+.* \| diverged \|", capsys.readouterr().out)
