@@ -27,6 +27,11 @@ def without_separators(text: str) -> str:
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
 
 
+def spelt_out(text: str) -> str:
+    """An answer that is an option's letter and no more, in the form that is read: `Answer: B`."""
+    return re.sub(r"^\W*([A-Z])\W*$", r"Answer: \1", text.strip())
+
+
 CORRECTIONS = {
     # keeps the last run of digits: "1,234" is read as 234, and 131 of GSM8K's 1,319 answers are
     # of a thousand or more
@@ -34,10 +39,16 @@ CORRECTIONS = {
         "thousands separators are no part of a number", without_separators
     ),
 }
+WITHOUT_CUSHION = Correction("an option's letter alone is an answer", spelt_out)
+"""For `first_option_postprocess` with `cushion=False`, as SIQA has it: it reads "B." and "Answer:
+B", and finds no answer in "B", which is all that a model says that was trained to name the option."""
 
 
 def of(config: Any) -> Correction | None:
     """The correction for a dataset configuration's post-processor, if it has a known mistake."""
-    kind = config.eval_cfg.get("pred_postprocessor", {}).get("type")
+    settings = config.eval_cfg.get("pred_postprocessor", {})
+    kind = settings.get("type")
     name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
+    if name == "first_option_postprocess" and not settings.get("cushion", True):
+        return WITHOUT_CUSHION
     return CORRECTIONS.get(name)

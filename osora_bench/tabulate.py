@@ -29,6 +29,7 @@ from osora_bench.render import LIMITED, SOURCE, Number, Table
 from osora_bench.rounding import CENT, mean, percent
 
 NOT_IN_GRID = "-"
+CORRECTED = "Avg. corrected"
 COLUMNS = {
     "model": "Model",
     "method": "Method",
@@ -39,6 +40,7 @@ COLUMNS = {
     "datasets": "",
     "average": AVERAGE,
     "unread": "Unread",
+    "corrected": CORRECTED,
 }
 """Columns of the layout `methods` and their headings; a suite's datasets head their own."""
 
@@ -69,20 +71,21 @@ class Row:
         (found,) = (d for d in suite["datasets"] if d["name"] == dataset)
         return _planned(suite, found)
 
-    def values(self, dataset: str) -> list[Decimal]:
-        """Accuracies by seed on one dataset: one that was cut short is left out, unless asked
-        for."""
+    def values(self, dataset: str, *, corrected: bool = False) -> list[Decimal]:
+        """Accuracies by seed on one dataset, those without known mistakes if `corrected`: one that
+        was cut short is left out, unless asked for."""
         scores = [run["scores"][dataset] for run in self.shown if dataset in run["scores"]]
         full = [s for s in scores if s["n"] == self.planned(dataset) or self.others]
-        return [percent(s["k"], s["n"]) for s in full]
+        judged = [(corrected and s["corrected"]) or s for s in full]
+        return [percent(j["k"], s["n"]) for j, s in zip(judged, full, strict=True)]
 
     def unread(self) -> list[Decimal]:
         """Answers by seed in which nothing could be read, of all sets together."""
         return [Decimal(sum(s["unread"] for s in run["scores"].values())) for run in self.shown]
 
-    def averages(self) -> list[Decimal]:
+    def averages(self, *, corrected: bool = False) -> list[Decimal]:
         """Avg. of the datasets by seed."""
-        by_set = [self.values(name) for name in self.datasets]
+        by_set = [self.values(name, corrected=corrected) for name in self.datasets]
         if any(len(values) < len(self.shown) for values in by_set):
             return []
         return [mean(values) for values in zip(*by_set, strict=True)]
@@ -265,8 +268,8 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     frame: dict[str, list[str]] = {}
     scores: dict[str, list[list[Decimal]]] = {}
     for column in wanted:
-        if column in ("datasets", "average"):
-            found = _scores(chosen, average=column == "average")
+        if column in ("datasets", "average", "corrected"):
+            found = _scores(chosen, column)
             scores |= found
             frame |= {
                 label: [r.show(v) for r, v in zip(chosen, values, strict=True)]
@@ -282,6 +285,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
         numbers[PARAMS] = _numbers(chosen, PARAMS, counts)
     groups = models if "model" not in wanted and len(set(models)) > 1 else None
     notes = _notes(chosen) if scores else []
+    notes += _rules(chosen) if "corrected" in wanted else []
     return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers)
 
 
@@ -304,11 +308,12 @@ def _usual_columns(chosen: Sequence[Row], spec: TableSpec) -> list[str]:
     return ["model", "method", *rank, *params, "datasets", "average"]
 
 
-def _scores(chosen: Sequence[Row], *, average: bool) -> dict[str, list[list[Decimal]]]:
+def _scores(chosen: Sequence[Row], column: str) -> dict[str, list[list[Decimal]]]:
     if not chosen:
         return {}
-    if average:
-        return {AVERAGE: [row.averages() for row in chosen]}
+    if column != "datasets":
+        corrected = column == "corrected"
+        return {COLUMNS[column]: [row.averages(corrected=corrected) for row in chosen]}
     suite = chosen[0].cell.config["eval"]
     return {
         f"{d['label']}{_limit_mark(suite, d)}": [row.values(d["name"]) for row in chosen]
@@ -444,6 +449,20 @@ def _difference(ours: Number | None, paper: str) -> str:
         ""
         if ours is None or ours.value is None or not paper
         else f"{ours.value - Decimal(paper):+}"
+    )
+
+
+def _rules(chosen: Sequence[Row]) -> list[str]:
+    """What the corrected scores of each set mend."""
+    rules = {
+        f"{d['label']}: {score['corrected']['rule']}": None
+        for row in chosen
+        for d in row.cell.config["eval"]["datasets"]
+        for run in row.shown
+        if (score := run["scores"].get(d["name"])) and score["corrected"]
+    }
+    return (
+        [f"{CORRECTED}: without what OpenCompass misreads ({'; '.join(rules)})."] if rules else []
     )
 
 

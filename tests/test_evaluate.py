@@ -444,6 +444,32 @@ def test_separators_of_thousands(text, rewritten):
     assert corrections.without_separators(text) == rewritten
 
 
+@pytest.mark.parametrize(
+    ("text", "official", "corrected"),
+    [
+        ("B", "", "B"),
+        (" (C)\n", "", "C"),
+        ("B.", "B", "B"),
+        ("Answer: A", "A", "A"),
+        ("Because", "", ""),
+        ("A or B", "A", "A"),
+        ("D", "", ""),
+    ],
+)
+def test_siqas_answers_that_are_a_letter_alone_are_read(text, official, corrected):
+    """By the configuration's own post-processor, before and after."""
+    siqa = {"name": "siqa", "config": "siqa_gen_18632c", "abbr": None, "max_out_len": None}
+    config = evaluate.dataset_config(siqa)
+    settings = dict(config.eval_cfg.pred_postprocessor)
+    read = settings.pop("type")
+    correction = corrections.of(config)
+    assert correction.rule == "an option's letter alone is an answer"
+    assert read(text, **settings) == official
+    assert read(correction.rewrite(text), **settings) == corrected
+    arc = {"name": "ARC-c", "config": "ARC_c_gen_1e0de5", "abbr": None, "max_out_len": None}
+    assert corrections.of(evaluate.dataset_config(arc)) is None
+
+
 def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
     cell = make_cell("eval.datasets.0.limit=12", "eval.datasets.1.limit=12")
     merged = {**cell.config, "eval": {**cell.config["eval"], "merge": True}}

@@ -149,3 +149,23 @@ def test_an_unknown_layout_names_those_there_are():
     experiment.tables["ranks"].layout = "rank"
     with pytest.raises(UserError, match="unknown table layout 'rank'. Did you mean 'ranks'"):
         tabulate.build(experiment, plan.expand("demo"))
+
+
+def test_corrected_scores_have_a_column_of_their_own(tmp_path):
+    """Of one set 100 of 500 are right, and 150 without a mistake; the other has no mistake."""
+    cells = [c for c in plan.expand("demo", [f"ledger={tmp_path}"]) if c.config["method"]["rank"]]
+    body = made(cells[0], (100, 200))
+    first, second = body["scores"].values()
+    first["corrected"] = {"rule": "commas are none", "k": 150, "differ": 50, "right": ""}
+    second["corrected"] = None
+    record.write(body, tmp_path)
+    experiment = load_experiment("demo")
+    (spec,) = [s for s in experiment.tables.values() if s.layout == "methods"][:1]
+    spec.columns, spec.methods = ["method", "average", "corrected"], ["lora"]
+    spec.select = None
+    rows, _ = tabulate.recorded(cells[:1])
+    table = tabulate.by_method("t", spec, rows)
+    assert table.frame.iloc[0, 1:].tolist() == ["30.00", "35.00"]
+    assert "Avg. corrected: without what OpenCompass misreads (GSM8K-toy: commas are none)." in (
+        table.notes
+    )
