@@ -41,7 +41,7 @@ CORRECTIONS = {
 }
 WITHOUT_CUSHION = Correction("an option's letter alone is an answer", spelt_out)
 """For `first_option_postprocess` with `cushion=False`, as SIQA has it: it reads "B." and "Answer:
-B", and finds no answer in "B", which is all that a model says that was trained to name the option."""
+B", and finds no answer in "B", which is all that a model says once trained to name the option."""
 
 
 def of(config: Any) -> Correction | None:

@@ -452,7 +452,7 @@ def test_separators_of_thousands(text, rewritten):
         ("B.", "B", "B"),
         ("Answer: A", "A", "A"),
         ("Because", "", ""),
-        ("A or B", "A", "A"),
+        ("A or B", "B", "B"),
         ("D", "", ""),
     ],
 )
