@@ -12,8 +12,6 @@ from osora_bench.errors import UserError
 
 CHANGED = "OSORA_CHANGED_SINCE_PLAN"
 """Set in a process that was told to run other code than its sweep was started with."""
-
-
 SOURCES = ("osora_bench", "conf")
 """Folders whose files take part in a run also where git does not track them."""
 
@@ -22,7 +20,8 @@ def _git(*arguments: str) -> bytes:
     """What a git command prints.
 
     Raises:
-        UserError: it fails, in a checkout whose HEAD is known.
+        UserError: it fails.
+        FileNotFoundError: there is no git on this machine.
     """
     done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, check=False)
     if done.returncode != 0:
@@ -33,12 +32,10 @@ def _git(*arguments: str) -> bytes:
 
 def _commit() -> str | None:
     """HEAD; None outside a checkout, or without git."""
-    command = ["git", "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, check=False)
-    except FileNotFoundError:
+        return _git("rev-parse", "HEAD").decode().strip()
+    except (UserError, FileNotFoundError):
         return None
-    return done.stdout.decode().strip() if done.returncode == 0 else None
 
 
 def look() -> dict[str, Any]:

@@ -44,11 +44,16 @@ WITHOUT_CUSHION = Correction("an option's letter alone is an answer", spelt_out)
 B", and finds no answer in "B", which is all that a model says once trained to name the option."""
 
 
+def named(kind: Any) -> str:
+    """The bare name of a class or function that an OpenCompass configuration holds, itself or as a
+    dotted path."""
+    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
+
+
 def of(config: Any) -> Correction | None:
     """The correction for a dataset configuration's post-processor, if it has a known mistake."""
     settings = config.eval_cfg.get("pred_postprocessor", {})
-    kind = settings.get("type")
-    name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
+    name = named(settings.get("type"))
     if name == "first_option_postprocess" and not settings.get("cushion", True):
         return WITHOUT_CUSHION
     return CORRECTIONS.get(name)

@@ -25,6 +25,7 @@ from opencompass.utils import build_dataset_from_cfg, get_logger
 
 from osora_bench import answers, judging, models, paths
 from osora_bench.config import asked, chosen
+from osora_bench.corrections import named
 from osora_bench.errors import UserError, unknown
 from osora_bench.journal import Journal, cannot_write
 from osora_bench.opencompass_model import InMemoryModel
@@ -306,8 +307,7 @@ def _evaluate(
 
 
 def _by_perplexity(config: ConfigDict) -> bool:
-    inferencer = config.infer_cfg.inferencer.type
-    return getattr(inferencer, "__name__", str(inferencer)).rpartition(".")[2] in PERPLEXITY
+    return named(config.infer_cfg.inferencer.type) in PERPLEXITY
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ class Judge(eval_task.OpenICLEvalTask):
     def _compares_strings(self) -> bool:
         """Whether the evaluator does no more than that: it is slow on single questions."""
         evaluator = self.eval_cfg["evaluator"]
-        kind = getattr(evaluator["type"], "__name__", str(evaluator["type"])).rpartition(".")[2]
+        kind = corrections.named(evaluator["type"])
         return kind == AccEvaluator.__name__ and list(evaluator) == ["type"]
 
 

@@ -74,16 +74,12 @@ def _why(cell: Cell, state: str, job: slurm.Job | None) -> str:
         "running": lambda: where(cell),
         "queued": lambda: f"  {job}",
         "failed": lambda: f"  {cell.error}",
-        "done": lambda: "  diverged" if _diverged(cell) else "",
+        "done": lambda: (
+            "  diverged" if cell.tries_rate and validation_loss(cell) == math.inf else ""
+        ),
         "damaged": lambda: f"  {cell.record}",
     }
     return told.get(state, str)()
-
-
-def _diverged(cell: Cell) -> bool:
-    """Whether a learning rate that was only tried is of no use."""
-    tried = trains(cell.config) and not cell.config["eval"]["datasets"]
-    return tried and validation_loss(cell) == math.inf
 
 
 def text(made: Sequence[Line]) -> list[str]:

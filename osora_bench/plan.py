@@ -81,9 +81,14 @@ class Cell:
         parts = [self.config["model"]["name"], self.config["method"]["name"]]
         parts += [] if rank is None else [f"r={rank}"]
         parts += [f"seed={self.config['seed']}"] if trains(self.config) else []
-        if not self.config["eval"]["datasets"]:  # one of several that try a rate
+        if self.tries_rate:  # one of several
             parts.append(f"rate={self.config['trainer']['learning_rate']}")
         return " ".join(parts)
+
+    @property
+    def tries_rate(self) -> bool:
+        """Whether all that is wanted of it is the loss on the held-out rows."""
+        return not self.config["eval"]["datasets"]
 
     @property
     def state(self) -> str:
@@ -227,10 +232,10 @@ class Waiting:
     @property
     def why(self) -> str:
         """What it waits for."""
-        count = len(self.trials)
-        if not self.left:
+        count, left = len(self.trials), len(self.left)
+        if not left:
             return f"all {count} learning rates that were tried diverged: name smaller ones"
-        return f"for the choice of one of {count} learning rates, {len(self.left)} not tried yet"
+        return f"for the choice of one of {count} learning rates, {left} not tried yet"
 
 
 @dataclass(frozen=True)

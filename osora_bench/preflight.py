@@ -24,13 +24,16 @@ def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> 
     """Raise UserError with every reason why the cells cannot run now on this machine; or, if it is
     not `here` that they will run, on others that see its files."""
     by_data = {json.dumps([c.config["task"], c.config["eval"], trains(c.config)]): c for c in cells}
+    by_trainer = {
+        (c.config["trainer"]["optimizer"], c.config["trainer"]["schedule"]): c for c in cells
+    }
     by_place = {(c.paths.runs, c.ledger): c for c in cells}
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
         (_check_rows, list(by_data.values())),
         (_check_suite, list(by_data.values())),
-        (_check_optimizer, cells),
+        (_check_optimizer, list(by_trainer.values())),
         (_check_device, cells if here else []),
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
@@ -79,15 +82,20 @@ def _check_rows(cell: Cell) -> None:
         return
     sources = cell.config["task"]["sources"]
     files = [one["path"] for s in sources for one in (s, s["exclude"]) if one is not None]
-    missing = [file for file in files if not paths.data_file(file).is_file()]
+    missing = [line for file in files if (line := _absent(file)) is not None]
     if missing:
-        raise UserError("\n".join(map(_missing, missing)))
+        raise UserError("\n".join([*missing, _data_folder()]))
     dialogues(cell.config["task"], cell.config["seed"])
 
 
-def _missing(file: str) -> str:
+def _absent(file: str) -> str | None:
+    """What to say of a data file that is not there; None if it is."""
     place = paths.data_file(file)
-    return f"{place}: no such file{advice(file)}; OSORA_DATA names the data folder"
+    return None if place.is_file() else f"{place}: no such file{advice(file)}"
+
+
+def _data_folder() -> str:
+    return f"OSORA_DATA names the data folder (now {paths.data_root()})"
 
 
 def _check_suite(cell: Cell) -> None:
@@ -102,13 +110,13 @@ def check_suite(suite: dict[str, Any], folder: Path, how: str) -> None:
 
         check_installed()
     missing = {
-        f"{dataset['name']}: {paths.data_file(file)}: no such file{advice(file)}": dataset["name"]
+        f"{dataset['name']}: {line}": dataset["name"]
         for dataset in chosen(suite)
         for file in dataset["files"]
-        if not paths.data_file(file).is_file()
+        if (line := _absent(file)) is not None
     }
     if missing:
-        told = [*missing, f"OSORA_DATA names the data folder (now {paths.data_root()})"]
+        told = [*missing, _data_folder()]
         names = sorted(set(missing.values()))
         if len(names) < len(chosen(suite)):
             told.append(f"eval.without=[{','.join(names)}] scores the others")

@@ -52,17 +52,18 @@ class Session:
             try:
                 made = self._run(cell, tracker)
             except train.Diverged as error:
-                if cell.config["eval"]["datasets"]:
+                if not cell.tries_rate:
                     raise
-                made = _diverged(cell, error)
+                told = {"diverged": str(error)}
+                made = _recorded(
+                    cell, _circumstances(cell), told, parameters={}, scores={}, seconds={}
+                )
             tracker.end(_tracked(made), failed=False)
         return made
 
     def _run(self, cell: Cell, tracker: Tracker) -> dict[str, Any]:
         cell.paths.failure.unlink(missing_ok=True)
-        device = models.device_of(cell.config)
-        circumstances = provenance.provenance(device, processes(cell.config))
-        done = UNTRAINED
+        circumstances, done = _circumstances(cell), UNTRAINED
         if processes(cell.config) > 1:
             done = self._train_shared(cell, circumstances, tracker)
         loading = time.time()
@@ -82,17 +83,15 @@ class Session:
             gc.collect()
         seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
         seconds["total"] = sum(seconds.values())
-        made = {
-            **_origin(cell, circumstances),
-            "parameters": done.parameters,
-            "training": None if done.training is None else asdict(done.training),
-            "scores": {name: asdict(score) for name, score in scores.items()},
-            "not_run": evaluate.not_run(cell.config["eval"], scores),
-            "measured": _measured(seconds, cell),
-        }
-        record.write(made, cell.ledger)
-        evaluate.forget(cell.paths.evaluation)
-        return made
+        training = None if done.training is None else asdict(done.training)
+        return _recorded(
+            cell,
+            circumstances,
+            training,
+            parameters=done.parameters,
+            scores=scores,
+            seconds=seconds,
+        )
 
     def _trained(
         self, cell: Cell, base: models.Base, circumstances: dict[str, Any], tracker: Tracker
@@ -170,18 +169,30 @@ class Session:
         return self._tokenised[key]
 
 
-def _diverged(cell: Cell, error: train.Diverged) -> dict[str, Any]:
-    """The record of a learning rate that was tried and cannot be used: that is what was asked."""
-    circumstances = provenance.provenance(models.device_of(cell.config), processes(cell.config))
+def _circumstances(cell: Cell) -> dict[str, Any]:
+    return provenance.provenance(models.device_of(cell.config), processes(cell.config))
+
+
+def _recorded(
+    cell: Cell,
+    circumstances: dict[str, Any],
+    training: dict[str, Any] | None,
+    *,
+    parameters: dict[str, int],
+    scores: dict[str, evaluate.Score],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """A cell's record, written."""
     made = {
         **_origin(cell, circumstances),
-        "parameters": {},
-        "training": {"diverged": str(error)},
-        "scores": {},
-        "not_run": {},
-        "measured": _measured({}, cell),
+        "parameters": parameters,
+        "training": training,
+        "scores": {name: asdict(score) for name, score in scores.items()},
+        "not_run": evaluate.not_run(cell.config["eval"], scores),
+        "measured": _measured(seconds, cell),
     }
     record.write(made, cell.ledger)
+    evaluate.forget(cell.paths.evaluation)
     return made
 
 

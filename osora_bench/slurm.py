@@ -229,7 +229,6 @@ class Sweep:
     gone: dict[str, float] = field(default_factory=dict)  # since when a job is not in the queue
     losses: Counter[str] = field(default_factory=Counter)
     pending: list[str] = field(default_factory=list)  # jobs that wait in the queue
-    active: list[str] = field(default_factory=list)  # jobs that run, or end just now
     patience: float = ASK_EVERY  # seconds until the next try to submit, where the last one failed
     earliest: float = 0.0  # when that is
     refusal: str | None = None  # why no more jobs are submitted
@@ -262,8 +261,8 @@ class Sweep:
             self._submit(to_do)
         mine = [jobs[cell.run_id] for cell in self.plan.cells if cell.run_id in jobs]
         self.pending = [job.id for job in mine if job.state == "PENDING"]
-        self.active = [job.id for job in mine if job.active and job.state != "PENDING"]
-        return bool(self.launching or self.active or (self.refusal and self.pending))
+        active = any(job.active for job in mine if job.state != "PENDING")
+        return bool(self.launching or active or (self.refusal and self.pending))
 
     def tell_once(self, line: str) -> None:
         """Say a line the first time."""
@@ -446,7 +445,7 @@ def run_on_slurm(
         Refused: it refuses some of them; the others have ended.
     """
     settings = profile(launcher)
-    check_gpus(settings, [cell for cell in cells if cell.state != "done"])
+    check_gpus(settings, cells)
     array_limit()
     watch = Watch(frozen.freeze(cells))
     sweep = Sweep(watch, [*launcher], settings, allow_changed, retries)
@@ -479,6 +478,6 @@ def _follow(sweep: Sweep) -> None:
             asked = time.monotonic()
         if not left and (not sweep.watch.open or sweep.refusal is not None):
             return
-        if not sweep.watch.open and sweep.active:
+        if not sweep.watch.open:
             sweep.tell_once("every cell is settled; waiting for the last jobs to end")
         time.sleep(LOOK_EVERY)

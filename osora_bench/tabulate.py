@@ -461,9 +461,8 @@ def _rules(chosen: Sequence[Row]) -> list[str]:
         for run in row.shown
         if (score := run["scores"].get(d["name"])) and score["corrected"]
     }
-    return (
-        [f"{CORRECTED}: without what OpenCompass misreads ({'; '.join(rules)})."] if rules else []
-    )
+    told = f"{CORRECTED}: without what OpenCompass misreads ({'; '.join(rules)})."
+    return [told] if rules else []
 
 
 def _notes(chosen: Sequence[Row]) -> list[str]:

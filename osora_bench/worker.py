@@ -28,12 +28,12 @@ def work(sweep: frozen.Frozen, allow_changed: bool = False) -> int:
         UserError: the code is not that which the sweep was started with.
         DeviceLost: the first cell has lost the GPU.
     """
-    _check_code(sweep, allow_changed)
     first = True
     for cell in sweep.cells:
         if not sweep.waits(cell):
             continue
-        _check_code(sweep, allow_changed)  # a module that is imported late would be the new one
+        # each time: a module that is imported late would be the new one
+        _check_code(sweep, allow_changed)
         try:
             attempt(cell)
         except DeviceLost as lost:
