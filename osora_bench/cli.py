@@ -65,8 +65,12 @@ def plan_verb(arguments: Sequence[str]) -> int:
     from osora_bench.plan import expansion
 
     name, rest = _experiment(arguments)
-    # how it would be run does not matter: the line of a `run` is that of its plan
-    _, overrides = _run_options([a for a in rest if a != "--json"])
+    # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
+    how, overrides = _run_options([a for a in rest if a != "--json"])
+    if how["launcher"]:
+        from osora_bench import launcher
+
+        launcher.profile(how["launcher"])
     made = overview.lines(expansion(name, overrides))
     if "--json" in rest:
         print(json.dumps([line.plain() for line in made], indent=1))

@@ -28,15 +28,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from osora_bench import claim, frozen, whole
-from osora_bench.compose import composer
 from osora_bench.errors import Refused, UserError
-from osora_bench.plan import Cell, processes
+from osora_bench.launcher import check_cluster, check_gpus, profile
+from osora_bench.plan import Cell
 from osora_bench.progress import say
 from osora_bench.run import RETRIES
 from osora_bench.watch import Watch
@@ -156,50 +151,6 @@ def state(cell: Cell, jobs: dict[str, Job]) -> str:
     """A cell's state; `queued` where all that there is of it is a job in the queue."""
     known = cell.state
     return "queued" if known in ("missing", "failed") and cell.run_id in jobs else known
-
-
-def profile(launcher: Sequence[str]) -> dict[str, Any]:
-    """The launcher's settings that Hydra overrides make.
-
-    Raises:
-        UserError: SLURM is not here, or Hydra refuses the overrides.
-    """
-    for tool in ("sbatch", "squeue", "scontrol", "srun"):
-        if shutil.which(tool) is None:
-            raise UserError(f"{launcher[0]}: no `{tool}` on the PATH; is this a SLURM cluster?")
-    try:
-        with composer():
-            composed = hydra.compose("job", overrides=[*launcher], return_hydra_config=True)
-            settings = OmegaConf.to_container(composed.hydra.launcher)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(launcher)}: {error}") from error
-    assert isinstance(settings, dict)
-    if not str(settings["_target_"]).endswith("SlurmLauncher"):
-        raise UserError(
-            f"{launcher[0]}: `run` submits to SLURM only: hydra/launcher=slurm; other launchers "
-            "take a multirun, `python -m osora_bench -m`"
-        )
-    return {str(key): value for key, value in settings.items()}
-
-
-def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
-    """Refuse jobs that ask for fewer GPUs than a cell's training has processes; warn of jobs that
-    ask for none and need one."""
-    most, asked = max(processes(cell.config) for cell in cells), settings["gpus_per_node"]
-    if asked is not None and most > asked:
-        raise UserError(
-            f"trainer.processes={most}, but a job asks for hydra.launcher.gpus_per_node={asked}: "
-            f"set it to {most}"
-        )
-
-    needs = sorted({c.config["model"]["name"] for c in cells if c.config["model"]["needs_gpu"]})
-    others = settings.get("additional_parameters") or {}
-    asked = asked or settings.get("gpus_per_task") or any("gres" in k or "gpu" in k for k in others)
-    if not asked and needs:
-        say(
-            f"WARNING: {', '.join(needs)} need a GPU; hydra.launcher.gpus_per_node is not set, so "
-            "jobs have one only if the partition gives it by itself"
-        )
 
 
 @cache
@@ -445,6 +396,7 @@ def run_on_slurm(
         Refused: it refuses some of them; the others have ended.
     """
     settings = profile(launcher)
+    check_cluster(launcher)
     check_gpus(settings, cells)
     array_limit()
     watch = Watch(frozen.freeze(cells))

@@ -14,7 +14,7 @@ from slurm_cluster import MISSING, PACKAGES, Cluster
 from submitit.core.utils import UncompletedJobError
 from sweeps import from_another_commit, numbers, wait_until
 
-from osora_bench import cli, frozen, job, record, run, slurm
+from osora_bench import cli, frozen, job, launcher, record, run, slurm
 from osora_bench.claim import claimed
 from osora_bench.errors import Refused, UserError
 from osora_bench.watch import Watch
@@ -338,23 +338,30 @@ def test_a_launcher_is_named_and_alone(arguments, message, capsys):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "message"),
+    ("how", "message"),
     [
         (["hydra/launcher=slrum"], "Could not find 'hydra/launcher/slrum'"),
         (["hydra/launcher=slurm", "hydra.launcher.partitoin=a"], "partitoin"),
         (["hydra/launcher=submitit_local"], "submits to SLURM only"),
     ],
 )
-def test_a_mistaken_launcher_is_refused_before_anything_starts(launcher, message, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
-    with pytest.raises(UserError, match=message):
-        slurm.profile(launcher)
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_mistaken_launcher_is_refused_before_anything_starts(verb, how, message, capsys):
+    assert cli.main([verb, "experiment=demo", *how]) == run.MISTAKE
+    assert message in capsys.readouterr().err
+
+
+def test_a_sweep_for_slurm_is_planned_where_there_is_no_slurm(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda tool: None)
+    assert cli.main(["plan", "experiment=demo", *ON_SLURM]) == run.OK
+    assert "17 cells" in capsys.readouterr().out
 
 
 def test_without_slurm_it_says_so(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     with pytest.raises(UserError, match="no `sbatch` on the PATH; is this a SLURM cluster?"):
-        slurm.profile(ON_SLURM)
+        launcher.check_cluster(ON_SLURM)
 
 
 def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
@@ -410,12 +417,12 @@ def test_more_arrays_than_may_run_at_once_are_told(grid, monkeypatch, capsys):
 
 
 def test_jobs_without_a_gpu_for_models_that_need_one_are_told(make_cell, capsys):
-    slurm.check_gpus({"gpus_per_node": None}, [make_cell("model.needs_gpu=true")])
+    launcher.check_gpus({"gpus_per_node": None}, [make_cell("model.needs_gpu=true")])
     assert "toy need a GPU; hydra.launcher.gpus_per_node is not set" in capsys.readouterr().out
-    slurm.check_gpus({"gpus_per_node": 1}, [make_cell("model.needs_gpu=true")])
-    slurm.check_gpus({"gpus_per_node": None}, [make_cell()])
+    launcher.check_gpus({"gpus_per_node": 1}, [make_cell("model.needs_gpu=true")])
+    launcher.check_gpus({"gpus_per_node": None}, [make_cell()])
     assert capsys.readouterr().out == ""
-    slurm.check_gpus(
+    launcher.check_gpus(
         {"gpus_per_node": None, "additional_parameters": {"gres": "gpu:1"}},
         [make_cell("model.needs_gpu=true")],
     )
