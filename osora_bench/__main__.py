@@ -28,6 +28,9 @@ _statuses: list[int] = []
 class NoRecord(Exception):
     """Why a cell that ran as a job of its own has no record, and the exit status for it."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 @hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name="config")
 def _run(cfg: DictConfig) -> None:

@@ -1,6 +1,8 @@
 """The command `osora-bench`: what each verb is for, and how a mistake is told."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +47,10 @@ Experiments are the files of experiments/; models, methods, tasks and suites tho
 """
 
 
+HOW = ("workers", "retries", "allow_changed")
+"""Options that say how cells are run."""
+
+
 def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The experiment's name, and the other arguments."""
     flags = [a for a in arguments if a.startswith("-") and a != "--json"]
@@ -66,11 +72,7 @@ def plan_verb(arguments: Sequence[str]) -> int:
 
     name, rest = _experiment(arguments)
     # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
-    how, overrides = _run_options([a for a in rest if a != "--json"])
-    if how["launcher"]:
-        from osora_bench import launcher
-
-        launcher.profile(how["launcher"])
+    _, overrides = _run_options([a for a in rest if a != "--json"])
     made = overview.lines(expansion(name, overrides))
     if "--json" in rest:
         print(json.dumps([line.plain() for line in made], indent=1))
@@ -81,9 +83,11 @@ def plan_verb(arguments: Sequence[str]) -> int:
 
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
+    from osora_bench import checkout
     from osora_bench.experiments import load_experiment
     from osora_bench.run import run_experiment
 
+    checkout.code()  # what runs is what is here now, not when the checks are done
     name, rest = _experiment(arguments)
     how, overrides = _run_options(rest)
     experiment = load_experiment(name)
@@ -95,7 +99,8 @@ def run_verb(arguments: Sequence[str]) -> int:
 
 def _run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """How cells are to be run (as of `run.run_by`), and the other arguments."""
-    options, overrides = _options(arguments, ("workers", "retries", "allow_changed"))
+    options, overrides = _options(arguments, HOW)
+    _check_keys(overrides)
     how: dict[str, Any] = {"workers": _count(options.get("workers", "1"), "workers")}
     if "retries" in options:
         how["retries"] = _count(options["retries"], "retries", least=0)
@@ -105,7 +110,23 @@ def _run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         raise UserError(
             f"workers={how['workers']} and {how['launcher'][0]}: name one way to run the cells"
         )
+    if how["launcher"]:
+        from osora_bench import launcher
+
+        launcher.profile(how["launcher"])
     return how, overrides
+
+
+def _check_keys(overrides: Sequence[str]) -> None:
+    """Tell a mistyped option from a mistyped key of the configuration."""
+    from dataclasses import fields
+
+    from osora_bench.config import Config
+
+    known = {*HOW, "scale", *(field.name for field in fields(Config))}
+    for key in (o.partition("=")[0] for o in overrides if "=" in o):
+        if key.isidentifier() and key not in known:
+            raise UserError(unknown("key", key, known))
 
 
 def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -114,6 +135,8 @@ def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     own.sort(key=lambda a: not a.startswith("hydra/launcher="))
     if own and not own[0].startswith("hydra/launcher="):
         raise UserError(f"{own[0]} needs a launcher: hydra/launcher=slurm")
+    if others := [a for a in own[1:] if not a.lstrip("+~").startswith("hydra.launcher.")]:
+        raise UserError(f"{others[0]}: only one launcher, and hydra.launcher.*, are set here")
     return own, [a for a in arguments if a not in own]
 
 
@@ -126,6 +149,9 @@ def _count(text: str, key: str, least: int = 1) -> int:
 def _options(arguments: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A verb's own KEY=VALUE options, and the other arguments."""
     own = [a for a in arguments if a.partition("=")[0] in known]
+    keys = [a.partition("=")[0] for a in own]
+    if twice := [key for key in known if keys.count(key) > 1]:
+        raise UserError(f"{twice[0]}= is given twice")
     bare = [a for a in own if "=" not in a]
     if bare:
         raise UserError(f"{bare[0]}: needs a value, {bare[0]}=...")
@@ -319,11 +345,9 @@ OWN_HELP = ("cell", "evaluate", "export", "svd")
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch a verb. Exit status: 0 all well, 1 a cell failed, 2 a mistake in the call."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    verb, rest = arguments[0], arguments[1:]
-    if verb not in OWN_HELP and {"-h", "--help"} & set(rest):
+    verb, rest = (arguments or ["help"])[0], arguments[1:]
+    asked = {"-h", "--help"} & set(rest) and verb not in OWN_HELP
+    if asked or verb in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
     try:
@@ -335,6 +359,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + interrupted.number
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2

@@ -31,10 +31,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
     Hydra names the members of a group but not the keys of a node, and stops at the first.
     """
-    try:
-        parsed = [_parsed(override) for override in overrides]
-    except HydraException as error:
-        raise UserError(str(error)) from error
+    parsed = []
+    for override in overrides:
+        try:
+            parsed.append(_parsed(override))
+        except HydraException as error:
+            raise UserError(f"{override!r} is not KEY=VALUE as Hydra reads it: {error}") from error
     found = [problem for o in parsed for problem in _override_problems(o)]
     if found:
         raise UserError("\n".join(found))
@@ -115,7 +117,14 @@ def compose(overrides: Sequence[str], where: str) -> DictConfig:
             return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
         return cfg
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What Hydra says, and what OmegaConf said to it: Hydra itself names only the override."""
+    said = str(error).rstrip()
+    cause = error.__cause__
+    return said if cause is None else f"{said}: {str(cause).partition(chr(10))[0]}"
 
 
 def _sets_a_value(override: Override) -> bool:

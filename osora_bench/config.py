@@ -327,6 +327,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
         found.append(f"trainer.epochs={trainer['epochs']}: must be above 0")
     if not cfg["model"]["target_modules"]:
         found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
+    found += [f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not cfg[key]]
     if not 0 <= cfg["seed"] < 2**32:
         found.append(f"seed={cfg['seed']}: must be between 0 and 2**32 - 1")
     return found

@@ -9,12 +9,16 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench.compose import composer
-from osora_bench.errors import UserError
+from osora_bench.compose import composer, group_choices, reason
+from osora_bench.errors import UserError, unknown
 from osora_bench.plan import Cell, processes
 from osora_bench.progress import say
 
 TOOLS = ("sbatch", "squeue", "scontrol", "srun")
+PLUGIN = "submitit_slurm"
+"""The launcher that conf/hydra/launcher sets values of."""
+ELSEWHERE = "other launchers take a multirun, `python -m osora_bench -m`"
+AT_LEAST_1 = ("timeout_min", "array_parallelism", "cpus_per_task", "mem_gb", "gpus_per_node")
 
 
 def profile(overrides: Sequence[str]) -> dict[str, Any]:
@@ -24,20 +28,44 @@ def profile(overrides: Sequence[str]) -> dict[str, Any]:
         overrides: `hydra/launcher=slurm` first, then what is set on top of it.
 
     Raises:
-        UserError: Hydra refuses them, or they name a launcher of another kind.
+        UserError: Hydra refuses them, they name a launcher of another kind, or no job could have
+            such settings.
     """
+    choice, *values = overrides
+    name = choice.partition("=")[2]
+    if name not in (known := {PLUGIN, *group_choices("hydra/launcher")}):
+        raise UserError(f"{unknown('hydra/launcher', name, known)}; {ELSEWHERE}")
+    named = [v.removeprefix("hydra.launcher.").partition("=")[0] for v in values]
+    settings = _composed([choice])
+    for key in named:  # Hydra would advise a + before it
+        if key.isidentifier() and key not in settings:
+            raise UserError(unknown("setting hydra.launcher.*", key, settings))
+    settings = _composed(overrides)
+    if not str(settings["_target_"]).endswith("SlurmLauncher"):
+        raise UserError(f"{choice}: `run` submits to SLURM only; {ELSEWHERE}")
+    found = [
+        f"hydra.launcher.{key}={settings[key]}: must be at least 1"
+        for key in AT_LEAST_1
+        if settings[key] is not None and settings[key] < 1
+    ]
+    found += [
+        f"hydra.launcher.{key}={settings[key]}: a job runs one cell, as one task"
+        for key in ("nodes", "tasks_per_node")
+        if settings[key] != 1
+    ]
+    if found:
+        raise UserError("\n".join(found))
+    return settings
+
+
+def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with composer():
             composed = hydra.compose("job", overrides=[*overrides], return_hydra_config=True)
             settings = OmegaConf.to_container(composed.hydra.launcher)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(overrides)}: {error}") from error
+        raise UserError(f"{' '.join(overrides)}: {reason(error)}") from error
     assert isinstance(settings, dict)
-    if not str(settings["_target_"]).endswith("SlurmLauncher"):
-        raise UserError(
-            f"{overrides[0]}: `run` submits to SLURM only: hydra/launcher=slurm; other launchers "
-            "take a multirun, `python -m osora_bench -m`"
-        )
     return {str(key): value for key, value in settings.items()}
 
 

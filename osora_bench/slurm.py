@@ -6,6 +6,7 @@ failure; `squeue` only tells which cells still have a job. Each submission leave
 
     runs/plans/<sweep>/slurm-<n>/    its jobs are called osora-<sweep>-<n>
         cells.json      run ids by array index, there before anything is submitted
+        settings.json   the launcher's settings
         lock            held by the launching process
         launcher.log    its output
         <job>_...       submitit's files: what to run, log.out, log.err
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -79,6 +80,11 @@ class Job:
     def active(self) -> bool:
         return self.state not in ENDED
 
+    @property
+    def array(self) -> int:
+        """The number of its array, higher the later it was submitted."""
+        return int(self.id.partition("_")[0])
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -98,6 +104,12 @@ class Submission:
         return found
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The launcher's settings that its jobs were submitted with."""
+        found: dict[str, Any] = json.loads((self.folder / "settings.json").read_text("utf-8"))
+        return found
+
+    @property
     def launching(self) -> bool:
         """Whether its launching process lives."""
         return claim.holder(self.folder) is not None
@@ -109,7 +121,8 @@ class Submission:
 
 
 def queue(runs: Path) -> dict[str, Job]:
-    """The user's jobs that run cells of a runs folder, by run id.
+    """The user's jobs that run cells of a runs folder, by run id; of several that have ended, the
+    last.
 
     Raises:
         subprocess.SubprocessError: squeue does not answer.
@@ -118,8 +131,11 @@ def queue(runs: Path) -> dict[str, Job]:
     listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     jobs: dict[str, Job] = {}
     cells: dict[Path, list[str]] = {}
-    for line in listed.stdout.splitlines():
-        name, index, number, state, reason = line.split("|", 4)
+    rows = [line.split("|", 4) for line in listed.stdout.splitlines()]
+    # what waited of an array when it was cancelled is one row without an index: cells that have a
+    # row of their own first
+    rows.sort(key=lambda row: not row[1].isdigit())
+    for name, index, number, state, reason in rows:
         ours = NAME.fullmatch(name)
         if ours is None:
             continue
@@ -127,11 +143,19 @@ def queue(runs: Path) -> dict[str, Job]:
         if not (submission.folder / "cells.json").exists():
             continue  # of another folder
         cells.setdefault(submission.folder, submission.cells)
-        run_id = cells[submission.folder][int(index) if index.isdigit() else 0]
+        members = cells[submission.folder]
         job = Job(number, state, reason, submission.folder / f"{number}_0_log.err")
-        if job.active or run_id not in jobs:
-            jobs[run_id] = job
+        for run_id in [members[int(index)]] if index.isdigit() else members:
+            if job.active or _later(job, jobs.get(run_id)) is job:
+                jobs[run_id] = job
     return jobs
+
+
+def _later(job: Job, other: Job | None) -> Job:
+    """Of two jobs the one that counts: an active one, or else that of the later array."""
+    if other is None or (job.array > other.array and not other.active):
+        return job
+    return other
 
 
 def queued(cells: Sequence[Cell]) -> dict[str, Job]:
@@ -264,7 +288,8 @@ class Sweep:
             return True
         since = self.gone.setdefault(cell.run_id, time.monotonic())
         if time.monotonic() - since >= GRACE:
-            self._lost(cell, job or self.had[cell.run_id])
+            had = self.had[cell.run_id]
+            self._lost(cell, had if job is None or (had and had.array > job.array) else job)
         return False
 
     def _tell_waiting(self, cell: Cell, job: Job) -> None:
@@ -319,6 +344,7 @@ class Sweep:
         number = len(list(self.folder.glob("slurm-*"))) + 1
         submission = Submission(self.folder / f"slurm-{number}")
         submission.folder.mkdir(parents=True)
+        whole.write(submission.folder / "settings.json", json.dumps(self.settings))
         whole.write(submission.folder / "cells.json", json.dumps(run_ids))
         overrides = [
             *self.launcher,
@@ -404,6 +430,8 @@ def run_on_slurm(
     attached = queued(watch.open)
     for cell in (c for c in watch.open if c.run_id in attached):
         say(f"{cell.label}: has a job already, {attached[cell.run_id].id}; waiting for it")
+    for line in _other_settings(attached.values(), settings):
+        say(f"WARNING: {line}")
     try:
         _follow(sweep)
     except KeyboardInterrupt:
@@ -414,6 +442,27 @@ def run_on_slurm(
         raise (Refused if len(watch.open) < len(cells) else UserError)(sweep.refusal)
     if sweep.pending:
         say(f"these jobs wait in the queue and have nothing to do: {' '.join(sweep.pending)}")
+
+
+def _other_settings(jobs: Iterable[Job], settings: dict[str, Any]) -> list[str]:
+    """What is to be said of jobs that wait with other settings than this start asks for."""
+    waiting: dict[Path, set[int]] = {}
+    for job in (job for job in jobs if job.state == "PENDING"):
+        waiting.setdefault(job.log.parent, set()).add(job.array)
+    told = []
+    for folder, arrays in waiting.items():
+        then = Submission(folder).settings
+        differ = [
+            f"hydra.launcher.{key}={then.get(key)}, not {value}"
+            for key, value in settings.items()
+            if then.get(key) != value
+        ]
+        if differ:
+            told.append(
+                f"{Submission(folder).name} waits as it was submitted, with {'; '.join(differ)}. "
+                f"`scancel {' '.join(map(str, sorted(arrays)))}` and another start submit it anew"
+            )
+    return told
 
 
 def _follow(sweep: Sweep) -> None:

@@ -25,8 +25,9 @@ from osora_bench.errors import UserError
 from osora_bench.plan import Cell
 from osora_bench.progress import say
 
-FINISH = 30.0
-"""Seconds that a process waits at its end for trackers that are not done."""
+FINISH = 5.0
+"""Seconds that a process waits at its end for trackers, to tell of those that fail. What is not
+done then goes on by itself; in a SLURM job its end is that of the job."""
 PIPE = 1 << 20
 """Bytes that a tracker may be behind: about 8,000 steps."""
 
@@ -206,4 +207,4 @@ def _wait_for_all() -> None:
     until = time.monotonic() + FINISH
     for one in _finishing:
         if not one.wait(until):
-            one.give_up(f"was not done {FINISH:.0f} s after the end")
+            one._warn(f"is not done {FINISH:.0f} s after the end and goes on by itself")

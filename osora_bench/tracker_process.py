@@ -19,8 +19,9 @@ ANSWER = 60.0
 """Seconds that the server has to answer at the start; after them the run is kept offline."""
 UPLOAD = 20.0
 """Seconds for what is not uploaded yet when the cell is over."""
-ORPHANED = 60.0
-"""Seconds that this process may live on when the cell's process is dead."""
+ORPHANED = ANSWER + UPLOAD + 10.0
+"""Seconds that this process may live on when the cell's process is over: it may still wait for the
+server, and then keeps the run offline."""
 
 
 def main() -> int:

@@ -119,6 +119,7 @@ def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeyp
         (["runs=/proc/nowhere"], "/proc/nowhere: cannot write there"),
         (["eval.datasets.0.limit=501"], "limit=501: the set has 500 questions"),
         (["task.sources.0.prompt='{no_column}'"], "line 1: the template asks for 'no_column'"),
+        (["ledger="], "ledger: is empty, name a folder"),
         (["trainer.optimizer=adamv"], "unknown trainer.optimizer 'adamv'"),
         (["trainer.schedule=cosin"], "unknown trainer.schedule 'cosin'. Did you mean 'cosine'"),
         (["device=cuda"], "device=cuda, but torch sees no CUDA device"),
@@ -177,6 +178,34 @@ def test_a_plan_takes_what_its_run_takes(here, how, capsys):
 def test_an_option_without_a_value_is_told(here, verb, option, capsys):
     assert cli.main([verb, *(["experiment=demo"] if verb != "params" else []), option]) == 2
     assert f"{option}: needs a value, {option}=..." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("wrokers=2", "unknown key 'wrokers'. Did you mean 'workers'?"),
+        ("trainer.max_steps=abc", "Value 'abc' of type 'str' could not be converted to Integer"),
+        ("trainer.epochs=[1", "'trainer.epochs=[1' is not KEY=VALUE as Hydra reads it: "),
+        ("lora", "'lora' is not KEY=VALUE"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_what_is_no_setting_is_told(here, verb, given, told, capsys):
+    assert cli.main([verb, "experiment=demo", given]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_option_given_twice_is_told(here, capsys):
+    assert cli.main(["run", "experiment=demo", "workers=2", "workers=3"]) == 2
+    assert "workers= is given twice" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(here):
+    plan = f"{sys.executable} -m osora_bench.cli plan experiment=demo; echo $? >&2"
+    done = subprocess.run(
+        ["sh", "-c", f"({plan}) | true"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "141"
 
 
 @pytest.mark.parametrize("verb", ["plan", "tables"])

@@ -208,23 +208,33 @@ def state_of(cell):
 
 
 @needs_slurm
-def test_a_held_job_is_told_and_a_cancelled_one_is_not_tried_again(cluster, grid):
-    (cell,) = grid("slurm", ["none"], *SHORT)
-    watcher = start([cell], *ON_SLURM, "+hydra.launcher.additional_parameters.hold=true")
-    number = job_of(cell)
-    assert state_of(cell) == "queued"
-    assert str(slurm.queued([cell])[cell.run_id]) == f"job {number} (pending, JobHeldUser)"
+def test_a_held_job_is_told_and_cancelled_ones_are_not_tried_again(cluster, grid):
+    """SLURM keeps one row, without an index, of what waited of an array that is cancelled."""
+    cells = grid("slurm", ["none", "lora", "osora"], *SHORT)
+    hold = "+hydra.launcher.additional_parameters.hold=true"
+    watcher = start(cells, *ON_SLURM, hold)
+    number = job_of(cells[0])
+    array = number.partition("_")[0]
+    assert state_of(cells[0]) == "queued"
+    held = slurm.queued(cells)
+    assert str(held[cells[0].run_id]) == f"job {number} (pending, JobHeldUser)"
+    (line,) = slurm._other_settings(
+        held.values(), launcher.profile([*ON_SLURM, hold, "hydra.launcher.mem_gb=2"])
+    )
+    assert "as it was submitted, with hydra.launcher.mem_gb=1, not 2. " in line
+    assert f"`scancel {array}` and another start submit it anew" in line
     assert watcher.stdout is not None
     told = []
     for line in watcher.stdout:
         told.append(line)
         if "is held" in line:
-            cluster.ask("scancel", number)
+            cluster.ask("scancel", "--me")
     assert watcher.wait() == run.FAILED
     told = "".join(told)
     assert f"job {number} is held: JobHeldUser" in told
-    assert f"failed: {cell.label}: its job {number} was cancelled" in told
-    assert len(submissions(cell)) == 1
+    for cell in cells:
+        assert f"failed: {cell.label}: its job {array} was cancelled" in told
+    assert len(submissions(cells[0])) == 1
 
 
 @needs_slurm
@@ -340,9 +350,16 @@ def test_a_launcher_is_named_and_alone(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (["hydra/launcher=slrum"], "Could not find 'hydra/launcher/slrum'"),
-        (["hydra/launcher=slurm", "hydra.launcher.partitoin=a"], "partitoin"),
-        (["hydra/launcher=submitit_local"], "submits to SLURM only"),
+        (["hydra/launcher=slrum"], "unknown hydra/launcher 'slrum'. Did you mean 'slurm'"),
+        (
+            ["hydra/launcher=slurm", "hydra.launcher.partitoin=a"],
+            "unknown setting hydra.launcher.* 'partitoin'. Did you mean 'partition'?",
+        ),
+        (["hydra/launcher=submitit_local"], "other launchers take a multirun"),
+        (["hydra/launcher=slurm", "hydra.launcher.mem_gb=lots"], "could not be converted"),
+        (["hydra/launcher=slurm", "hydra.launcher.mem_gb=0"], "mem_gb=0: must be at least 1"),
+        (["hydra/launcher=slurm", "hydra.launcher.nodes=2"], "nodes=2: a job runs one cell"),
+        (["hydra/launcher=slurm", "hydra/launcher=slurm"], "only one launcher"),
     ],
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import QUICK
 from sweeps import wait_until
@@ -152,12 +153,15 @@ def test_a_dead_or_slow_tracker_costs_a_cell_one_warning(
         told.end({}, failed=False)
     assert time.monotonic() - started < 30.0
     tracker._wait_for_all()
+    if how == "hangs":
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert printed.startswith(f"WARNING: {tracked.label}: its tracker ")
-    why = "No space left on device" if how == "raises" else "was not done 2 s after the end"
-    assert why in printed
+    late = "is not done 2 s after the end and goes on by itself"
+    assert ("No space left on device" if how == "raises" else late) in printed
     assert str(tracked.paths.folder / "tracker.log") in printed
 
 
@@ -215,6 +219,22 @@ def test_a_failure_is_told(wandb_that):
         raise ArithmeticError
     tracker._wait_for_all()
     assert told()[-1] == "finish 1 {}"
+
+
+def test_one_that_is_left_to_itself_ends(tmp_path):
+    code = (
+        "import os; from osora_bench import tracker_process as one\n"
+        "print(os.getpid(), flush=True); one.ORPHANED = 1.0; one._end_with(os.getppid())"
+    )
+    left = f"{sys.executable} -c '{code}' & sleep 3"
+    with subprocess.Popen(
+        ["sh", "-c", left], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        number = int(parent.stdout.readline())
+        assert psutil.pid_exists(number)
+        parent.wait()
+    wait_until(lambda: not psutil.pid_exists(number), "its end")
 
 
 def test_signals_mean_the_cell_and_its_death_ends_the_run(wandb_that):
