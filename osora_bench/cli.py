@@ -14,7 +14,8 @@ from osora_bench.interruption import Interrupted
 USAGE = """\
 usage: osora-bench VERB [KEY=VALUE ...]
 
-  plan    experiment=NAME   the cells of an experiment, their run ids and states (--json)
+  plan    experiment=NAME   the cells of an experiment, their run ids and states (--json);
+                            experiment=A,B: of several, what they share once
   run     experiment=NAME   run the cells that have no record yet, in this process
                             (workers=N: in N processes, which go on without this one;
                             hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs;
@@ -68,12 +69,12 @@ def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id, state, and what it is expected to take."""
     from osora_bench import overview
-    from osora_bench.plan import expansion
+    from osora_bench.plan import expansion, together
 
-    name, rest = _experiment(arguments)
+    names, rest = _experiment(arguments)
     # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
     _, overrides = _run_options([a for a in rest if a != "--json"])
-    made = overview.lines(expansion(name, overrides))
+    made = overview.lines(together(expansion(name, overrides) for name in names.split(",")))
     if "--json" in rest:
         print(json.dumps([line.plain() for line in made], indent=1))
     else:

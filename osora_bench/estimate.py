@@ -131,10 +131,10 @@ def _by_size(cfg: dict[str, Any]) -> tuple[Part, Part] | None:
     size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
     training = _training_operations(cfg, size) if trains(cfg) else 0.0
     tokens = sum(_tokens(d, cfg["eval"]) for d in config.chosen(cfg["eval"]))
-    gigabytes = _bytes(cfg, shape, size) / 1e9
+    alone = BYTES[cfg["model"]["dtype"]] * size + LIBRARIES
     return (
-        Part(training / processes(cfg) / rate / 3600, gigabytes),
-        Part(2 * size * tokens / rate / 3600, BYTES[cfg["model"]["dtype"]] * size / 1e9),
+        Part(training / processes(cfg) / rate / 3600, _bytes(cfg, shape, size) / 1e9),
+        Part(2 * size * tokens / rate / 3600, alone / 1e9),
     )
 
 

@@ -26,10 +26,15 @@ class Line:
     def run_id(self) -> str | None:
         return None if self.state == WAITING else self.cell.run_id
 
-    def __str__(self) -> str:
+    @property
+    def suite(self) -> str:
+        return str(self.cell.config["eval"]["name"])
+
+    def text(self, label: int, suite: int) -> str:
+        """The line for people, with room for the longest label and suite."""
         return (
-            f"{self.run_id or '-' * 12}  {self.state:8s} {self.cell.label:40s} "
-            f"{self.cell.config['eval']['name']:18s} {self.cost or ''}{self.why}"
+            f"{self.run_id or '-' * 12}  {self.state:8s} {self.cell.label:{label}s} "
+            f"{self.suite:{suite}s}  {self.cost or ''}{self.why}"
         )
 
     def plain(self) -> dict[str, Any]:
@@ -39,7 +44,7 @@ class Line:
             "run_id": self.run_id,
             "state": self.state,
             "label": self.cell.label,
-            "suite": self.cell.config["eval"]["name"],
+            "suite": self.suite,
             "overrides": self.cell.overrides,
             "holder": self.cell.holder if self.state == "running" else None,
             "error": self.cell.error if self.state == "failed" else None,
@@ -86,7 +91,8 @@ def text(made: Sequence[Line]) -> list[str]:
     """The lines of a plan for people, with what must be known of them before and after."""
     cells = [line.cell for line in made]
     told = [f"WARNING: {line}" for line in warnings(cells)]
-    told += [str(line) for line in made]
+    widths = max(len(c.label) for c in cells), max(len(line.suite) for line in made)
+    told += [line.text(*widths) for line in made]
     told += _precision(cells)
     states = counted(line.state for line in made)
     hours = _hours(made)

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,6 +249,16 @@ class Expansion:
     def everything(self) -> list[Cell]:
         """All cells, for what shows them: those that wait have no record."""
         return [*self.cells, *(one.cell for one in self.waiting)]
+
+
+def together(expansions: Iterable[Expansion]) -> Expansion:
+    """Several experiments as one; what they share once, and known if one of them knows it."""
+    cells: dict[str, Cell] = {}
+    waiting: dict[str, Waiting] = {}
+    for one in expansions:
+        cells |= {cell.run_id: cell for cell in one.cells if cell.run_id not in cells}
+        waiting |= {w.cell.run_id: w for w in one.waiting if w.cell.run_id not in waiting}
+    return Expansion(list(cells.values()), list(waiting.values()))
 
 
 def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:

@@ -1,5 +1,6 @@
 """Run ids stand for what can change the numbers; an experiment's cells are Hydra's own."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -189,6 +190,15 @@ def test_table3_is_the_published_grid():
         "vera": [64, 128, 256, 512],
         "osora": [64, 128, 256, 512],
     }
+
+
+def test_several_experiments_are_planned_together_and_what_they_share_once(capsys):
+    alone = [c.run_id for name in ("table2", "table4") for c in plan.expand(name)]
+    assert cli.main(["plan", "experiment=table2,table4", "--json"]) == 0
+    listed = [line["run_id"] for line in json.loads(capsys.readouterr().out)]
+    assert len(alone) == 10 + 3
+    assert listed == list(dict.fromkeys(alone))
+    assert len(listed) == 10 + 1
 
 
 def test_a_damaged_record_is_told_whoever_it_belongs_to(tmp_path, capsys):
