@@ -103,7 +103,11 @@ def text(made: Sequence[Line]) -> list[str]:
 def _hours(made: Sequence[Line]) -> float | None:
     """What is left to do; a training that several suites are asked of counts once. None: nothing
     is left of which it is known."""
-    todo = [(line, line.cost) for line in made if line.state != "done" and line.cost is not None]
+    todo = [
+        (line, line.cost)
+        for line in made
+        if line.state not in ("done", "damaged") and line.cost is not None
+    ]
     if not todo:
         return None
     done = {training_id(line.cell.config) for line in made if line.state == "done"}

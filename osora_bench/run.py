@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from osora_bench import frozen, interruption, preflight
 from osora_bench.claim import claimed
+from osora_bench.config import chosen
 from osora_bench.errors import Refused, UserError
 from osora_bench.experiments import load_experiment
 from osora_bench.plan import STATES, WAITING, Cell, expansion, revision, trains
@@ -315,9 +316,10 @@ def _out_of_memory(error: Exception) -> bool:
 
 def summary(cell: Cell, made: dict[str, Any]) -> str:
     """One line of a finished cell: scores, last loss, seconds."""
-    scores = "  ".join(f"{name} {s['accuracy']:.2f}" for name, s in made["scores"].items())
     if made["training"] and "diverged" in made["training"]:
         return f"{cell.label}: diverged, {made['training']['diverged']}"
+    names = [dataset["name"] for dataset in chosen(cell.config["eval"])]  # a record sorts them
+    scores = "  ".join(f"{name} {made['scores'][name]['accuracy']:.2f}" for name in names)
     loss = f"  loss {made['training']['loss'][-1][1]:.3f}" if made["training"] else ""
     seconds = made["measured"]["seconds"]
     return (
