@@ -53,7 +53,7 @@ HOW = ("workers", "retries", "allow_changed")
 
 
 def _experiment(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The experiment's name, and the other arguments."""
+    """What `experiment=` names, and the other arguments."""
     flags = [a for a in arguments if a.startswith("-") and a != "--json"]
     if flags:
         raise UserError(f"unknown option {flags[0]}; `osora-bench --help` lists what there is")
@@ -88,7 +88,7 @@ def run_verb(arguments: Sequence[str]) -> int:
     from osora_bench.experiments import load_experiment
     from osora_bench.run import run_experiment
 
-    checkout.code()  # what runs is what is here now, not when the checks are done
+    checkout.code()  # looked at once a process: what runs is what is here now, not after the checks
     name, rest = _experiment(arguments)
     how, overrides = _run_options(rest)
     experiment = load_experiment(name)
@@ -101,7 +101,6 @@ def run_verb(arguments: Sequence[str]) -> int:
 def _run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """How cells are to be run (as of `run.run_by`), and the other arguments."""
     options, overrides = _options(arguments, HOW)
-    _check_keys(overrides)
     how: dict[str, Any] = {"workers": _count(options.get("workers", "1"), "workers")}
     if "retries" in options:
         how["retries"] = _count(options["retries"], "retries", least=0)
@@ -111,23 +110,12 @@ def _run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         raise UserError(
             f"workers={how['workers']} and {how['launcher'][0]}: name one way to run the cells"
         )
+    from osora_bench import compose, launcher
+
     if how["launcher"]:
-        from osora_bench import launcher
-
         launcher.profile(how["launcher"])
+    compose.check_overrides(overrides, also=(*HOW, "scale"))
     return how, overrides
-
-
-def _check_keys(overrides: Sequence[str]) -> None:
-    """Tell a mistyped option from a mistyped key of the configuration."""
-    from dataclasses import fields
-
-    from osora_bench.config import Config
-
-    known = {*HOW, "scale", *(field.name for field in fields(Config))}
-    for key in (o.partition("=")[0] for o in overrides if "=" in o):
-        if key.isidentifier() and key not in known:
-            raise UserError(unknown("key", key, known))
 
 
 def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -137,7 +125,9 @@ def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     if own and not own[0].startswith("hydra/launcher="):
         raise UserError(f"{own[0]} needs a launcher: hydra/launcher=slurm")
     if others := [a for a in own[1:] if not a.lstrip("+~").startswith("hydra.launcher.")]:
-        raise UserError(f"{others[0]}: only one launcher, and hydra.launcher.*, are set here")
+        raise UserError(
+            f"{others[0]}: beside one hydra/launcher=NAME, only hydra.launcher.KEY=VALUE is taken"
+        )
     return own, [a for a in arguments if a not in own]
 
 
@@ -354,7 +344,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(unknown("verb", verb, VERBS))
-        return VERBS[verb](rest)
+        status = VERBS[verb](rest)
+        sys.stdout.flush()
+        return status
     except Interrupted as interrupted:
         print(f"{interrupted}: what was done is kept, the next start goes on from it")
         return 128 + interrupted.number
@@ -362,6 +354,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        if verb == "run":
+            print("osora-bench: nobody reads what it says, so it ended", file=sys.stderr)
         return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         print(f"osora-bench: {error}", file=sys.stderr)

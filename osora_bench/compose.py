@@ -26,10 +26,13 @@ def group_choices(group: str) -> list[str]:
     return sorted(p.stem for p in (paths.CONF / group).glob("*.yaml"))
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str], also: Collection[str] = ()) -> None:
     """Refuse an unknown key or group member before Hydra composes anything.
 
     Hydra names the members of a group but not the keys of a node, and stops at the first.
+
+    Args:
+        also: what may stand among them and is no key of the configuration.
     """
     parsed = []
     for override in overrides:
@@ -37,7 +40,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             parsed.append(_parsed(override))
         except HydraException as error:
             raise UserError(f"{override!r} is not KEY=VALUE as Hydra reads it: {error}") from error
-    found = [problem for o in parsed for problem in _override_problems(o)]
+    found = [problem for o in parsed for problem in _override_problems(o, also)]
     if found:
         raise UserError("\n".join(found))
 
@@ -47,9 +50,9 @@ def _parsed(override: str) -> Override:
     return OverridesParser.create().parse_override(override)
 
 
-def _override_problems(override: Override) -> Iterator[str]:
+def _override_problems(override: Override, also: Collection[str]) -> Iterator[str]:
     key = override.key_or_group
-    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+    if key in also or key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return
     if key in config.GROUPS:
         value = override.value()
@@ -66,7 +69,8 @@ def _override_problems(override: Override) -> Iterator[str]:
             return  # a free-form section, e.g. method.peft: PEFT's own class checks it
         names = [f.name for f in fields(node)]
         if part not in names:
-            yield unknown("key", f"{walked}{part}", [f"{walked}{n}" for n in names])
+            valid = [f"{walked}{n}" for n in names] + ([] if walked else [*also])
+            yield unknown("key", f"{walked}{part}", valid)
             return
         node = get_type_hints(node)[part]
         walked += f"{part}."
@@ -117,10 +121,10 @@ def compose(overrides: Sequence[str], where: str) -> DictConfig:
             return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
         return cfg
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {reason(error)}") from error
+        raise UserError(f"{where}: {with_cause(error)}") from error
 
 
-def reason(error: Exception) -> str:
+def with_cause(error: Exception) -> str:
     """What Hydra says, and what OmegaConf said to it: Hydra itself names only the override."""
     said = str(error).rstrip()
     cause = error.__cause__

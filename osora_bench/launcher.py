@@ -5,20 +5,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osora_bench.compose import composer, group_choices, reason
+from osora_bench.compose import composer, with_cause
 from osora_bench.errors import UserError, unknown
 from osora_bench.plan import Cell, processes
 from osora_bench.progress import say
 
 TOOLS = ("sbatch", "squeue", "scontrol", "srun")
-PLUGIN = "submitit_slurm"
-"""The launcher that conf/hydra/launcher sets values of."""
-ELSEWHERE = "other launchers take a multirun, `python -m osora_bench -m`"
-AT_LEAST_1 = ("timeout_min", "array_parallelism", "cpus_per_task", "mem_gb", "gpus_per_node")
+LEAST = {
+    "array_parallelism": 1,
+    "cpus_per_task": 1,
+    "gpus_per_node": 0,
+    "mem_gb": 0,
+    "timeout_min": 0,
+}
+"""The least that a setting may be; to SLURM, no memory is all of a node's and no time no limit."""
 
 
 def profile(overrides: Sequence[str]) -> dict[str, Any]:
@@ -28,30 +33,25 @@ def profile(overrides: Sequence[str]) -> dict[str, Any]:
         overrides: `hydra/launcher=slurm` first, then what is set on top of it.
 
     Raises:
-        UserError: Hydra refuses them, they name a launcher of another kind, or no job could have
-            such settings.
+        UserError: Hydra refuses them, they name a launcher of another kind, or values that no job
+            of one cell can have.
     """
-    choice, *values = overrides
-    name = choice.partition("=")[2]
-    if name not in (known := {PLUGIN, *group_choices("hydra/launcher")}):
-        raise UserError(f"{unknown('hydra/launcher', name, known)}; {ELSEWHERE}")
-    named = [v.removeprefix("hydra.launcher.").partition("=")[0] for v in values]
-    settings = _composed([choice])
-    for key in named:  # Hydra would advise a + before it
-        if key.isidentifier() and key not in settings:
-            raise UserError(unknown("setting hydra.launcher.*", key, settings))
     settings = _composed(overrides)
     if not str(settings["_target_"]).endswith("SlurmLauncher"):
-        raise UserError(f"{choice}: `run` submits to SLURM only; {ELSEWHERE}")
+        raise UserError(
+            f"{overrides[0]}: `run` submits to SLURM only: hydra/launcher=slurm; other launchers "
+            "take a multirun, `python -m osora_bench -m`"
+        )
+    numbers = {key: value for key, value in settings.items() if isinstance(value, int)}
     found = [
-        f"hydra.launcher.{key}={settings[key]}: must be at least 1"
-        for key in AT_LEAST_1
-        if settings[key] is not None and settings[key] < 1
+        f"hydra.launcher.{key}={numbers[key]}: must be at least {least}"
+        for key, least in LEAST.items()
+        if numbers.get(key, least) < least
     ]
     found += [
-        f"hydra.launcher.{key}={settings[key]}: a job runs one cell, as one task"
+        f"hydra.launcher.{key}={numbers[key]}: a job runs one cell, as one task"
         for key in ("nodes", "tasks_per_node")
-        if settings[key] != 1
+        if numbers.get(key, 1) != 1
     ]
     if found:
         raise UserError("\n".join(found))
@@ -59,21 +59,35 @@ def profile(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _composed(overrides: Sequence[str]) -> dict[str, Any]:
-    try:
-        with composer():
-            composed = hydra.compose("job", overrides=[*overrides], return_hydra_config=True)
-            settings = OmegaConf.to_container(composed.hydra.launcher)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(overrides)}: {reason(error)}") from error
+    choice, *values = overrides
+    name = choice.partition("=")[2]
+    with composer():
+        try:
+            there = _settings([choice])
+            for value in values:  # of a setting that is none, Hydra says to put a + before it
+                key = value.lstrip("+").removeprefix("hydra.launcher.").partition("=")[0]
+                if key.isidentifier() and key not in there:
+                    raise UserError(unknown("setting hydra.launcher.*", key, there))
+            return _settings(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+            if name not in known:
+                raise UserError(unknown("hydra/launcher", name, known)) from error
+            raise UserError(f"{' '.join(overrides)}: {with_cause(error)}") from error
+
+
+def _settings(overrides: Sequence[str]) -> dict[str, Any]:
+    composed = hydra.compose("job", overrides=[*overrides], return_hydra_config=True)
+    settings = OmegaConf.to_container(composed.hydra.launcher)
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}
 
 
-def check_cluster(overrides: Sequence[str]) -> None:
-    """Refuse a machine that cannot submit to SLURM."""
+def check_cluster(launcher: str) -> None:
+    """Refuse a machine that cannot submit to SLURM; `launcher` is the override that asks for it."""
     for tool in TOOLS:
         if shutil.which(tool) is None:
-            raise UserError(f"{overrides[0]}: no `{tool}` on the PATH; is this a SLURM cluster?")
+            raise UserError(f"{launcher}: no `{tool}` on the PATH; is this a SLURM cluster?")
 
 
 def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
@@ -88,7 +102,12 @@ def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
 
     needs = sorted({c.config["model"]["name"] for c in cells if c.config["model"]["needs_gpu"]})
     others = settings.get("additional_parameters") or {}
-    asked = asked or settings.get("gpus_per_task") or any("gres" in k or "gpu" in k for k in others)
+    asked = (
+        asked
+        or settings.get("gpus_per_task")
+        or settings.get("gres")
+        or any("gres" in k or "gpu" in k for k in others)
+    )
     if not asked and needs:
         say(
             f"WARNING: {', '.join(needs)} need a GPU; hydra.launcher.gpus_per_node is not set, so "

@@ -252,12 +252,14 @@ class Expansion:
 
 
 def together(expansions: Iterable[Expansion]) -> Expansion:
-    """Several experiments as one; what they share once, and known if one of them knows it."""
+    """Several experiments as one, what they share once."""
     cells: dict[str, Cell] = {}
-    waiting: dict[str, Waiting] = {}
+    waiting: dict[tuple[str, ...], Waiting] = {}
     for one in expansions:
-        cells |= {cell.run_id: cell for cell in one.cells if cell.run_id not in cells}
-        waiting |= {w.cell.run_id: w for w in one.waiting if w.cell.run_id not in waiting}
+        for cell in one.cells:
+            cells.setdefault(cell.run_id, cell)
+        for each in one.waiting:  # alike only if the same trials decide
+            waiting.setdefault((each.cell.run_id, *(t.run_id for t in each.trials)), each)
     return Expansion(list(cells.values()), list(waiting.values()))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from osora_bench import frozen, interruption, preflight
+from osora_bench import checkout, frozen, interruption, preflight
 from osora_bench.claim import claimed
 from osora_bench.config import chosen
 from osora_bench.errors import Refused, UserError
@@ -46,6 +46,8 @@ def session() -> "Session":
     say("loading torch, transformers and OpenCompass ...")
     from osora_bench.session import Session
 
+    if not checkout.same(checkout.code(), checkout.look()):
+        raise UserError("the code was changed while it was loaded: start again")
     gc.freeze()  # a million objects of the libraries, which each cell's collections would walk
     return Session()
 

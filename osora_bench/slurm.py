@@ -81,8 +81,8 @@ class Job:
         return self.state not in ENDED
 
     @property
-    def array(self) -> int:
-        """The number of its array, higher the later it was submitted."""
+    def array_id(self) -> int:
+        """SLURM's array job id, higher the later it was submitted."""
         return int(self.id.partition("_")[0])
 
 
@@ -105,8 +105,10 @@ class Submission:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The launcher's settings that its jobs were submitted with."""
-        found: dict[str, Any] = json.loads((self.folder / "settings.json").read_text("utf-8"))
+        """The launcher's settings that its jobs were submitted with; none where an older version
+        submitted them."""
+        place = self.folder / "settings.json"
+        found: dict[str, Any] = json.loads(place.read_text("utf-8")) if place.exists() else {}
         return found
 
     @property
@@ -146,16 +148,16 @@ def queue(runs: Path) -> dict[str, Job]:
         members = cells[submission.folder]
         job = Job(number, state, reason, submission.folder / f"{number}_0_log.err")
         for run_id in [members[int(index)]] if index.isdigit() else members:
-            if job.active or _later(job, jobs.get(run_id)) is job:
+            if _counts(job, jobs.get(run_id)):
                 jobs[run_id] = job
     return jobs
 
 
-def _later(job: Job, other: Job | None) -> Job:
-    """Of two jobs the one that counts: an active one, or else that of the later array."""
-    if other is None or (job.array > other.array and not other.active):
-        return job
-    return other
+def _counts(job: Job, other: Job | None) -> bool:
+    """Whether a cell's job counts more than another: the active one, or else the later one."""
+    if other is None or job.active:
+        return True
+    return not other.active and job.array_id > other.array_id
 
 
 def queued(cells: Sequence[Cell]) -> dict[str, Job]:
@@ -202,6 +204,7 @@ class Sweep:
     launching: dict[str, tuple[Submission, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
     had: dict[str, Job | None] = field(default_factory=dict)  # cells whose job must not vanish
     gone: dict[str, float] = field(default_factory=dict)  # since when a job is not in the queue
+    former: dict[str, str] = field(default_factory=dict)  # jobs that had ended when one was added
     losses: Counter[str] = field(default_factory=Counter)
     pending: list[str] = field(default_factory=list)  # jobs that wait in the queue
     patience: float = ASK_EVERY  # seconds until the next try to submit, where the last one failed
@@ -229,7 +232,7 @@ class Sweep:
         Raises:
             subprocess.SubprocessError: squeue does not answer.
         """
-        jobs = queue(self.runs)
+        jobs = {i: job for i, job in queue(self.runs).items() if job.id != self.former.get(i)}
         self._reap(jobs)
         to_do = [cell for cell in self.watch.open if self._needs_job(cell, jobs.get(cell.run_id))]
         if to_do and self.refusal is None and time.monotonic() >= self.earliest:
@@ -288,8 +291,7 @@ class Sweep:
             return True
         since = self.gone.setdefault(cell.run_id, time.monotonic())
         if time.monotonic() - since >= GRACE:
-            had = self.had[cell.run_id]
-            self._lost(cell, had if job is None or (had and had.array > job.array) else job)
+            self._lost(cell, job or self.had[cell.run_id])
         return False
 
     def _tell_waiting(self, cell: Cell, job: Job) -> None:
@@ -318,18 +320,21 @@ class Sweep:
         final = job is not None and job.state in ("CANCELLED", "OUT_OF_MEMORY")
         if final or times > self.retries:
             if job is not None and job.state == "OUT_OF_MEMORY":
-                now = self.settings["mem_gb"]
+                then = Submission(job.log.parent).settings or self.settings
+                now = then["mem_gb"]
                 what = f"out of memory: hydra.launcher.mem_gb (now {now}) makes it larger; {what}"
             cell.fail(what + ("" if times == 1 else f", {times} times in all") + see)
 
     def _submit(self, cells: Sequence[Cell]) -> None:
         """Submit cells, but for those that another start has submitted meanwhile."""
         with _alone(self.plan.path.parent / "slurm.lock"):
-            taken = {i for i, job in queue(self.runs).items() if job.active}
+            jobs = queue(self.runs)
+            taken = {i for i, job in jobs.items() if job.active}
             for place in self.runs.glob("plans/*/slurm-*"):
                 if (place / "cells.json").exists() and (one := Submission(place)).launching:
                     taken |= set(one.cells)
             free = [cell.run_id for cell in cells if cell.run_id not in taken]
+            self.former |= {i: jobs[i].id for i in free if i in jobs}
             size = array_limit()
             chunks = [free[i : i + size] for i in range(0, len(free), size)]
             if len(chunks) > 1 and len(chunks) > (most := self.settings["array_parallelism"]):
@@ -387,7 +392,11 @@ def _alone(place: Path) -> Iterator[None]:
 
 
 def _how(job: Job) -> str:
-    told = {"CANCELLED": "was cancelled", "OUT_OF_MEMORY": "was killed: out of memory"}
+    told = {
+        "CANCELLED": "was cancelled",
+        "OUT_OF_MEMORY": "was killed: out of memory",
+        "PENDING": "left the queue before it started (cancelled?)",
+    }
     if job.state in told:
         return told[job.state]
     ended = "" if job.active else f" ({job.state})"
@@ -422,7 +431,7 @@ def run_on_slurm(
         Refused: it refuses some of them; the others have ended.
     """
     settings = profile(launcher)
-    check_cluster(launcher)
+    check_cluster(launcher[0])
     check_gpus(settings, cells)
     array_limit()
     watch = Watch(frozen.freeze(cells))
@@ -446,21 +455,19 @@ def run_on_slurm(
 
 def _other_settings(jobs: Iterable[Job], settings: dict[str, Any]) -> list[str]:
     """What is to be said of jobs that wait with other settings than this start asks for."""
-    waiting: dict[Path, set[int]] = {}
-    for job in (job for job in jobs if job.state == "PENDING"):
-        waiting.setdefault(job.log.parent, set()).add(job.array)
+    waiting = {job.log.parent: job.array_id for job in jobs if job.state == "PENDING"}
     told = []
-    for folder, arrays in waiting.items():
+    for folder, number in waiting.items():
         then = Submission(folder).settings
         differ = [
-            f"hydra.launcher.{key}={then.get(key)}, not {value}"
-            for key, value in settings.items()
-            if then.get(key) != value
+            f"hydra.launcher.{key}={json.dumps(then.get(key))}, not {json.dumps(settings.get(key))}"
+            for key in then | settings
+            if then.get(key) != settings.get(key)
         ]
-        if differ:
+        if then and differ:
             told.append(
                 f"{Submission(folder).name} waits as it was submitted, with {'; '.join(differ)}. "
-                f"`scancel {' '.join(map(str, sorted(arrays)))}` and another start submit it anew"
+                f"For these: end this start, `scancel --state=PENDING {number}`, start again"
             )
     return told
 

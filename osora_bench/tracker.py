@@ -26,8 +26,10 @@ from osora_bench.plan import Cell
 from osora_bench.progress import say
 
 FINISH = 5.0
-"""Seconds that a process waits at its end for trackers, to tell of those that fail. What is not
-done then goes on by itself; in a SLURM job its end is that of the job."""
+"""Seconds that a process waits at its end for trackers, to tell of those that fail; what is not
+done then goes on by itself."""
+FINISH_JOB = 30.0
+"""The same in a SLURM job, whose end is theirs."""
 PIPE = 1 << 20
 """Bytes that a tracker may be behind: about 8,000 steps."""
 
@@ -53,7 +55,7 @@ class Tracker:
             _finishing.append(self)
 
     def wait(self, until: float) -> bool:
-        """Wait for the process that ends; whether it did. One that is late is killed."""
+        """Wait for the process that ends; whether it did."""
         assert self.process is not None
         try:
             status = self.process.wait(max(0.0, until - time.monotonic()))
@@ -204,7 +206,13 @@ def _last_line(log: Path) -> str:
 
 @atexit.register
 def _wait_for_all() -> None:
-    until = time.monotonic() + FINISH
+    job = "SLURM_JOB_ID" in os.environ
+    patience = FINISH_JOB if job else FINISH
+    until = time.monotonic() + patience
     for one in _finishing:
-        if not one.wait(until):
-            one._warn(f"is not done {FINISH:.0f} s after the end and goes on by itself")
+        if one.wait(until):
+            continue
+        if job:
+            one.give_up(f"was not done {patience:.0f} s after the end")
+        else:
+            say(f"{one.label}: its tracker is not done yet and goes on by itself  (see {one.file})")

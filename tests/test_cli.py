@@ -1,13 +1,16 @@
 """The commands as a person meets them: what they say, how they end, how fast they start."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from osora_bench import cli, paths
+from osora_bench import checkout, cli, paths, run
+from osora_bench.__main__ import NoRecord
 from osora_bench.__main__ import main as cell_main
+from osora_bench.errors import UserError
 
 
 @pytest.fixture
@@ -195,6 +198,21 @@ def test_what_is_no_setting_is_told(here, verb, given, told, capsys):
     assert told in capsys.readouterr().err
 
 
+def test_scores_are_told_in_the_suites_order(make_cell):
+    names = ["commonsenseqa-toy", "gsm8k-toy"]  # as a record sorts them
+    made = {
+        "scores": {name: {"accuracy": 50.0} for name in names},
+        "training": None,
+        "measured": {"seconds": {"train": 0.0, "evaluate": 1.0}},
+    }
+    told = run.summary(make_cell("method=none"), made)
+    assert told.index("gsm8k-toy 50.00") < told.index("commonsenseqa-toy 50.00")
+
+
+def test_a_jobs_failure_is_one_line():
+    assert str(NoRecord("toy: it diverged", 1)) == "toy: it diverged"
+
+
 def test_an_option_given_twice_is_told(here, capsys):
     assert cli.main(["run", "experiment=demo", "workers=2", "workers=3"]) == 2
     assert "workers= is given twice" in capsys.readouterr().err
@@ -202,10 +220,27 @@ def test_an_option_given_twice_is_told(here, capsys):
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(here):
     plan = f"{sys.executable} -m osora_bench.cli plan experiment=demo; echo $? >&2"
+    plain = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     done = subprocess.run(
-        ["sh", "-c", f"({plan}) | true"], capture_output=True, text=True, check=True
+        ["sh", "-c", f"({plan}) | true"], capture_output=True, text=True, check=True, env=plain
     )
     assert done.stderr.strip() == "141"
+
+
+def test_a_run_looks_at_the_code_before_anything_else(here, monkeypatch):
+    known = []
+    monkeypatch.setattr(
+        run, "run_experiment", lambda *_, **__: known.append(checkout.code.cache_info())
+    )
+    checkout.code.cache_clear()
+    cli.main(["run", "experiment=demo"])
+    assert known[0].currsize == 1
+
+
+def test_code_that_changes_while_it_is_loaded_stops_the_start(monkeypatch):
+    monkeypatch.setattr(checkout, "look", lambda: {"tree": "another", "diff": None})
+    with pytest.raises(UserError, match="the code was changed while it was loaded"):
+        run.session.__wrapped__()
 
 
 @pytest.mark.parametrize("verb", ["plan", "tables"])

@@ -46,6 +46,7 @@ def test_what_costs_more_is_estimated_to_cost_more(make_cell, tmp_path):
     assert 14 < of(*large).gigabytes < 40
     assert of(*large, "method=full").gigabytes > 80
     assert of(*large, "method=none").hours < of(*large).hours
+    assert estimate.LIBRARIES / 1e9 < of(*large, "method=none").gigabytes < of(*large).gigabytes
     assert of(*large, "eval.datasets.0.limit=10").hours < of(*large).hours
     assert of(f"model.path={tmp_path}") is None  # nothing is known of it
 

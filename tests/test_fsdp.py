@@ -22,13 +22,13 @@ from osora_bench import (
     estimate,
     frozen,
     interruption,
+    launcher,
     models,
     plan,
     preflight,
     ranks,
     record,
     run,
-    slurm,
     standalone,
     train,
     workers,
@@ -419,9 +419,9 @@ def test_a_slurm_job_must_ask_for_a_gpu_for_each_process(make_cell):
     with pytest.raises(
         UserError, match="processes=4, but a job asks for .*gpus_per_node=1: set it"
     ):
-        slurm.check_gpus({"gpus_per_node": 1}, cells)
+        launcher.check_gpus({"gpus_per_node": 1}, cells)
     for enough in (None, 4, 8):
-        slurm.check_gpus({"gpus_per_node": enough}, cells)
+        launcher.check_gpus({"gpus_per_node": enough}, cells)
 
 
 def test_workers_take_as_many_gpus_each_as_a_cell_has_processes(make_cell, monkeypatch):

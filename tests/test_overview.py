@@ -39,6 +39,17 @@ def test_a_training_that_several_suites_share_counts_once(experiments, places): 
     assert overview._hours(made) == pytest.approx(expected)
 
 
+def test_a_damaged_record_is_no_work_to_be_done(experiments, places):  # noqa: F811
+    expansion = plan.expansion("tuned", places)
+    whole = overview.lines(expansion)
+    expansion.cells[0].ledger.mkdir(parents=True, exist_ok=True)
+    expansion.cells[0].record.write_text("{")
+    made = overview.lines(plan.expansion("tuned", places))
+    assert made[0].state == "damaged"
+    left = overview._hours(whole) - overview._hours(made)
+    assert left == pytest.approx(whole[0].cost.hours)
+
+
 def test_precision_is_the_binomial_one_at_one_half(make_cell):
     suite = make_cell("eval=toy", "eval.limit=100").config["eval"]
     assert estimate.precision(suite) == (200, pytest.approx(100 * math.sqrt(0.25 / 200)))

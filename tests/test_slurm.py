@@ -216,19 +216,20 @@ def test_a_held_job_is_told_and_cancelled_ones_are_not_tried_again(cluster, grid
     number = job_of(cells[0])
     array = number.partition("_")[0]
     assert state_of(cells[0]) == "queued"
-    held = slurm.queued(cells)
-    assert str(held[cells[0].run_id]) == f"job {number} (pending, JobHeldUser)"
-    (line,) = slurm._other_settings(
-        held.values(), launcher.profile([*ON_SLURM, hold, "hydra.launcher.mem_gb=2"])
-    )
+    job_there = slurm.queued(cells)[cells[0].run_id]
+    assert str(job_there) == f"job {number} (pending, JobHeldUser)"
+    with start(cells, *ON_SLURM, hold, "hydra.launcher.mem_gb=2") as other:
+        assert other.stdout is not None
+        line = next(line for line in other.stdout if line.startswith("WARNING"))
+        other.kill()
     assert "as it was submitted, with hydra.launcher.mem_gb=1, not 2. " in line
-    assert f"`scancel {array}` and another start submit it anew" in line
+    assert f"`scancel --state=PENDING {array}`" in line
     assert watcher.stdout is not None
     told = []
     for line in watcher.stdout:
         told.append(line)
         if "is held" in line:
-            cluster.ask("scancel", "--me")
+            cluster.ask("scancel", "--state=PENDING", array)
     assert watcher.wait() == run.FAILED
     told = "".join(told)
     assert f"job {number} is held: JobHeldUser" in told
@@ -269,6 +270,52 @@ def test_jobs_of_others_are_not_mistaken_for_ours(cluster, grid):
         cluster.ask("sbatch", f"--job-name={name}", "--hold", "--output=/dev/null", "--wrap=true")
     assert slurm.queue(cell.paths.runs) == {}
     cluster.ask("scancel", "--me")
+
+
+@pytest.mark.parametrize(
+    ("rows", "states"),
+    [
+        (["1|N/A|1|CANCELLED"], "CANCELLED CANCELLED"),
+        (["1|N/A|1|CANCELLED", "1|0|1_0|RUNNING"], "RUNNING CANCELLED"),
+        (["1|1|1_1|FAILED", "1|N/A|1|CANCELLED"], "CANCELLED FAILED"),
+        (["1|N/A|1|CANCELLED", "2|1|5_1|FAILED"], "CANCELLED FAILED"),
+        (["2|N/A|5|CANCELLED", "1|1|1_1|FAILED"], "CANCELLED CANCELLED"),
+        (["2|N/A|5|CANCELLED", "1|1|1_1|RUNNING"], "CANCELLED RUNNING"),
+        (["1|0|1_0|RUNNING", "2|0|5_0|PENDING"], "PENDING"),
+    ],
+)
+def test_the_job_that_counts_is_an_active_one_or_the_last(rows, states, grid, monkeypatch):
+    cells = grid("slurm", ["osora", "lora"], *SHORT)
+    sweep = frozen.freeze(cells).path.with_suffix("")
+    for number in (1, 2):
+        (sweep / f"slurm-{number}").mkdir(parents=True)
+        listed = json.dumps([cell.run_id for cell in cells])
+        (sweep / f"slurm-{number}" / "cells.json").write_text(listed)
+    told = "".join(f"osora-{sweep.name}-{row}|None\n" for row in rows)
+    monkeypatch.setattr(
+        slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, told)
+    )
+    jobs = slurm.queue(cells[0].paths.runs)
+    assert [jobs[c.run_id].state for c in cells if c.run_id in jobs] == states.split()
+
+
+def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
+    """A cell is submitted anew after a scancel, and its new job is never seen."""
+    (cell,) = grid("slurm", ["osora"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"array_parallelism": 2})
+    before = slurm.Job("2", "CANCELLED", "None", cell.paths.folder / "no.log")
+    monkeypatch.setattr(slurm, "queue", lambda runs: {cell.run_id: before})
+    monkeypatch.setattr(slurm, "array_limit", lambda: 4)
+    monkeypatch.setattr(slurm, "GRACE", 0.0)
+    launched = []
+    monkeypatch.setattr(slurm.Sweep, "_launch", lambda self, ids, arrays: launched.append(ids))
+    sweep.step()
+    sweep.had[cell.run_id] = None  # as when the submitting process was killed
+    sweep.step()
+    assert f"{cell.label}: its job was never seen" in capsys.readouterr().out
+    assert not sweep.plan.settled(cell)
+    sweep.step()
+    assert launched == [[cell.run_id]] * 2
 
 
 def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypatch):
@@ -355,11 +402,12 @@ def test_a_launcher_is_named_and_alone(arguments, message, capsys):
             ["hydra/launcher=slurm", "hydra.launcher.partitoin=a"],
             "unknown setting hydra.launcher.* 'partitoin'. Did you mean 'partition'?",
         ),
+        (["hydra/launcher=slurm", "+hydra.launcher.mem_db=3"], "hydra.launcher.* 'mem_db'. Did"),
         (["hydra/launcher=submitit_local"], "other launchers take a multirun"),
         (["hydra/launcher=slurm", "hydra.launcher.mem_gb=lots"], "could not be converted"),
-        (["hydra/launcher=slurm", "hydra.launcher.mem_gb=0"], "mem_gb=0: must be at least 1"),
+        (["hydra/launcher=slurm", "hydra.launcher.mem_gb=-1"], "mem_gb=-1: must be at least 0"),
         (["hydra/launcher=slurm", "hydra.launcher.nodes=2"], "nodes=2: a job runs one cell"),
-        (["hydra/launcher=slurm", "hydra/launcher=slurm"], "only one launcher"),
+        (["hydra/launcher=slurm", "hydra/launcher=slurm"], "beside one hydra/launcher"),
     ],
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])
@@ -375,10 +423,11 @@ def test_a_sweep_for_slurm_is_planned_where_there_is_no_slurm(tmp_path, monkeypa
     assert "17 cells" in capsys.readouterr().out
 
 
-def test_without_slurm_it_says_so(monkeypatch):
+def test_without_slurm_it_says_so(grid, monkeypatch):
+    cells = grid("slurm", ["none"], *SHORT)
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     with pytest.raises(UserError, match="no `sbatch` on the PATH; is this a SLURM cluster?"):
-        launcher.check_cluster(ON_SLURM)
+        run.run_missing(cells, launcher=ON_SLURM)
 
 
 def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
@@ -451,6 +500,7 @@ def test_a_refusal_on_the_way_is_told_after_the_jobs_have_ended(grid, monkeypatc
     cells = grid("slurm", ["osora", "lora"], *SHORT)
     states = iter(["PENDING", "RUNNING", "RUNNING"])
     monkeypatch.setattr(slurm, "profile", lambda _: {"array_parallelism": 4, "gpus_per_node": 1})
+    monkeypatch.setattr(slurm, "check_cluster", lambda _: None)
     monkeypatch.setattr(slurm, "array_limit", lambda: 1)
     monkeypatch.setattr(slurm, "LOOK_EVERY", 0)
 
