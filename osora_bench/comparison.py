@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from osora_bench.errors import UserError, unknown
+from osora_bench.plan import trains
 from osora_bench.record import unpack
 from osora_bench.render import Table
 from osora_bench.rounding import CENT
@@ -139,6 +140,8 @@ def against(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
         "Avg. in points, paired by question; the interval holds the spread of the questions' "
         "differences and of each method's seeds."
     ]
+    if any(len(row.runs) == 1 and trains(row.cell.config) for row in rows):
+        notes.append("Of a method with one seed no spread is known: its intervals are too narrow.")
     return Table(name, spec.title, frame, best, notes)
 
 
