@@ -144,7 +144,8 @@ def queue(runs: Path) -> dict[str, Job]:
         submission = Submission(runs / "plans" / ours[1] / f"slurm-{ours[2]}")
         if not (submission.folder / "cells.json").exists():
             continue  # of another folder
-        cells.setdefault(submission.folder, submission.cells)
+        if submission.folder not in cells:
+            cells[submission.folder] = submission.cells
         members = cells[submission.folder]
         job = Job(number, state, reason, submission.folder / f"{number}_0_log.err")
         for run_id in [members[int(index)]] if index.isdigit() else members:
