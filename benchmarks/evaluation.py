@@ -30,10 +30,11 @@ import torch
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from osora_bench import evaluate, preflight
-from osora_bench.compose import compose, composer, resolve
-from osora_bench.decoding import _shared
-from osora_bench.opencompass_model import InMemoryModel
+from osora_bench.evaluation import evaluate
+from osora_bench.evaluation.decoder import _shared
+from osora_bench.evaluation.in_memory_model import InMemoryModel
+from osora_bench.pipeline import preflight
+from osora_bench.planning.compose import compose, composer, resolve
 
 TIE = 1e-3
 """Between the two best logits, or two losses: what the order of sums may account for."""

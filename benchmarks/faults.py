@@ -36,9 +36,11 @@ from pathlib import Path
 
 import psutil
 
-from osora_bench import paths, record, run
-from osora_bench.compose import compose, composer, resolve
-from osora_bench.plan import Cell, cell, expand
+from osora_bench.common import paths
+from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.planning.grid import Cell, cell, expand
+from osora_bench.records import record
+from osora_bench.sweep import run
 
 sys.path.append(str(paths.ROOT / "tests"))
 from slurm_cluster import DAEMONS, Cluster
@@ -53,7 +55,7 @@ MARK = "OSORA_FAULTS"
 START = """\
 import sys; from osora_bench import slurm
 slurm.LOOK_EVERY, slurm.ASK_EVERY, slurm.GRACE = 0.5, 1.0, 3.0
-from osora_bench.cli import main; sys.exit(main())"""
+from osora_bench.cli.main import main; sys.exit(main())"""
 PAGE = 4096
 ROOM = 64 << 20
 
@@ -161,10 +163,10 @@ class Attack:
             ),
         }
         if self.cluster is None:
-            return deeds | {"a worker killed": of("osora_bench.worker")}
+            return deeds | {"a worker killed": of("osora_bench.sweep.worker_process")}
         return deeds | {
             "a job killed": of("submitit.core._submit"),
-            "the submitting process killed": of("osora_bench.submit"),
+            "the submitting process killed": of("osora_bench.sweep.slurm.submit_process"),
             "slurmctld killed": functools.partial(self._daemon, "slurmctld"),
             "a slurmd killed": functools.partial(self._daemon, "slurmd"),
         }

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from osora_bench import plan, run
-from osora_bench.compose import compose, composer, resolve
+from osora_bench.planning import grid
+from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.sweep import run
 
 QUICK = ["trainer.max_steps=2", "trainer.batch_size=1", "trainer.micro_batch_size=1",
          "eval.datasets.0.limit=2", "eval.datasets.1.limit=2", "eval.max_out_len=2"]  # fmt: skip
@@ -67,7 +68,11 @@ def watch(others: Stopwatch, own: Stopwatch) -> None:
     import peft
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
-    from osora_bench import data, evaluate, models, preflight, record, session
+    from osora_bench.evaluation import evaluate
+    from osora_bench.models import base
+    from osora_bench.pipeline import preflight, session
+    from osora_bench.records import record
+    from osora_bench.training import data
 
     for auto in (AutoModelForCausalLM, AutoTokenizer):
         others.watch(auto, "from_pretrained", "load")
@@ -77,7 +82,7 @@ def watch(others: Stopwatch, own: Stopwatch) -> None:
     others.watch(Trainer, "train", "training")
     others.watch(evaluate, "_run", "evaluation")
     others.watch(data, "tokenise", TOKENS)
-    own.watch(models, "checksums", "checksums of all weights")
+    own.watch(base, "checksums", "checksums of all weights")
     own.watch(gc, "collect", "collecting garbage")
     own.watch(record, "write", "writing the record")
     own.watch(Trainer, "__init__", "building the Trainer")
@@ -97,13 +102,13 @@ def main() -> None:
         with composer():
             for chosen in CELLS:
                 overrides = [*places, *QUICK, *chosen.split()]
-                cells.append(plan.cell(resolve(compose(overrides, chosen), chosen), overrides))
+                cells.append(grid.cell(resolve(compose(overrides, chosen), chosen), overrides))
         measure(cells, args.model)
     finally:
         shutil.rmtree(folder)
 
 
-def measure(cells: list[plan.Cell], model: str) -> None:
+def measure(cells: list[grid.Cell], model: str) -> None:
     """Run the cells and print a line for each."""
     run.session().prepare(cells)
     others, own = Stopwatch(), Stopwatch()

@@ -26,8 +26,10 @@ from typing import Any
 import hydra
 import yaml
 
-from osora_bench import paths, plan, record, smoke
-from osora_bench.compose import composer, resolve
+from osora_bench.common import paths
+from osora_bench.planning import grid, smoke
+from osora_bench.planning.compose import composer, resolve
+from osora_bench.records import record
 
 MODELS = ["toy", "qwen2-7b", "mistral-7b-instruct-v0.3", "llama3-8b-instruct"]
 METHODS = ["lora", "dora", "pissa", "vera", "osora"]
@@ -78,7 +80,7 @@ def write_experiment(folder: Path, name: str, seeds: range) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
 
 
-def made_up(cell: plan.Cell, chance: random.Random) -> dict[str, Any]:
+def made_up(cell: grid.Cell, chance: random.Random) -> dict[str, Any]:
     """A record as a cell of this size leaves one."""
     places = ("ledger", "runs", "device", "tracker")
     scores = {}
@@ -98,8 +100,8 @@ def made_up(cell: plan.Cell, chance: random.Random) -> dict[str, Any]:
             "code": {"commit": "0" * 40, "dirty": False, "diff": None},
             "versions": {f"package-{i}": "1.0.0" for i in range(10)},
             "hardware": {"device": "made up", "threads": 1},
-            "revision": plan.revision(cell.config),
-            "fingerprints": plan.fingerprints(cell.config),
+            "revision": grid.revision(cell.config),
+            "fingerprints": grid.fingerprints(cell.config),
         },
         "parameters": {"trainable": 1000, "adapter_bytes": 4000},
         "training": {
@@ -124,7 +126,7 @@ def timed(arguments: list[str], output: Path) -> Cost:
     return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024.0)
 
 
-def floor(ledger: Path, cells: list[plan.Cell]) -> list[tuple[str, float]]:
+def floor(ledger: Path, cells: list[grid.Cell]) -> list[tuple[str, float]]:
     """Processor seconds of what has to be done, however it is done."""
     texts: list[bytes] = []
 
@@ -137,7 +139,7 @@ def floor(ledger: Path, cells: list[plan.Cell]) -> list[tuple[str, float]]:
             hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def identify() -> None:
-        identities = [plan.identity(cell.config) for cell in cells[:100]]
+        identities = [grid.identity(cell.config) for cell in cells[:100]]
         for number in range(len(cells)):
             told = json.dumps(identities[number % 100], sort_keys=True, separators=(",", ":"))
             hashlib.sha256(told.encode()).hexdigest()
@@ -161,7 +163,7 @@ def floor(ledger: Path, cells: list[plan.Cell]) -> list[tuple[str, float]]:
     return costs
 
 
-def compare(cells: list[plan.Cell], planned: list[str], chance: random.Random) -> None:
+def compare(cells: list[grid.Cell], planned: list[str], chance: random.Random) -> None:
     """Compose a random sample as Hydra does it, from nothing but the overrides."""
     assert [cell.run_id for cell in cells] == planned, "the command planned other cells"
     chosen = chance.sample(cells, min(SAMPLE, len(cells)))
@@ -169,7 +171,7 @@ def compare(cells: list[plan.Cell], planned: list[str], chance: random.Random) -
     with composer():
         for cell in chosen:
             own = resolve(hydra.compose("config", overrides=[*cell.overrides]), "Hydra")
-            equal += own == cell.config and plan.run_id(own) == cell.run_id
+            equal += own == cell.config and grid.run_id(own) == cell.run_id
     each = (time.process_time() - started) / len(chosen)
     print(
         f"\n{equal} of {len(chosen)} random cells, configuration and run id, equal to Hydra's own "
@@ -189,7 +191,7 @@ def main() -> None:
         write_experiment(folder, "grid", range(args.seeds))
         write_experiment(folder, "ran", range(1, args.seeds + 1))
         places = [f"ledger={folder}/ledger", f"runs={folder}/runs"]
-        for cell in plan.expand("ran", places):
+        for cell in grid.expand("ran", places):
             record.write(made_up(cell, chance), folder / "ledger")
         run(folder, places, chance)
 
@@ -203,7 +205,7 @@ def run(folder: Path, places: list[str], chance: random.Random) -> None:
     lines = listed.read_text(encoding="utf-8").splitlines()
     # warnings stand before the cells' lines, what all of them take and are worth after
     planned = [line.split()[0] for line in lines if re.match(r"[0-9a-f]{12} ", line)]
-    cells = plan.expand("grid", places)
+    cells = grid.expand("grid", places)
     sizes = [place.stat().st_size for place in (folder / "ledger").glob("*.json")]
     print(f"{lines[-1]}; {len(sizes)} records, {sum(sizes) / 1e6:.0f} MB\n")
     print("| | seconds | of processor time | memory, MB |\n|---|---|---|---|")

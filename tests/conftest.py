@@ -5,15 +5,15 @@ import signal
 import sys
 from pathlib import Path
 
+from osora_bench.planning import grid
+from osora_bench.planning.compose import compose, composer, resolve
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch; why: osora_bench/run.py
 
 import absl.logging
 import pytest
-
-from osora_bench import plan
-from osora_bench.compose import compose, composer, resolve
 
 # a shell that starts pytest in the background has these ignored; tests send them to themselves
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,16 +40,16 @@ QUICK = [
 def make_cell(places):
     """Compose one cell from overrides, in the test's own places."""
 
-    def make(*overrides: str) -> plan.Cell:
+    def make(*overrides: str) -> grid.Cell:
         chosen = [*places, *overrides]
         with composer():
-            return plan.cell(resolve(compose(chosen, "test"), "test"), chosen)
+            return grid.cell(resolve(compose(chosen, "test"), "test"), chosen)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def session():
-    from osora_bench.run import session
+    from osora_bench.sweep.run import session
 
     return session()

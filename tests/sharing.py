@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from osora_bench import models, rank, sharded
-from osora_bench.interruption import Interrupted
-from osora_bench.plan import Cell
+from osora_bench.common.interruption import Interrupted
+from osora_bench.models import base as models
+from osora_bench.planning.grid import Cell
+from osora_bench.training.fsdp import rank_process, sharding
 
 FOLDER = Path(sys.argv[1])
 parts: dict[str, list[int]] = {}
-shard = sharded.shard
+shard = sharding.shard
 
 
 def told(model, base, device):
@@ -25,7 +26,9 @@ def told(model, base, device):
     shard(model, base, device)
     parts.clear()
     for name, parameter in model.named_parameters():
-        sharded_here = isinstance(parameter, sharded.DTensor) and parameter.placements[0].is_shard()
+        sharded_here = (
+            isinstance(parameter, sharding.DTensor) and parameter.placements[0].is_shard()
+        )
         here = parameter.to_local() if sharded_here else parameter
         parts[name] = [sharded_here, here.nbytes, parameter.numel() * parameter.itemsize]
 
@@ -38,9 +41,9 @@ def stopping(step):
 
 def main():
     models.quiet()
-    sharded.shard = told
+    sharding.shard = told
     device = torch.device("cpu")
-    sharded.join(FOLDER / "meeting", device, timedelta(seconds=60))
+    sharding.join(FOLDER / "meeting", device, timedelta(seconds=60))
     made = []
     for one in json.loads((FOLDER / "cells.json").read_text()):
         cell = Cell(one["run_id"], one["config"], ())
@@ -48,7 +51,7 @@ def main():
         stopped = 0
         for step in [*one["stops"], None]:
             try:
-                rank.train(cell, folder, device, stopping(step))
+                rank_process.train(cell, folder, device, stopping(step))
             except Interrupted:
                 stopped += 1
         made.append({"name": one["name"], "stopped": stopped, "parts": dict(parts)})

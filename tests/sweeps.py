@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from osora_bench import record
-from osora_bench.frozen import Frozen
-from osora_bench.plan import Cell
+from osora_bench.planning.grid import Cell
+from osora_bench.records import record
+from osora_bench.sweep.frozen_plan import Frozen
 
 T = TypeVar("T")
 

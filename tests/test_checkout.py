@@ -5,8 +5,11 @@ import subprocess
 import pytest
 from conftest import QUICK
 
-from osora_bench import __main__, checkout, paths, record, run
-from osora_bench.errors import UserError
+from osora_bench import __main__
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.records import code_state, record
+from osora_bench.sweep import run
 
 
 @pytest.fixture
@@ -29,75 +32,75 @@ def commit(folder, what):
 
 
 def test_the_code_is_the_commit_and_what_differs_from_it_but_for_results(repository):
-    clean = checkout.look()
+    clean = code_state.look()
     assert (len(clean["commit"]), clean["dirty"], clean["diff"]) == (40, False, None)
     (repository / "results" / "table.csv").write_text("another table")
     (repository / "notes.txt").write_text("not tracked")
-    assert checkout.look() == clean
+    assert code_state.look() == clean
     (repository / "code.py").write_text("changed")
-    changed = checkout.look()
+    changed = code_state.look()
     assert (changed["commit"], changed["dirty"]) == (clean["commit"], True)
     (repository / "code.py").write_text("changed again")
-    assert checkout.look()["diff"] not in (None, changed["diff"])
+    assert code_state.look()["diff"] not in (None, changed["diff"])
 
 
 def test_a_new_file_counts_where_runs_take_files_from(repository):
-    clean = checkout.look()
+    clean = code_state.look()
     mine = repository / "conf" / "method" / "mine.yaml"
     mine.parent.mkdir()
     mine.write_text("a: 1")
-    one = checkout.look()
+    one = code_state.look()
     assert (one["commit"], one["dirty"]) == (clean["commit"], True)
     mine.write_text("a: 2")
-    other = checkout.look()
+    other = code_state.look()
     assert len({clean["diff"], one["diff"], other["diff"]}) == 3
     (repository / ".gitignore").write_text("*.yaml")
-    assert checkout.look() == clean
+    assert code_state.look() == clean
 
 
 def test_a_diff_that_fails_is_no_clean_checkout(repository):
     (repository / "code.py").write_bytes(b"changed \xe9")
     subprocess.run(["git", "config", "diff.external", "none-such"], cwd=repository, check=True)
-    assert checkout.look()["dirty"] is True  # git's own diff is asked for
+    assert code_state.look()["dirty"] is True  # git's own diff is asked for
     (repository / ".git" / "index").write_bytes(b"no index")
     with pytest.raises(UserError, match="git diff .* fails, so the code is not known"):
-        checkout.look()
+        code_state.look()
 
 
 def test_a_commit_of_records_is_the_same_code_and_another_is_not(repository):
-    first = checkout.look()
+    first = code_state.look()
     (repository / "results" / "record.json").write_text("{}")
     commit(repository, "results")
-    later = checkout.look()
+    later = code_state.look()
     assert later["commit"] != first["commit"]
-    assert checkout.same(first, later)
+    assert code_state.same(first, later)
     (repository / "code.py").write_text("changed")
-    assert not checkout.same(first, checkout.look())
+    assert not code_state.same(first, code_state.look())
     commit(repository, "code.py")
-    assert not checkout.same(first, checkout.look())
+    assert not code_state.same(first, code_state.look())
 
 
 def test_outside_a_checkout_the_files_themselves_count(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "CONF", tmp_path)
     (tmp_path / "one.yaml").write_text("a: 1")
-    before = checkout.look()
+    before = code_state.look()
     assert before["commit"] is None
-    assert checkout.look() == before
+    assert code_state.look() == before
     (tmp_path / "one.yaml").write_text("a: 2")
-    assert checkout.look()["diff"] != before["diff"]
+    assert code_state.look()["diff"] != before["diff"]
 
 
 def test_a_multirun_goes_on_with_other_code_only_if_that_is_allowed(
     places, session, tmp_path, monkeypatch, capsys
 ):
     arguments = ["-m", "method=none", *places, *QUICK]
-    checkout.code()  # asked once a process: this is the start's
-    monkeypatch.setattr(checkout, "look", lambda: {"commit": "1" * 40, "dirty": 0, "diff": None})
+    code_state.code()  # asked once a process: this is the start's
+    monkeypatch.setattr(code_state, "look", lambda: {"commit": "1" * 40, "dirty": 0, "diff": None})
     assert __main__.main(arguments) == run.MISTAKE
     assert ", this is commit 111111111111; OSORA_ALLOW_CHANGED=1 runs it" in capsys.readouterr().err
     monkeypatch.setenv("OSORA_ALLOW_CHANGED", "1")
-    monkeypatch.setenv(checkout.CHANGED, "")  # so that it is taken back after this test
+    monkeypatch.setenv(code_state.CHANGED, "")  # so that it is taken back after this test
     assert __main__.main(arguments) == run.OK
     (made,) = tmp_path.glob("ledger/*.json")
     assert record.read(made)["provenance"]["changed_since_plan"] is True

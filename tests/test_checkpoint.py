@@ -13,9 +13,12 @@ import torch
 from sweeps import numbers
 from transformers import TrainerState
 
-from osora_bench import checkpoint, interruption, record, run, train
-from osora_bench.claim import claimed, holder, note
-from osora_bench.compose import group_choices
+from osora_bench.common import interruption
+from osora_bench.common.claim import claimed, holder, note
+from osora_bench.planning.compose import group_choices
+from osora_bench.records import record
+from osora_bench.sweep import run
+from osora_bench.training import checkpoint, train
 
 STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
 
@@ -139,7 +142,7 @@ def test_submitits_handler_is_called_at_the_safe_point():
 
 def test_an_evaluation_that_is_interrupted_goes_on(make_cell, session, tmp_path, monkeypatch):
     """After each of the answers; each is given once, and the record is that of one go."""
-    from osora_bench.journal import Journal
+    from osora_bench.evaluation.journal import Journal
 
     cell, whole = (
         make_cell("method=none", *STEPS[1:], f"ledger={tmp_path}/{name}", f"runs={tmp_path}/{name}")
@@ -267,7 +270,8 @@ def test_a_lock_dies_with_its_holder(make_cell, tmp_path):
     import sys
 
     code = (
-        "import os, signal, sys; from pathlib import Path; from osora_bench.claim import claimed\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from osora_bench.common.claim import claimed\n"
         f"with claimed(Path('{tmp_path}')):\n"
         "  print('claimed', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -7,10 +7,13 @@ import sys
 
 import pytest
 
-from osora_bench import checkout, cli, paths, run
 from osora_bench.__main__ import NoRecord
 from osora_bench.__main__ import main as cell_main
-from osora_bench.errors import UserError
+from osora_bench.cli.main import main
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.records import code_state
+from osora_bench.sweep import run
 
 
 @pytest.fixture
@@ -21,21 +24,21 @@ def here(tmp_path, monkeypatch):
 
 
 def test_plan_lists_every_cell_with_its_state(here, capsys):
-    assert cli.main(["plan", "experiment=demo"]) == 0
+    assert main.main(["plan", "experiment=demo"]) == 0
     out = capsys.readouterr().out
     assert "missing  toy osora r=64 seed=0" in out
     assert out.splitlines()[-1].startswith("17 cells: 17 missing; about ")
 
 
 def test_plan_as_json(here, capsys):
-    assert cli.main(["plan", "experiment=table3", "--json"]) == 0
+    assert main.main(["plan", "experiment=table3", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) == 14
     assert listed[0]["label"] == "qwen2-7b lora r=2 seed=42"
 
 
 def test_tables_without_records_render(here, capsys):
-    assert cli.main(["tables", "experiment=demo", "out=shown"]) == 0
+    assert main.main(["tables", "experiment=demo", "out=shown"]) == 0
     assert "No run has finished yet." in capsys.readouterr().out
     assert {p.suffix for p in (here / "shown").iterdir()} == {".md", ".csv", ".tex"}
 
@@ -48,7 +51,7 @@ def test_parameter_counts_are_a_column_on_request(here, capsys, monkeypatch):
     )
     heads = []
     for more in ([], ["params=true"]):
-        assert cli.main(["tables", "experiment=mine", "out=shown", *more]) == 0
+        assert main.main(["tables", "experiment=mine", "out=shown", *more]) == 0
         heads.append((here / "shown" / "t.csv").read_text().splitlines()[0])
     assert heads == [
         "Model,Method,GSM8K-toy,CSQA-toy,Avg.",
@@ -59,8 +62,8 @@ def test_parameter_counts_are_a_column_on_request(here, capsys, monkeypatch):
 def test_a_full_disk_is_refused(make_cell, monkeypatch):
     import shutil
 
-    from osora_bench import preflight
-    from osora_bench.errors import UserError
+    from osora_bench.common.errors import UserError
+    from osora_bench.pipeline import preflight
 
     usage = shutil.disk_usage("/")._replace(free=5 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
@@ -86,14 +89,14 @@ def test_a_full_disk_is_refused(make_cell, monkeypatch):
     ],
 )
 def test_mistakes_end_with_status_2_and_a_message(here, capsys, argv, message):
-    assert cli.main(argv) == 2
+    assert main.main(argv) == 2
     assert message in capsys.readouterr().err
 
 
 def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", str(here / "data"))
     monkeypatch.setenv("HF_HOME", str(here / "hub"))
-    assert cli.main(["run", "experiment=table3", f"ledger={here}/ledger"]) == 2
+    assert main.main(["run", "experiment=table3", f"ledger={here}/ledger"]) == 2
     error = capsys.readouterr().err
     assert "cannot run:" in error
     assert "model qwen2-7b: needs a GPU and torch sees none" in error
@@ -152,7 +155,7 @@ def test_help_is_no_mistake(capsys):
 
 
 def test_a_rank_above_the_layer_is_fine_where_the_method_allows_it(make_cell):
-    from osora_bench import preflight
+    from osora_bench.pipeline import preflight
 
     preflight.check([make_cell("method=lora", "method.rank=200")])
     preflight.check([make_cell("method=vera", "method.rank=200")])
@@ -169,9 +172,9 @@ def test_a_rank_is_refused_also_where_the_weights_are_missing(here, capsys):
 
 @pytest.mark.parametrize("how", ["workers=2", "hydra/launcher=slurm", "retries=0"])
 def test_a_plan_takes_what_its_run_takes(here, how, capsys):
-    assert cli.main(["plan", "experiment=demo"]) == 0
+    assert main.main(["plan", "experiment=demo"]) == 0
     expected = capsys.readouterr().out
-    assert cli.main(["plan", "experiment=demo", how]) == 0
+    assert main.main(["plan", "experiment=demo", how]) == 0
     assert capsys.readouterr().out == expected
 
 
@@ -179,7 +182,7 @@ def test_a_plan_takes_what_its_run_takes(here, how, capsys):
     ("verb", "option"), [("run", "workers"), ("tables", "out"), ("params", "rank")]
 )
 def test_an_option_without_a_value_is_told(here, verb, option, capsys):
-    assert cli.main([verb, *(["experiment=demo"] if verb != "params" else []), option]) == 2
+    assert main.main([verb, *(["experiment=demo"] if verb != "params" else []), option]) == 2
     assert f"{option}: needs a value, {option}=..." in capsys.readouterr().err
 
 
@@ -194,7 +197,7 @@ def test_an_option_without_a_value_is_told(here, verb, option, capsys):
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_what_is_no_setting_is_told(here, verb, given, told, capsys):
-    assert cli.main([verb, "experiment=demo", given]) == 2
+    assert main.main([verb, "experiment=demo", given]) == 2
     assert told in capsys.readouterr().err
 
 
@@ -214,12 +217,12 @@ def test_a_jobs_failure_is_one_line():
 
 
 def test_an_option_given_twice_is_told(here, capsys):
-    assert cli.main(["run", "experiment=demo", "workers=2", "workers=3"]) == 2
+    assert main.main(["run", "experiment=demo", "workers=2", "workers=3"]) == 2
     assert "workers= is given twice" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(here):
-    plan = f"{sys.executable} -m osora_bench.cli plan experiment=demo; echo $? >&2"
+    plan = f"{sys.executable} -m osora_bench.cli.main plan experiment=demo; echo $? >&2"
     plain = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         ["sh", "-c", f"({plan}) | true"], capture_output=True, text=True, check=True, env=plain
@@ -230,15 +233,15 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(here):
 def test_a_run_looks_at_the_code_before_anything_else(here, monkeypatch):
     known = []
     monkeypatch.setattr(
-        run, "run_experiment", lambda *_, **__: known.append(checkout.code.cache_info())
+        run, "run_experiment", lambda *_, **__: known.append(code_state.code.cache_info())
     )
-    checkout.code.cache_clear()
-    cli.main(["run", "experiment=demo"])
+    code_state.code.cache_clear()
+    main.main(["run", "experiment=demo"])
     assert known[0].currsize == 1
 
 
 def test_code_that_changes_while_it_is_loaded_stops_the_start(monkeypatch):
-    monkeypatch.setattr(checkout, "look", lambda: {"tree": "another", "diff": None})
+    monkeypatch.setattr(code_state, "look", lambda: {"tree": "another", "diff": None})
     with pytest.raises(UserError, match="the code was changed while it was loaded"):
         run.session.__wrapped__()
 
@@ -246,7 +249,7 @@ def test_code_that_changes_while_it_is_loaded_stops_the_start(monkeypatch):
 @pytest.mark.parametrize("verb", ["plan", "tables"])
 def test_planning_and_tables_import_no_torch(here, verb):
     code = (
-        "import sys; from osora_bench.cli import main; "
+        "import sys; from osora_bench.cli.main import main; "
         f"status = main(['{verb}', 'experiment=demo']); "
         "heavy = {'torch', 'transformers', 'peft', 'opencompass'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else status)"

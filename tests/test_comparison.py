@@ -6,9 +6,12 @@ import statistics
 import pytest
 from test_tabulate import score
 
-from osora_bench import comparison, plan, record, render, tabulate
-from osora_bench.errors import UserError
-from osora_bench.experiments import TableSpec
+from osora_bench.common.errors import UserError
+from osora_bench.planning import grid
+from osora_bench.planning.experiments import TableSpec
+from osora_bench.records import record
+from osora_bench.reporting import render, tabulate
+from osora_bench.reporting.layouts import against
 
 
 def row(cell, verdicts_by_seed):
@@ -26,7 +29,7 @@ def row(cell, verdicts_by_seed):
 
 @pytest.fixture
 def cell():
-    return plan.expand("demo")[0]
+    return grid.expand("demo")[0]
 
 
 def test_a_difference_is_taken_question_by_question(cell):
@@ -37,7 +40,7 @@ def test_a_difference_is_taken_question_by_question(cell):
         [[[chance.random() < p for _ in range(n)] for n in sizes] for _ in range(seeds)]
         for p, seeds in ((0.6, 3), (0.4, 2))
     )
-    found = comparison.difference(row(cell, one), row(cell, other))
+    found = against.difference(row(cell, one), row(cell, other))
     gaps, variance = [], 0.0
     for s, n in enumerate(sizes):
         by_question = [
@@ -57,7 +60,7 @@ def test_a_difference_is_taken_question_by_question(cell):
 
 def test_what_both_get_right_or_wrong_is_no_uncertainty(cell):
     verdicts = [[[True] * 30 + [False] * 30] * 2]
-    found = comparison.difference(row(cell, verdicts), row(cell, verdicts))
+    found = against.difference(row(cell, verdicts), row(cell, verdicts))
     assert (found.points, found.error, found.outcome) == (0.0, 0.0, "ties")
 
 
@@ -65,25 +68,25 @@ def test_what_both_get_right_or_wrong_is_no_uncertainty(cell):
     ("points", "error", "outcome"), [(5, 2, "wins"), (3, 2, "ties"), (-5, 2, "loses")]
 )
 def test_an_interval_decides(points, error, outcome):
-    assert comparison.Difference(points, error).outcome == outcome
+    assert against.Difference(points, error).outcome == outcome
 
 
 def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell):
     verdicts = [[[True, True, False, True]] * 2]
-    cells = {c.config["method"]["name"]: c for c in plan.expand("demo", ["eval.limit=4"])}
+    cells = {c.config["method"]["name"]: c for c in grid.expand("demo", ["eval.limit=4"])}
     rows = [
         row(cells["osora"], verdicts),
         row(cells["lora"], [[[True, False, False, True]] * 2]),
         tabulate.Row(cells["vera"], []),
     ]
     spec = TableSpec("against", "T", baseline="osora")
-    table = comparison.against("t", spec, rows)
+    table = against.against("t", spec, rows)
     assert list(table.frame) == ["Method", "OSoRA less it", "95 % interval", "so"]
     assert list(table.frame["Method"]) == ["LoRA", "VeRA"]
     assert table.frame["OSoRA less it"].tolist() == ["+25.00", ""]
     assert "paired by question" in render.markdown(table)
     with pytest.raises(UserError, match="unknown baseline 'osra'. Did you mean 'osora'"):
-        comparison.against("t", TableSpec("against", "T", baseline="osra"), rows)
+        against.against("t", TableSpec("against", "T", baseline="osra"), rows)
 
 
 def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
@@ -91,11 +94,11 @@ def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
         config = {**cells[method].config, "trainer": {"learning_rate": rate}}
         validation = {"rows": 8, "tokens": 16, "loss": loss}
         runs = [{"training": {"validation": validation}}] if loss else []
-        return tabulate.Row(plan.Cell("x", config, ()), runs)
+        return tabulate.Row(grid.Cell("x", config, ()), runs)
 
-    cells = {c.config["method"]["name"]: c for c in plan.expand("demo")}
+    cells = {c.config["method"]["name"]: c for c in grid.expand("demo")}
     rows = [trial("dora", 1e-3, 0.7), trial("dora", 1e-2, 0.6), trial("vera", 1e-2, 0.9)]
-    table = comparison.tuning("t", TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
+    table = against.tuning("t", TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
     text = render.markdown(table)
     assert [r.split() for r in text.splitlines() if r.startswith("| DoRA")] == [
         ["|", "DoRA,", "r", "=", "16", "|", "0.7000", "|", "**0.6000**", "|", "-", "|"]

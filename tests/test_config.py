@@ -2,11 +2,12 @@
 
 import pytest
 
-from osora_bench import config, paths
-from osora_bench.compose import check_overrides, compose, composer, group_choices, resolve
-from osora_bench.errors import UserError
-from osora_bench.experiments import load_experiment
-from osora_bench.plan import expand
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.planning import config
+from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
+from osora_bench.planning.experiments import load_experiment
+from osora_bench.planning.grid import expand
 
 MEMBERS = [(group, name) for group in config.GROUPS for name in group_choices(group)]
 EXPERIMENTS = sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml"))

@@ -5,9 +5,10 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from osora_bench import data, paths
-from osora_bench.data import Dialogue
-from osora_bench.errors import UserError
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.training import data
+from osora_bench.training.data import Dialogue
 
 
 def jsonl(tmp_path, *lines):

@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers as tf
 
-from osora_bench import memory
-from osora_bench.compose import compose, composer, group_choices, resolve
-from osora_bench.decoding import Decoder, _shared, supports
+from osora_bench.evaluation.decoder import Decoder, _shared, supports
+from osora_bench.models import memory
 from osora_bench.osora import OsoraConfig
+from osora_bench.planning.compose import compose, composer, group_choices, resolve
 
 SHAPE = {
     "vocab_size": 50,

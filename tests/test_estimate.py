@@ -4,16 +4,17 @@ import json
 
 import pytest
 
-from osora_bench import estimate, record
-from osora_bench.cli import main
+from osora_bench.cli.main import main
+from osora_bench.planning import estimate
+from osora_bench.records import record
 
 
 def test_parameters_are_those_of_the_real_modules(make_cell):
-    from osora_bench import models
+    from osora_bench.models import base
 
     for name in ("smollm2-135m", "mistral-7b-instruct-v0.3", "qwen2-7b", "llama2-13b-chat"):
         model = make_cell(f"model={name}", "method=none", "task=toy", "trainer=toy").config["model"]
-        exact = sum(p.numel() for p in models.blank(model).parameters())
+        exact = sum(p.numel() for p in base.blank(model).parameters())
         assert estimate._parameters(estimate._shape(model)) == pytest.approx(exact, rel=1e-3)
 
 
@@ -60,7 +61,7 @@ def test_durations(hours, told):
 
 
 def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_path, session):
-    from osora_bench import run
+    from osora_bench.sweep import run
 
     limits = ["trainer.max_steps=2", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
     arguments = ["plan", "experiment=demo", *places, *limits]
@@ -71,7 +72,7 @@ def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_p
     assert first["hours"] > 0
     assert first["measured"] is False
 
-    from osora_bench.plan import expand
+    from osora_bench.planning.grid import expand
 
     cells = expand("demo", [*places, *limits])
     assert run.attempt(cells[0]) == "done"

@@ -17,11 +17,13 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from osora_bench import answers, corrections, evaluate, judging, paths
-from osora_bench.errors import UserError
-from osora_bench.journal import Journal
-from osora_bench.opencompass_model import InMemoryModel, messages
-from osora_bench.record import unpack
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.evaluation import corrections, evaluate, judging
+from osora_bench.evaluation import scores as evaluation_scores
+from osora_bench.evaluation.in_memory_model import InMemoryModel, messages
+from osora_bench.evaluation.journal import Journal
+from osora_bench.records.record import unpack
 
 TINY = {
     "hidden_size": 32,
@@ -96,7 +98,9 @@ def test_every_question_of_the_toy_sets_is_answered_and_judged_as_by_the_stock_w
             for who, model in (("ours", wrapped(toy)), ("stock", theirs)):
                 work = tmp_path / name / who
                 made = evaluate._run(model, config, 32, work)
-                found.append(answers.collect(judging.judge(config, work, "accuracy"), made))
+                found.append(
+                    evaluation_scores.collect(judging.judge(config, work, "accuracy"), made)
+                )
             assert len(found[0]) == 60
             for one, other in zip(*found, strict=True):
                 assert (one.output, one.read, one.right) == (other.output, other.read, other.right)
@@ -354,7 +358,7 @@ def test_a_limit_asks_the_first_questions_and_a_suites_spreads_them(own, suites,
 
 
 def judged(*verdicts):
-    return [answers.Answer("q", "o", "o", right) for right in verdicts]
+    return [evaluation_scores.Answer("q", "o", "o", right) for right in verdicts]
 
 
 def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
@@ -425,7 +429,7 @@ def test_a_number_with_separators_is_corrected_beside_the_official_score(
     work = cell.paths.folder
     made = evaluate._run(wrapped(toy), config, 32, work)
     result = judging.judge(config, work, "accuracy")
-    official = [a.right for a in answers.collect(result, made)]
+    official = [a.right for a in evaluation_scores.collect(result, made)]
     found = judging.corrected(config, official, made, work, "accuracy")
     corrected = unpack(found["right"], 9)
     assert corrected[::3] == official[::3] == [True] * 3

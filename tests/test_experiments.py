@@ -9,12 +9,17 @@ import torch
 from conftest import QUICK
 from omegaconf import OmegaConf
 
-from osora_bench import models, paths, plan, record, render, run, smoke, tabulate
-from osora_bench.compose import composer
-from osora_bench.errors import UserError
-from osora_bench.experiments import load_experiment
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.models import base
+from osora_bench.planning import grid, smoke
+from osora_bench.planning.compose import composer
+from osora_bench.planning.experiments import load_experiment
+from osora_bench.records import record
+from osora_bench.reporting import render, tabulate
+from osora_bench.sweep import run
 
-full_scale = cache(plan.expand)
+full_scale = cache(grid.expand)
 GRID = """\
 title: T
 seed: [0]
@@ -31,7 +36,7 @@ PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "tabl
 
 
 def test_every_cell_of_the_demo_runs_a_step(places, session):
-    cells = plan.expand("demo", [*places, *QUICK, "trainer.max_steps=1"])
+    cells = grid.expand("demo", [*places, *QUICK, "trainer.max_steps=1"])
     assert run.run_missing(cells) == run.OK
     for cell in cells:
         made = record.read(cell.record)
@@ -53,7 +58,7 @@ def smoke_places(tmp_path_factory):
 @pytest.mark.parametrize("name", PAPER)
 def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")  # put back afterwards: the scale sets it
-    cells = plan.expand(name, smoke_places)
+    cells = grid.expand(name, smoke_places)
     full = full_scale(name)
     assert run.run_missing(cells) == run.OK
     assert [c.label for c in cells] == [c.label for c in full]
@@ -65,7 +70,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert {n: s["questions"] for n, s in made["scores"].items()} == published
         assert cell.run_id != real.run_id
         assert cell.config["method"]["peft"] == real.config["method"]["peft"]
-        tiny = models.blank(cell.config["model"])
+        tiny = base.blank(cell.config["model"])
         assert type(tiny).__name__ == FAMILIES[real.config["model"]["architecture"]["model_type"]]
         rate = real.config["trainer"]["learning_rate"]
         assert cell.config["trainer"]["learning_rate"] == rate
@@ -84,13 +89,13 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
 ):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
     assert run.run_experiment(name, smoke_places) == run.OK
-    found = plan.expansion(name, smoke_places)
+    found = grid.expansion(name, smoke_places)
     assert found.waiting == []
     chosen = [c for c in found.cells if c.config["tuning"] is not None]
     for cell in chosen:
         losses = cell.config["tuning"]["trainer.learning_rate"]
         assert losses[str(cell.config["trainer"]["learning_rate"])] == min(losses.values())
-    assert len(chosen) == len(plan.expansion(name).waiting)
+    assert len(chosen) == len(grid.expansion(name).waiting)
     tables, _ = tabulate.build(load_experiment(name), found.cells, others=True)
     for table in tables:
         scores = [c for c in table.numbers if c != "Params"]
@@ -99,7 +104,7 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
 
 def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
-    cell = plan.expand("table4", smoke_places)[-1]
+    cell = grid.expand("table4", smoke_places)[-1]
     with composer():
         own = hydra.compose("config", overrides=[*cell.overrides])
     assert OmegaConf.to_container(own, resolve=True, throw_on_missing=True) == cell.config
@@ -107,7 +112,7 @@ def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
 
 def test_a_setting_given_by_hand_wins_over_the_scale(smoke_places, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
-    cell = plan.expand("table4", [*smoke_places, "trainer.max_steps=3"])[0]
+    cell = grid.expand("table4", [*smoke_places, "trainer.max_steps=3"])[0]
     assert cell.config["trainer"]["max_steps"] == 3
 
 

@@ -16,26 +16,19 @@ import transformers
 from conftest import QUICK
 from safetensors.torch import load_file
 
-from osora_bench import (
-    checkpoint,
-    data,
-    estimate,
-    frozen,
-    interruption,
-    launcher,
-    models,
-    plan,
-    preflight,
-    ranks,
-    record,
-    run,
-    standalone,
-    train,
-    workers,
-)
-from osora_bench.compose import compose, composer, resolve
-from osora_bench.errors import UserError
-from osora_bench.watch import Watch
+from osora_bench.cli.evaluate import adapted
+from osora_bench.common import interruption
+from osora_bench.common.errors import UserError
+from osora_bench.models import base as models
+from osora_bench.pipeline import preflight
+from osora_bench.planning import estimate, grid
+from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.records import record
+from osora_bench.sweep import frozen_plan, run, workers
+from osora_bench.sweep.slurm import profile
+from osora_bench.sweep.watch import Watch
+from osora_bench.training import checkpoint, data, train
+from osora_bench.training.fsdp import launch
 
 ROUND_OFF = 1e-5
 """Relative difference of two losses. Sums in another order differ by some 1e-7 in float32, which
@@ -60,7 +53,7 @@ STEPS = 10
 
 def composed(*overrides):
     with composer():
-        return plan.cell(resolve(compose(overrides, "test"), "test"), overrides)
+        return grid.cell(resolve(compose(overrides, "test"), "test"), overrides)
 
 
 def in_two_processes(folder, cells):
@@ -96,7 +89,7 @@ def shared(tmp_path_factory):
     return {
         name: SimpleNamespace(
             cell=cell,
-            made=json.loads((folder / name / ranks.TRAINING).read_text()),
+            made=json.loads((folder / name / launch.TRAINING).read_text()),
             told=[rank[number] for rank in told],
         )
         for number, (name, cell) in enumerate(cells.items())
@@ -106,7 +99,7 @@ def shared(tmp_path_factory):
 def alone(cell, runs):
     """The same training in this process: its cell, and what a record says of it."""
     settings = {**cell.config["trainer"], "processes": 1}
-    one = plan.Cell(cell.run_id, {**cell.config, "trainer": settings, "runs": str(runs)}, ())
+    one = grid.Cell(cell.run_id, {**cell.config, "trainer": settings, "runs": str(runs)}, ())
     base = models.load(one.config["model"], torch.device("cpu"))
     transformers.set_seed(one.config["seed"])
     model = train.adapted(base.model, one)
@@ -154,7 +147,7 @@ def assert_loads(cell):
         assert not any(found.values())
         return
     base = models.load(cell.config["model"], torch.device("cpu"))
-    model = standalone.adapted(base, place, cell.config)  # refuses tensors that do not match
+    model = adapted(base, place, cell.config)  # refuses tensors that do not match
     assert model.active_peft_config.inference_mode
 
 
@@ -210,7 +203,7 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     """The signal comes while the processes start, and they stop at their first step."""
     rate = f"trainer.learning_rate={METHODS['osora']}"
     cell = make_cell("method=osora", "trainer=fsdp", "trainer.processes=2", rate, *ROWS, *QUICK[1:])
-    started, processes = ranks._started, []
+    started, processes = launch._started, []
 
     def start(*told):
         processes.append(started(*told))
@@ -218,7 +211,7 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
             os.kill(os.getpid(), signal.SIGTERM)
         return processes[-1]
 
-    monkeypatch.setattr(ranks, "_started", start)
+    monkeypatch.setattr(launch, "_started", start)
     with pytest.raises(interruption.Interrupted, match="SIGTERM"):
         run.attempt(cell)
     assert len(processes) == 2
@@ -260,9 +253,9 @@ def stand_in(make_cell, monkeypatch):
     """Have other code run in the place of each rank; a function that trains a cell so."""
 
     def trained(code, asked=None, log=lambda _: None):
-        monkeypatch.setattr(ranks, "COMMAND", (sys.executable, "-c", BEGIN + code))
+        monkeypatch.setattr(launch, "COMMAND", (sys.executable, "-c", BEGIN + code))
         cell = make_cell("trainer.processes=2", "trainer.micro_batch_size=16")
-        return ranks.train(cell, asked or interruption.Interruption(), log)
+        return launch.train(cell, asked or interruption.Interruption(), log)
 
     return trained
 
@@ -327,10 +320,11 @@ def test_a_process_ends_with_the_one_that_started_it():
 
 
 def test_a_changed_code_is_refused(monkeypatch):
-    from osora_bench import checkout, rank
+    from osora_bench.records import code_state
+    from osora_bench.training.fsdp import rank_process
 
     with pytest.raises(UserError, match="the code has changed since"):
-        rank.run({"code": {**checkout.code(), "tree": "another"}}, lambda: None)
+        rank_process.run({"code": {**code_state.code(), "tree": "another"}}, lambda: None)
 
 
 def test_the_live_tracker_hears_what_rank_0_logs(stand_in):
@@ -357,7 +351,7 @@ def test_trainer_fsdp_is_the_tasks_recipe_in_parts_and_the_same_cell(task):
 
 
 def test_an_experiment_is_shared_by_an_override_and_keeps_its_cells():
-    plain, parts = (plan.expand("figure3", more) for more in ((), ("trainer=fsdp",)))
+    plain, parts = (grid.expand("figure3", more) for more in ((), ("trainer=fsdp",)))
     assert [cell.run_id for cell in parts] == [cell.run_id for cell in plain]
     assert {cell.config["trainer"]["processes"] for cell in parts} == {4}
     assert {cell.config["trainer"]["batch_size"] for cell in parts} == {128}
@@ -401,7 +395,7 @@ def test_methods_and_models_that_cannot_be_shared_are_refused(make_cell, monkeyp
 
     def named(name, **peft):
         method = {**cell.config["method"], "name": name, "rank_bounded": False, "peft": peft}
-        return plan.cell({**cell.config, "method": method})
+        return grid.cell({**cell.config, "method": method})
 
     adalora = named("adalora", _target_="peft.AdaLoraConfig", init_r=64, total_step=9)
     with pytest.raises(UserError, match="processes=4: method adalora moves ranks between layers"):
@@ -419,9 +413,9 @@ def test_a_slurm_job_must_ask_for_a_gpu_for_each_process(make_cell):
     with pytest.raises(
         UserError, match="processes=4, but a job asks for .*gpus_per_node=1: set it"
     ):
-        launcher.check_gpus({"gpus_per_node": 1}, cells)
+        profile.check_gpus({"gpus_per_node": 1}, cells)
     for enough in (None, 4, 8):
-        launcher.check_gpus({"gpus_per_node": enough}, cells)
+        profile.check_gpus({"gpus_per_node": enough}, cells)
 
 
 def test_workers_take_as_many_gpus_each_as_a_cell_has_processes(make_cell, monkeypatch):
@@ -434,7 +428,7 @@ def test_workers_take_as_many_gpus_each_as_a_cell_has_processes(make_cell, monke
     assert workers.devices(cells) == ["0,1", "2,3"]
     assert workers.devices(cells[:1]) == list("01234")
     # two starts of different slots do not share a GPU
-    watch = Watch(frozen.freeze(cells))
+    watch = Watch(frozen_plan.freeze(cells))
     one, two = (workers.Workers(watch, 2, False, slots) for slots in (["2", "4"], ["0,1", "2,3"]))
     with one._slot_lock(0):
         assert two._slot_lock(1) is None

@@ -7,10 +7,10 @@ import torch
 from opencompass.openicl.icl_evaluator import BaseEvaluator
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from osora_bench import answers, evaluate, judging
-from osora_bench.errors import UserError
-from osora_bench.opencompass_model import InMemoryModel
-from osora_bench.record import unpack
+from osora_bench.common.errors import UserError
+from osora_bench.evaluation import evaluate, judging, scores
+from osora_bench.evaluation.in_memory_model import InMemoryModel
+from osora_bench.records.record import unpack
 
 REST = {"files": [], "limit": None, "max_out_len": None, "abbr": None, "metric": "accuracy"}
 SIQA = {"name": "siqa", "config": "siqa_gen_e78df3", "questions": 4}
@@ -36,7 +36,7 @@ def asking(make_cell, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def gpt2():
     """Random weights, with positions that are learned: beyond its context it has none."""
-    from osora_bench import paths
+    from osora_bench.common import paths
 
     tokenizer = AutoTokenizer.from_pretrained(str(paths.resolve("pkg://osora_bench.toy/model")))
     torch.manual_seed(0)
@@ -171,4 +171,4 @@ def test_too_long_counts_questions_whichever_of_their_texts_it_is(gpt2):
 def test_another_number_of_verdicts_than_of_questions_is_an_error():
     made = {"0": {"prediction": "a"}, "1": {"prediction": "b"}}
     with pytest.raises(RuntimeError, match="judged 1 questions and has predictions for 2"):
-        answers.collect({"details": [{"correct": True}]}, made)
+        scores.collect({"details": [{"correct": True}]}, made)

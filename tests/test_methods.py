@@ -8,7 +8,14 @@ import pytest
 import torch
 from conftest import QUICK
 
-from osora_bench import cli, counting, params, paths, plan, preflight, record, run
+from osora_bench.cli.main import main
+from osora_bench.common import paths
+from osora_bench.models import counting
+from osora_bench.pipeline import preflight
+from osora_bench.planning import grid
+from osora_bench.records import record
+from osora_bench.reporting import parameters
+from osora_bench.sweep import run
 
 ADALORA = """\
 name: adalora
@@ -66,23 +73,23 @@ def two_more_methods(tmp_path, monkeypatch):
 def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys, tmp_path):
     quick = [q for q in QUICK if not q.startswith("trainer.")]
     asked = ["experiment=more", *places, *quick]
-    assert cli.main(["run", *asked]) == 0
+    assert main.main(["run", *asked]) == 0
     capsys.readouterr()
-    assert cli.main(["plan", *asked]) == 0
+    assert main.main(["plan", *asked]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[1:4] for line in told[:3]] == [
         ["done", "toy", m] for m in ("lora", "adalora", "outside")
     ]
     counted = ["model=toy", "method=lora,adalora,outside", "rank=8", "--csv"]
-    assert cli.main(["params", *counted]) == 0
+    assert main.main(["params", *counted]) == 0
     counts = [
         int(line["trainable"]) for line in csv.DictReader(io.StringIO(capsys.readouterr().out))
     ]
-    for cell, count in zip(plan.expand("more", [*places, *quick]), counts, strict=True):
+    for cell, count in zip(grid.expand("more", [*places, *quick]), counts, strict=True):
         made = record.read(cell.record)
         assert made["training"]["steps"] == 4
         assert made["parameters"]["trainable"] == count
-    assert cli.main(["tables", *asked, "others=true", f"out={tmp_path}"]) == 0
+    assert main.main(["tables", *asked, "others=true", f"out={tmp_path}"]) == 0
     with (tmp_path / "more.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == ["Model", "Method", "Params", "GSM8K-toy", "CSQA-toy", "Avg."]
@@ -102,7 +109,7 @@ def test_a_method_that_reads_the_weights_cannot_be_counted_but_is_not_refused(
             assert float(base_layer.weight.detach().sum())
 
     monkeypatch.setattr(outside_method, "ScaledLinear", Reading)
-    line = params.table(["toy"], ["outside"], [2])[0]
+    line = parameters.table(["toy"], ["outside"], [2])[0]
     assert line.count is None
     assert "method outside: cannot be made without weights: " in line.problem
     preflight.check([make_cell("method=outside")])

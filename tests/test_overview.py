@@ -6,21 +6,22 @@ import math
 import pytest
 from test_tuning import experiments, with_loss  # noqa: F401 (a fixture)
 
-from osora_bench import cli, estimate, overview, plan
+from osora_bench.cli.main import main, plan
+from osora_bench.planning import estimate, grid
 
 
 def test_every_cell_has_a_line_and_those_that_wait_no_run_id(experiments, places):  # noqa: F811
-    made = overview.lines(plan.expansion("tuned", places))
+    made = plan.lines(grid.expansion("tuned", places))
     assert [line.state for line in made] == ["missing"] * 4 + ["waiting"] * 4
     assert [line.run_id is None for line in made] == [False] * 4 + [True] * 4
-    told = overview.text(made)
+    told = plan.text(made)
     assert any("toy lora r=4 seed=3 rate=0.001" in line for line in told)
     assert any("for the choice of one of 3 learning rates" in line for line in told)
     assert told[-1].startswith("8 cells: 4 missing, 4 waiting; about ")
 
 
 def test_json_has_the_same_lines(experiments, places, capsys):  # noqa: F811
-    assert cli.main(["plan", "experiment=tuned", "--json", *places]) == 0
+    assert main.main(["plan", "experiment=tuned", "--json", *places]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [one["state"] for one in listed] == ["missing"] * 4 + ["waiting"] * 4
     assert listed[4]["run_id"] is None
@@ -28,25 +29,25 @@ def test_json_has_the_same_lines(experiments, places, capsys):  # noqa: F811
 
 
 def test_a_training_that_several_suites_share_counts_once(experiments, places):  # noqa: F811
-    trials = plan.expansion("tuned", places).cells[1:]
+    trials = grid.expansion("tuned", places).cells[1:]
     for trial in trials:
         with_loss(trial, 1.0)  # the first is the best of equals
-    made = overview.lines(plan.expansion("tuned", places))
+    made = plan.lines(grid.expansion("tuned", places))
     todo = [line for line in made if line.state == "missing"]
     trained = [line for line in todo if line.cell.config["method"]["name"] == "lora"]
     # two suites: seed 3 was trained by the trial, seed 4 is trained once
     expected = sum(line.cost.hours for line in todo) - 3 * trained[0].cost.training
-    assert overview._hours(made) == pytest.approx(expected)
+    assert plan._hours(made) == pytest.approx(expected)
 
 
 def test_a_damaged_record_is_no_work_to_be_done(experiments, places):  # noqa: F811
-    expansion = plan.expansion("tuned", places)
-    whole = overview.lines(expansion)
+    expansion = grid.expansion("tuned", places)
+    whole = plan.lines(expansion)
     expansion.cells[0].ledger.mkdir(parents=True, exist_ok=True)
     expansion.cells[0].record.write_text("{")
-    made = overview.lines(plan.expansion("tuned", places))
+    made = plan.lines(grid.expansion("tuned", places))
     assert made[0].state == "damaged"
-    left = overview._hours(whole) - overview._hours(made)
+    left = plan._hours(whole) - plan._hours(made)
     assert left == pytest.approx(whole[0].cost.hours)
 
 

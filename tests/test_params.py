@@ -10,9 +10,14 @@ import peft
 import pytest
 import torch
 
-from osora_bench import counting, models, params, paths, plan, preflight, reference
-from osora_bench.compose import compose, composer, group_choices, resolve
-from osora_bench.errors import UserError
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.models import base as models
+from osora_bench.models import counting
+from osora_bench.pipeline import preflight
+from osora_bench.planning import grid
+from osora_bench.planning.compose import compose, composer, group_choices, resolve
+from osora_bench.reporting import parameters, reference
 
 MODELS = {  # all parameters, as the hub lists them
     "llama2-13b-chat": 13_015_864_320,
@@ -71,7 +76,7 @@ def test_every_model_of_the_paper_is_pinned_and_says_its_licence():
     for name in MODELS:
         cfg = configured(f"model={name}")
         assert cfg["model"]["licence"]
-        assert plan.revision(cfg) == "local" or len(plan.revision(cfg)) == 40
+        assert grid.revision(cfg) == "local" or len(grid.revision(cfg)) == 40
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
@@ -123,7 +128,7 @@ def test_a_hub_style_config_file_is_counted(tmp_path):
     folder = tmp_path / "some-model"
     folder.mkdir()
     shutil.copy(toy, folder)
-    lines = params.table(["toy"], ["osora"], [8], folder / "config.json")
+    lines = parameters.table(["toy"], ["osora"], [8], folder / "config.json")
     assert lines[0].model == "some-model"
     assert lines[0].count == counting.count(configured("method=osora", "method.rank=8"))
 
@@ -135,7 +140,7 @@ def config_file(folder, **told):
 
 def test_a_config_file_is_counted_once_a_method_at_its_own_rank(tmp_path):
     place = config_file(tmp_path, model_type="llama", hidden_size=64, num_attention_heads=4)
-    lines = params.table(["toy"], ["none", "lora", "pissa"], None, place)
+    lines = parameters.table(["toy"], ["none", "lora", "pissa"], None, place)
     assert [(line.method, line.rank) for line in lines] == [
         ("Base", None), ("LoRA", 16), ("PiSSA", 16),
     ]  # fmt: skip
@@ -143,60 +148,62 @@ def test_a_config_file_is_counted_once_a_method_at_its_own_rank(tmp_path):
 
 def test_a_config_file_of_another_family_is_counted_on_the_modules_that_are_named(tmp_path):
     place = config_file(tmp_path, model_type="gpt2", n_layer=3, n_embd=64, n_head=4)
-    named = params.table(["toy"], ["lora", "osora"], [8], place, ["c_attn"])
+    named = parameters.table(["toy"], ["lora", "osora"], [8], place, ["c_attn"])
     assert [line.count.trainable for line in named] == [3 * 8 * (64 + 192), 3 * (8 + 192)]
-    usual = params.table(["toy"], ["lora"], [8], place)
+    usual = parameters.table(["toy"], ["lora"], [8], place)
     assert "'q_proj' matches no module. Linear layers here: c_attn" in usual[0].problem
 
 
 def test_the_size_of_a_whole_model_is_that_of_the_config_files_dtype(tmp_path):
     told = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64}
     sizes = [
-        params.table(["toy"], ["full"], None, config_file(tmp_path, **told, dtype=dtype))[0].count
+        parameters.table(["toy"], ["full"], None, config_file(tmp_path, **told, dtype=dtype))[
+            0
+        ].count
         for dtype in ("float32", "bfloat16")
     ]
     data = [size.trainable * width for size, width in zip(sizes, (4, 2), strict=True)]
     # what remains is the header, which holds the names and where each tensor lies
     assert all(0 < size.adapter_bytes - d < 4096 for size, d in zip(sizes, data, strict=True))
     with pytest.raises(UserError, match="unknown dtype 'fp8'"):
-        params.table(["toy"], ["full"], None, config_file(tmp_path, **told, torch_dtype="fp8"))
+        parameters.table(["toy"], ["full"], None, config_file(tmp_path, **told, torch_dtype="fp8"))
 
 
 @pytest.mark.parametrize("told", [{"model_type": "t5"}, {"model_type": "no-such-model"}])
 def test_a_config_file_of_no_causal_language_model_is_refused(tmp_path, told):
     with pytest.raises(UserError, match="transformers makes no causal language model of its"):
-        params.table(["toy"], ["lora"], None, config_file(tmp_path, **told))
+        parameters.table(["toy"], ["lora"], None, config_file(tmp_path, **told))
 
 
 def test_what_peft_refuses_is_said_in_place_of_a_number():
-    lines = params.table(["toy"], ["osora"], [8], modules=["embed_tokens"])
+    lines = parameters.table(["toy"], ["osora"], [8], modules=["embed_tokens"])
     assert "model.embed_tokens is no linear layer" in lines[0].problem
 
 
 def test_a_process_without_torch_composes_beside_the_import():
     code = (
-        "import sys; from osora_bench.cli import main; assert 'torch' not in sys.modules; "
+        "import sys; from osora_bench.cli.main import main; assert 'torch' not in sys.modules; "
         "sys.exit(main(['params', 'model=toy', 'method=lora,osora', 'rank=8,65', '--csv']))"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (
         run.stdout.strip()
-        == params.csv_text(params.table(["toy"], ["lora", "osora"], [8, 65])).strip()
+        == parameters.csv_text(parameters.table(["toy"], ["lora", "osora"], [8, 65])).strip()
     )
 
 
 def test_several_processes_count_what_one_does(monkeypatch):
     asked = (["toy", "smollm2-135m"], ["full", "lora", "osora", "vera"], [4, 128])
-    one = params.table(*asked)
+    one = parameters.table(*asked)
     assert any(line.problem for line in one)
-    monkeypatch.setattr(params, "CELLS_A_PROCESS", 1)
-    monkeypatch.setattr(params.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(parameters, "CELLS_A_PROCESS", 1)
+    monkeypatch.setattr(parameters.os, "sched_getaffinity", lambda _: {0, 1, 2})
     children = []
-    real = params.ProcessPoolExecutor
+    real = parameters.ProcessPoolExecutor
     monkeypatch.setattr(
-        params, "ProcessPoolExecutor", lambda n, **k: children.append(n) or real(n, **k)
+        parameters, "ProcessPoolExecutor", lambda n, **k: children.append(n) or real(n, **k)
     )
-    assert params.table(*asked) == one
+    assert parameters.table(*asked) == one
     assert children == [3]
 
 
@@ -204,13 +211,13 @@ def test_several_processes_count_what_one_does(monkeypatch):
 def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
-        params.read_config_file(tmp_path / "config.json")
+        parameters.read_config_file(tmp_path / "config.json")
 
 
 def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
-    lines = params.table(["qwen2-7b"], ["osora", "vera"], [1024])
+    lines = parameters.table(["qwen2-7b"], ["osora", "vera"], [1024])
     assert lines[0].count is None
-    assert "the largest rank for osora here is 512" in params.markdown(lines)
+    assert "the largest rank for osora here is 512" in parameters.markdown(lines)
     assert lines[1].count is not None
 
 
@@ -221,7 +228,7 @@ def test_modules_that_match_nothing_are_refused():
 
 
 def test_the_default_grid_is_the_experiments():
-    used = params.experiment_ranks()
+    used = parameters.experiment_ranks()
     assert used["qwen2-7b", "lora"] == [2, 4, 8, 16, 32, 64]
     assert used["qwen2.5-32b-instruct", "osora"] == [1024]
 

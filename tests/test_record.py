@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from osora_bench import record
+from osora_bench.records import record
 
 BODY = {
     "run_id": "0123456789ab",

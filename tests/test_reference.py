@@ -5,8 +5,9 @@ from functools import cache
 
 import pytest
 
-from osora_bench import plan, reference
-from osora_bench.errors import UserError
+from osora_bench.common.errors import UserError
+from osora_bench.planning import grid
+from osora_bench.reporting import reference
 
 RESULTS = ["table1", "table2", "table3", "table4", "table5", "table6", "figure3"]
 NUMBERS = {"table1": 135, "table2": 30, "table3": 14, "table4": 9, "table5": 12, "table6": 18,
@@ -16,7 +17,7 @@ SOLID = {"BoolQ": 3270, "PIQA": 1838, "SIQA": 1954, "HellaSwag": 10042, "WinoGra
          "MATH": 5000, "GSM8K": 1319, "GPQA": 198}  # fmt: skip
 
 
-expand = cache(plan.expand)
+expand = cache(grid.expand)
 
 
 def questions(name: str) -> dict[str, int]:

@@ -11,9 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from osora_bench import cli, counting, plan, record, reference, render, report, tabulate
-from osora_bench.errors import UserError
-from osora_bench.experiments import load_experiment
+from osora_bench.cli.main import main
+from osora_bench.common.errors import UserError
+from osora_bench.models import counting
+from osora_bench.planning import grid
+from osora_bench.planning.experiments import load_experiment
+from osora_bench.records import record
+from osora_bench.reporting import figures, reference, render, tabulate
 
 HEADS = {
     "table1": ["Model", "Method", "BoolQ", "PIQA", "SIQA", "HellaSwag", "WinoGrande", "ARC_e",
@@ -32,7 +36,7 @@ MISPRINTED = {"59.38": "59.51", "71.50": "71.37", "83.00": "83.01"}
 RESULTS = ["table1", "table2", "table3", "table4", "table5", "table6", "figure3"]
 
 
-expand = cache(plan.expand)
+expand = cache(grid.expand)
 
 
 def rights(value: str, n: int) -> int:
@@ -40,7 +44,7 @@ def rights(value: str, n: int) -> int:
     return next(k for k in range(nearest, nearest + 2) if str(tabulate.percent(k, n)) == value)
 
 
-def fed_record(cell: plan.Cell, printed: dict) -> dict:
+def fed_record(cell: grid.Cell, printed: dict) -> dict:
     """A record of the cell with the paper's accuracies."""
     config = cell.config
     method, scores = config["method"], {}
@@ -79,7 +83,7 @@ def ledger(tmp_path_factory):
 
 def built(name: str, ledger, **options) -> render.Table:
     cells = [
-        plan.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)
+        grid.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)
     ]
     tables, damaged = tabulate.build(load_experiment(name), cells, **options)
     assert damaged == []
@@ -230,7 +234,7 @@ def test_a_document_takes_the_tables_in(ledger, tmp_path):
 
 
 def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
-    cells = plan.expand("table4")
+    cells = grid.expand("table4")
     osora = next(c for c in cells if c.config["method"]["name"] == "osora")
     made = fed_record(osora, reference.load("table4"))
     limited = {n: {**s, "n": 4, "k": 3, "right": record.pack([True] * 3 + [False])}
@@ -250,7 +254,7 @@ def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
 
 def test_missing_seeds_are_said(tmp_path):
     config = expand("table4")[0].config
-    cell = plan.Cell("x", config, ())
+    cell = grid.Cell("x", config, ())
     row = tabulate.Row(cell, [], seeds=3)
     assert row.show([Decimal("1.00"), Decimal("3.00")]) == "2.00 ± 1.41 (2 of 3 seeds)"
     assert row.show([]) == ""
@@ -271,8 +275,8 @@ def test_an_unknown_column_names_those_there_are(tmp_path):
 
 @pytest.mark.parametrize("name", ["figure1", "figure3"])
 def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
-    cells = [plan.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand(name)]
-    twice = [report.draw(load_experiment(name), cells, tmp_path / part) for part in "ab"]
+    cells = [grid.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand(name)]
+    twice = [figures.draw(load_experiment(name), cells, tmp_path / part) for part in "ab"]
     assert [p.suffix for p in twice[0]] == [".png", ".svg", ".pdf"]
     for first, second in zip(*twice, strict=True):
         assert first.stat().st_size > 2000
@@ -280,7 +284,7 @@ def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
 
 
 def test_figure_1_says_that_lora_grows_linearly(tmp_path):
-    figure = report.parameters(load_experiment("figure1").figures["figure1"], expand("figure1"))
+    figure = figures.parameters(load_experiment("figure1").figures["figure1"], expand("figure1"))
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     # 28 layers x (3584 + 3584 + 512 + 3584), and two vectors of r in each of 28 layers
     assert legend == [
@@ -295,9 +299,9 @@ def test_figure_1_says_that_lora_grows_linearly(tmp_path):
 
 def test_figure_3_shows_the_numbers_of_the_records(tmp_path, ledger):
     cells = [
-        plan.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand("figure3")
+        grid.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand("figure3")
     ]
-    figure = report.bars(load_experiment("figure3").figures["figure3"], cells)
+    figure = figures.bars(load_experiment("figure3").figures["figure3"], cells)
     heights = {round(bar.get_height(), 2) for bar in figure.axes[0].patches}
     assert {12.10, 10.08, 9.02, 54.81, 49.05, 44.73} <= heights
 
@@ -306,23 +310,23 @@ def test_an_unknown_kind_of_figure_names_those_there_are(tmp_path):
     experiment = load_experiment("figure1")
     experiment.figures["figure1"].kind = "bar"
     with pytest.raises(UserError, match="unknown kind of figure 'bar'. Did you mean 'bars'"):
-        report.draw(experiment, [], tmp_path)
+        figures.draw(experiment, [], tmp_path)
 
 
 def test_the_verbs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["audit"]) == 0
+    assert main.main(["audit"]) == 0
     assert "printed 71.50, its cells give 71.37" in capsys.readouterr().out
-    assert cli.main(["params", "model=toy", "method=osora", "rank=8", "--csv"]) == 0
+    assert main.main(["params", "model=toy", "method=osora", "rank=8", "--csv"]) == 0
     line = pd.read_csv(StringIO(capsys.readouterr().out)).iloc[0]
     assert line["trainable"] > 0
-    assert cli.main(["params", "method=osorra"]) == 2
+    assert main.main(["params", "method=osorra"]) == 2
     assert "Did you mean 'osora'" in capsys.readouterr().err
-    assert cli.main(["params", "rank=x"]) == 2
-    assert cli.main(["run", "experiment=table8"]) == 0
+    assert main.main(["params", "rank=x"]) == 2
+    assert main.main(["run", "experiment=table8"]) == 0
     assert "nothing to run" in capsys.readouterr().out
-    assert cli.main(["figures", "experiment=figure1", f"out={tmp_path}/f"]) == 0
-    assert cli.main(["tables", "experiment=table4", "compare=ours", f"out={tmp_path}/t"]) == 2
+    assert main.main(["figures", "experiment=figure1", f"out={tmp_path}/f"]) == 0
+    assert main.main(["tables", "experiment=table4", "compare=ours", f"out={tmp_path}/t"]) == 2
     assert "unknown value of compare 'ours'" in capsys.readouterr().err
-    assert cli.main(["plan", "experiment=table4", "scale=tiny"]) == 2
+    assert main.main(["plan", "experiment=table4", "scale=tiny"]) == 2
     assert "unknown scale 'tiny'. Valid: full, smoke" in capsys.readouterr().err

@@ -3,8 +3,11 @@
 import pytest
 from test_tabulate import made
 
-from osora_bench import paths, plan, record, results
-from osora_bench.errors import UserError
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.planning import grid
+from osora_bench.records import record
+from osora_bench.reporting import committed
 
 EXPERIMENT = """\
 title: Two methods
@@ -30,29 +33,29 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path / "experiments")
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     ledger = tmp_path / "results" / "ledger"
-    (cell, _) = plan.expand("two", [f"ledger={ledger}"])
+    (cell, _) = grid.expand("two", [f"ledger={ledger}"])
     record.write(made(cell, (250, 100)), ledger)
     return tmp_path
 
 
 def test_tables_and_pages_are_made_from_the_ledger(project):
-    written = results.regenerate(project)
+    written = committed.regenerate(project)
     table = (project / "results" / "tables" / "two" / "both.md").read_text()
     assert "| Toy     | Base     |   **50.00** |  **20.00** | **35.00** |" in table
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
     assert len(written) == 4
-    assert results.regenerate(project) == written
+    assert committed.regenerate(project) == written
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
 
 
 def test_a_page_that_asks_for_another_table_is_a_mistake(project):
     (project / "README.md").write_text(PAGE.replace("two/both", "two/bth"))
     with pytest.raises(UserError, match=r"README.md: unknown table 'two/bth'. Did you mean 'two/b"):
-        results.regenerate(project)
+        committed.regenerate(project)
 
 
 def test_what_is_committed_is_what_the_committed_ledger_gives(tmp_path):
-    written = results.regenerate(tmp_path, figures=False)
+    written = committed.regenerate(tmp_path, figures=False)
     for made_now in written:
         name = made_now.relative_to(tmp_path)
         assert (paths.ROOT / name).read_text() == made_now.read_text(), name

@@ -9,9 +9,13 @@ import torch
 from conftest import QUICK
 from hydra.utils import instantiate
 
-from osora_bench import models, paths, preflight, record, run
-from osora_bench.compose import group_choices
-from osora_bench.errors import UserError
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.models import base as models
+from osora_bench.pipeline import preflight
+from osora_bench.planning.compose import group_choices
+from osora_bench.records import record
+from osora_bench.sweep import run
 
 ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 

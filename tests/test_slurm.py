@@ -14,10 +14,14 @@ from slurm_cluster import MISSING, PACKAGES, Cluster
 from submitit.core.utils import UncompletedJobError
 from sweeps import from_another_commit, numbers, wait_until
 
-from osora_bench import cli, frozen, job, launcher, record, run, slurm
-from osora_bench.claim import claimed
-from osora_bench.errors import Refused, UserError
-from osora_bench.watch import Watch
+from osora_bench.cli.main import main
+from osora_bench.common.claim import claimed
+from osora_bench.common.errors import Refused, UserError
+from osora_bench.records import record
+from osora_bench.sweep import frozen_plan, run
+from osora_bench.sweep.slurm import job_process, profile
+from osora_bench.sweep.slurm import sweep as slurm
+from osora_bench.sweep.watch import Watch
 
 needs_slurm = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} ({PACKAGES})")
 
@@ -63,8 +67,8 @@ def grid(make_cell, tmp_path):
 
 def in_one_process(cells):
     """Run cells without SLURM, with as many threads as a job there has."""
-    sweep = frozen.freeze(cells)
-    worker = [sys.executable, "-m", "osora_bench.worker", str(sweep.path)]
+    sweep = frozen_plan.freeze(cells)
+    worker = [sys.executable, "-m", "osora_bench.sweep.worker_process", str(sweep.path)]
     subprocess.run(worker, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -75,7 +79,7 @@ def start(cells, *launcher):
         f"vars(slurm).update({QUICK})\n"
         "sys.exit(run.run_missing(frozen.thaw(Path(sys.argv[1])).cells, launcher=sys.argv[2:]))"
     )
-    sweep = frozen.freeze(cells)
+    sweep = frozen_plan.freeze(cells)
     command = [sys.executable, "-c", code, str(sweep.path), *(launcher or ON_SLURM)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -286,7 +290,7 @@ def test_jobs_of_others_are_not_mistaken_for_ours(cluster, grid):
 )
 def test_the_job_that_counts_is_an_active_one_or_the_last(rows, states, grid, monkeypatch):
     cells = grid("slurm", ["osora", "lora"], *SHORT)
-    sweep = frozen.freeze(cells).path.with_suffix("")
+    sweep = frozen_plan.freeze(cells).path.with_suffix("")
     for number in (1, 2):
         (sweep / f"slurm-{number}").mkdir(parents=True)
         listed = json.dumps([cell.run_id for cell in cells])
@@ -302,7 +306,7 @@ def test_the_job_that_counts_is_an_active_one_or_the_last(rows, states, grid, mo
 def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
     """A cell is submitted anew after a scancel, and its new job is never seen."""
     (cell,) = grid("slurm", ["osora"], *SHORT)
-    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"array_parallelism": 2})
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"array_parallelism": 2})
     before = slurm.Job("2", "CANCELLED", "None", cell.paths.folder / "no.log")
     monkeypatch.setattr(slurm, "queue", lambda runs: {cell.run_id: before})
     monkeypatch.setattr(slurm, "array_limit", lambda: 4)
@@ -320,10 +324,10 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
 
 def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypatch):
     cells = grid("slurm", ["osora", "lora"], *SHORT)
-    theirs = slurm.Submission(frozen.freeze(cells).path.with_suffix("") / "slurm-1")
+    theirs = slurm.Submission(frozen_plan.freeze(cells).path.with_suffix("") / "slurm-1")
     theirs.folder.mkdir(parents=True)
     (theirs.folder / "cells.json").write_text(json.dumps([cells[0].run_id]))
-    ours = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {})
+    ours = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {})
     launched = []
     monkeypatch.setattr(slurm, "queue", lambda runs: {})
     monkeypatch.setattr(slurm, "array_limit", lambda: 4)
@@ -335,7 +339,7 @@ def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypa
 
 def test_a_cell_without_a_trace_of_its_job_fails_after_its_retries(grid, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
-    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"mem_gb": 3})
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"mem_gb": 3})
 
     def lose(state):
         sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
@@ -352,16 +356,16 @@ def test_a_cell_without_a_trace_of_its_job_fails_after_its_retries(grid, capsys)
 
 def test_a_job_with_other_code_than_its_sweep_is_a_failure_of_its_cell(grid, capsys):
     (cell,) = grid("slurm", ["none"], *SHORT)
-    sweep = frozen.freeze([cell])
+    sweep = frozen_plan.freeze([cell])
     from_another_commit(sweep)
-    job.run_cell(sweep.path, cell.run_id, False)
+    job_process.run_cell(sweep.path, cell.run_id, False)
     assert cell.error.startswith("the sweep was started with commit 000000000000")
     assert sweep.settled(cell)
 
 
 def test_retries_are_as_many_as_said(grid, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
-    sweep = slurm.Sweep(Watch(frozen.freeze([cell])), ON_SLURM, {"mem_gb": 3}, retries=0)
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"mem_gb": 3}, retries=0)
     sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
     sweep._needs_job(cell, None)
     assert cell.error == "its job was never seen"
@@ -369,9 +373,9 @@ def test_retries_are_as_many_as_said(grid, capsys):
 
 def test_a_job_that_is_run_again_notices_that_its_cell_is_done(grid, session, capsys):
     (cell,) = grid("slurm", ["none"], *SHORT)
-    sweep = frozen.freeze([cell])
+    sweep = frozen_plan.freeze([cell])
     for _ in range(2):
-        job.run_cell(sweep.path, cell.run_id, False)
+        job_process.run_cell(sweep.path, cell.run_id, False)
     assert f"{cell.label}: nothing to do, it is done" in capsys.readouterr().out
     assert record.read(cell.record)["measured"]["starts"] == 1
 
@@ -390,7 +394,7 @@ def test_a_time_limit_reached_too_often_names_the_setting(grid):
     ],
 )
 def test_a_launcher_is_named_and_alone(arguments, message, capsys):
-    assert cli.main(["run", "experiment=demo", *arguments]) == run.MISTAKE
+    assert main.main(["run", "experiment=demo", *arguments]) == run.MISTAKE
     assert message in capsys.readouterr().err
 
 
@@ -412,14 +416,14 @@ def test_a_launcher_is_named_and_alone(arguments, message, capsys):
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_a_mistaken_launcher_is_refused_before_anything_starts(verb, how, message, capsys):
-    assert cli.main([verb, "experiment=demo", *how]) == run.MISTAKE
+    assert main.main([verb, "experiment=demo", *how]) == run.MISTAKE
     assert message in capsys.readouterr().err
 
 
 def test_a_sweep_for_slurm_is_planned_where_there_is_no_slurm(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda tool: None)
-    assert cli.main(["plan", "experiment=demo", *ON_SLURM]) == run.OK
+    assert main.main(["plan", "experiment=demo", *ON_SLURM]) == run.OK
     assert "17 cells" in capsys.readouterr().out
 
 
@@ -432,7 +436,7 @@ def test_without_slurm_it_says_so(grid, monkeypatch):
 
 def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
     cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
-    sweep = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {})
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {})
     reasons = ["PartitionTimeLimit", "PartitionTimeLimit", "QOSMaxJobsPerUserLimit"]
     for number, (cell, reason) in enumerate(zip(cells, reasons, strict=True)):
         job = slurm.Job(str(number), "PENDING", reason, cell.paths.folder / "no.log")
@@ -443,7 +447,7 @@ def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
 
 def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatch, capsys):
     cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
-    sweep = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {"array_parallelism": 4})
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {"array_parallelism": 4})
     now = [0.0]
     monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(slurm, "queue", lambda runs: {})
@@ -474,7 +478,7 @@ def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatc
 
 def test_more_arrays_than_may_run_at_once_are_told(grid, monkeypatch, capsys):
     cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
-    sweep = slurm.Sweep(Watch(frozen.freeze(cells)), ON_SLURM, {"array_parallelism": 2})
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {"array_parallelism": 2})
     monkeypatch.setattr(slurm, "queue", lambda runs: {})
     monkeypatch.setattr(slurm, "array_limit", lambda: 1)
     monkeypatch.setattr(slurm.Sweep, "_launch", lambda *_: None)
@@ -483,12 +487,12 @@ def test_more_arrays_than_may_run_at_once_are_told(grid, monkeypatch, capsys):
 
 
 def test_jobs_without_a_gpu_for_models_that_need_one_are_told(make_cell, capsys):
-    launcher.check_gpus({"gpus_per_node": None}, [make_cell("model.needs_gpu=true")])
+    profile.check_gpus({"gpus_per_node": None}, [make_cell("model.needs_gpu=true")])
     assert "toy need a GPU; hydra.launcher.gpus_per_node is not set" in capsys.readouterr().out
-    launcher.check_gpus({"gpus_per_node": 1}, [make_cell("model.needs_gpu=true")])
-    launcher.check_gpus({"gpus_per_node": None}, [make_cell()])
+    profile.check_gpus({"gpus_per_node": 1}, [make_cell("model.needs_gpu=true")])
+    profile.check_gpus({"gpus_per_node": None}, [make_cell()])
     assert capsys.readouterr().out == ""
-    launcher.check_gpus(
+    profile.check_gpus(
         {"gpus_per_node": None, "additional_parameters": {"gres": "gpu:1"}},
         [make_cell("model.needs_gpu=true")],
     )

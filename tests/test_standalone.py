@@ -8,11 +8,11 @@ import signal
 
 import pytest
 
-from osora_bench import standalone
-from osora_bench.cli import main
-from osora_bench.errors import UserError
-from osora_bench.journal import Journal
-from osora_bench.opencompass_model import InMemoryModel
+from osora_bench.cli.evaluate import ORIGIN, configuration, parser
+from osora_bench.cli.main import main
+from osora_bench.common.errors import UserError
+from osora_bench.evaluation.in_memory_model import InMemoryModel
+from osora_bench.evaluation.journal import Journal
 
 LIMITS = ["eval.datasets.0.limit=20", "eval.datasets.1.limit=20"]
 
@@ -28,8 +28,8 @@ def evaluated(capsys, *arguments):
 @pytest.fixture(scope="module")
 def trained(session, tmp_path_factory):
     """Records and folders: an adapter, one whose start changes the base, and a whole model."""
-    from osora_bench import plan
-    from osora_bench.compose import compose, composer, resolve
+    from osora_bench.planning import grid
+    from osora_bench.planning.compose import compose, composer, resolve
 
     made = {}
     for method in ("osora", "pissa", "full"):
@@ -37,7 +37,7 @@ def trained(session, tmp_path_factory):
         chosen = [f"method={method}", f"ledger={place}/ledger", f"runs={place}/runs", *LIMITS]
         chosen.append("trainer.max_steps=8")
         with composer():
-            cell = plan.cell(resolve(compose(chosen, "test"), "test"), chosen)
+            cell = grid.cell(resolve(compose(chosen, "test"), "test"), chosen)
         made[method] = (session.run(cell), cell.paths.adapter, place)
     return made
 
@@ -76,7 +76,7 @@ def test_an_adapter_for_other_weights_is_refused(trained, tmp_path, capsys):
     assert "was trained on other weights than those of adapter" in capsys.readouterr().err
     # also without what this project writes beside an adapter: OSoRA knows its weights
     foreign = shutil.copytree(adapter, tmp_path / "foreign")
-    (foreign / standalone.ORIGIN).unlink()
+    (foreign / ORIGIN).unlink()
     assert main(["evaluate", *arguments, "--adapter", str(foreign)]) == 2
     assert "trained on other base weights" in capsys.readouterr().err
 
@@ -85,7 +85,7 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path, capsys):
     import peft
     from transformers import AutoModelForCausalLM
 
-    from osora_bench import paths
+    from osora_bench.common import paths
 
     base = AutoModelForCausalLM.from_pretrained(paths.resolve("pkg://osora_bench.toy/model"))
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[0])
@@ -125,7 +125,7 @@ def broken(trained, tmp_path):
         ("adapter_config.json", b"[]", "adapter_config.json: holds no settings by name"),
         ("adapter_model.safetensors", None, "lacks its tensors, adapter_model.safetensors or"),
         ("adapter_model.safetensors", b"\0" * 99, "its tensors cannot be read"),
-        (standalone.ORIGIN, b"half", "osora_bench.json: is no JSON"),
+        (ORIGIN, b"half", "osora_bench.json: is no JSON"),
     ],
 )
 def test_what_is_wrong_with_an_adapters_files_is_told(name, content, told, broken, capsys):
@@ -176,8 +176,8 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_a_model_is_loaded(tmp_
 
 @pytest.mark.parametrize("what", ["scores", "answers"])
 def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, monkeypatch):
-    from osora_bench import answers
-    from osora_bench import whole as files
+    from osora_bench.common import files
+    from osora_bench.evaluation import scores
 
     _, _, place = trained["osora"]
     runs = place / f"full-{what}"
@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((files, "write") if what == "scores" else (answers, "write")), full)
+        patch.setattr(*((files, "write") if what == "scores" else (scores, "write")), full)
         assert main(arguments) == 2
     assert "No space left on device); the answers so far are kept" in capsys.readouterr().err
     (journal,) = runs.rglob("journal.jsonl")
@@ -228,11 +228,9 @@ def test_mistakes(arguments, told, capsys, monkeypatch):
 
 
 def test_two_sets_of_one_name_are_refused():
-    args = standalone.parser().parse_args(
-        ["--model=toy", "--suite=toy", "eval.datasets.1.name=gsm8k-toy"]
-    )
+    args = parser().parse_args(["--model=toy", "--suite=toy", "eval.datasets.1.name=gsm8k-toy"])
     with pytest.raises(UserError, match="two sets are called 'gsm8k-toy'"):
-        standalone.configuration(args)
+        configuration(args)
 
 
 def test_every_file_that_a_suite_lacks_is_told_and_how_to_do_without(tmp_path, capsys, monkeypatch):

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from osora_bench import data, evaluate, paths, preflight, run
-from osora_bench.cli import main
-from osora_bench.compose import compose, composer, group_choices, resolve
-from osora_bench.errors import UserError
+from osora_bench.cli.main import main
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.evaluation import evaluate
+from osora_bench.pipeline import preflight
+from osora_bench.planning.compose import compose, composer, group_choices, resolve
+from osora_bench.sweep import run
+from osora_bench.training import data
 
 REAL = paths.data_root()
 SUITES = [n for n in group_choices("eval") if not n.startswith("toy") and n != "none"]
@@ -57,7 +61,7 @@ def test_maths_two_configurations_differ_in_the_scoring_only():
 
 
 def test_the_clean_gpqa_rows_are_the_published_ones_without_diamond(tmp_path, monkeypatch):
-    from osora_bench import smoke
+    from osora_bench.planning import smoke
 
     monkeypatch.setenv("OSORA_DATA", "nowhere")
     smoke.use_made_up_data(tmp_path)
@@ -169,7 +173,7 @@ def tiny(tmp_path_factory):
     """A random model with a long context, and a tokenizer that keeps prompts short."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from osora_bench import smoke
+    from osora_bench.planning import smoke
 
     architecture = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 64}
@@ -189,7 +193,7 @@ def evaluated(name, tiny, folder, questions):
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_path, monkeypatch):
-    from osora_bench import smoke
+    from osora_bench.planning import smoke
 
     monkeypatch.setenv("OSORA_DATA", "nowhere")
     smoke.use_made_up_data(tmp_path)

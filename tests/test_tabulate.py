@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from osora_bench import plan, record, render, tabulate
-from osora_bench.errors import UserError
-from osora_bench.experiments import load_experiment
+from osora_bench.common.errors import UserError
+from osora_bench.planning import grid
+from osora_bench.planning.experiments import load_experiment
+from osora_bench.records import record
+from osora_bench.reporting import render, tabulate
 
 GOLDEN = Path(__file__).parent / "golden"
 N = 500
@@ -44,7 +46,7 @@ def score(k: int, n: int = N, questions: int = N) -> dict:
     }
 
 
-def made(cell: plan.Cell, rights: tuple[int, ...], **limits: int) -> dict:
+def made(cell: grid.Cell, rights: tuple[int, ...], **limits: int) -> dict:
     names = [d["name"] for d in cell.config["eval"]["datasets"]]
     return {
         "run_id": cell.run_id,
@@ -60,7 +62,7 @@ def made(cell: plan.Cell, rights: tuple[int, ...], **limits: int) -> dict:
 @pytest.fixture
 def ledger(tmp_path):
     """The demo's cells with the numbers of RIGHT; VeRA at rank 32 has not been run."""
-    cells = plan.expand("demo", [f"ledger={tmp_path}"])
+    cells = grid.expand("demo", [f"ledger={tmp_path}"])
     for cell in cells:
         key = (cell.config["method"]["name"], cell.config["method"]["rank"])
         if key in RIGHT:
@@ -89,7 +91,7 @@ def test_a_damaged_record_is_named_and_the_others_still_make_tables(ledger):
 
 
 def test_no_record_at_all_still_gives_a_table(tmp_path):
-    cells = plan.expand("demo", [f"ledger={tmp_path}"])
+    cells = grid.expand("demo", [f"ledger={tmp_path}"])
     tables, _ = tabulate.build(load_experiment("demo"), cells)
     for table in tables:
         assert "No run has finished yet." in render.markdown(table)
@@ -97,7 +99,7 @@ def test_no_record_at_all_still_gives_a_table(tmp_path):
 
 
 def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
-    cells = plan.expand("demo", [f"ledger={tmp_path}"])
+    cells = grid.expand("demo", [f"ledger={tmp_path}"])
     for cell in cells:
         record.write(made(cell, (3, 4), n=6), tmp_path)
     tables, _ = tabulate.build(load_experiment("demo"), cells)
@@ -106,7 +108,7 @@ def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
 
 
 def test_a_set_that_is_left_out_is_blank_and_so_is_the_average(tmp_path):
-    cells = plan.expand("demo", [f"ledger={tmp_path}", "eval.without=[commonsenseqa-toy]"])
+    cells = grid.expand("demo", [f"ledger={tmp_path}", "eval.without=[commonsenseqa-toy]"])
     for cell in cells:
         whole = made(cell, (300, 0))
         del whole["scores"]["commonsenseqa-toy"]
@@ -127,8 +129,8 @@ def test_percentages_are_rounded_half_up_like_the_papers():
 
 
 def test_several_seeds_are_a_mean_with_their_spread(tmp_path):
-    config = plan.expand("demo")[0].config
-    cell = plan.Cell("x", config, ())
+    config = grid.expand("demo")[0].config
+    cell = grid.Cell("x", config, ())
     runs = [made(cell, rights) for rights in ((400, 300), (410, 310), (420, 320))]
     row = tabulate.Row(cell, runs)
     averages = row.averages()
@@ -137,8 +139,8 @@ def test_several_seeds_are_a_mean_with_their_spread(tmp_path):
 
 
 def test_standard_error_is_the_binomial_one():
-    config = plan.expand("demo")[0].config
-    cell = plan.Cell("x", config, ())
+    config = grid.expand("demo")[0].config
+    cell = grid.Cell("x", config, ())
     row = tabulate.Row(cell, [made(cell, (250, 250))])
     # two sets of 500 at one half: sqrt(0.25 / 500 / 2) of 100 points
     assert row.standard_error() == pytest.approx(100 * (0.25 / 1000) ** 0.5)
@@ -148,12 +150,12 @@ def test_an_unknown_layout_names_those_there_are():
     experiment = load_experiment("demo")
     experiment.tables["ranks"].layout = "rank"
     with pytest.raises(UserError, match="unknown table layout 'rank'. Did you mean 'ranks'"):
-        tabulate.build(experiment, plan.expand("demo"))
+        tabulate.build(experiment, grid.expand("demo"))
 
 
 def test_corrected_scores_have_a_column_of_their_own(tmp_path):
     """Of one set 100 of 500 are right, and 150 without a mistake; the other has no mistake."""
-    cells = [c for c in plan.expand("demo", [f"ledger={tmp_path}"]) if c.config["method"]["rank"]]
+    cells = [c for c in grid.expand("demo", [f"ledger={tmp_path}"]) if c.config["method"]["rank"]]
     body = made(cells[0], (100, 200))
     first, second = body["scores"].values()
     first["corrected"] = {"rule": "commas are none", "k": 150, "differ": 50, "right": ""}

@@ -14,9 +14,13 @@ import pytest
 from conftest import QUICK
 from sweeps import wait_until
 
-from osora_bench import config, paths, plan, preflight, record, run, tracker
-from osora_bench.errors import UserError
-from osora_bench.tracker import tracking
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.pipeline import preflight, tracker
+from osora_bench.pipeline.tracker import tracking
+from osora_bench.planning import config, grid
+from osora_bench.records import record
+from osora_bench.sweep import run
 
 BLOCK = 32768
 FAKE = """
@@ -346,9 +350,9 @@ def test_a_mode_that_is_none_or_cannot_work_is_refused_before_anything_starts(
 
 
 def test_an_experiments_cells_are_grouped_by_its_name():
-    cells = plan.expand("demo", ["tracker=wandb"])
+    cells = grid.expand("demo", ["tracker=wandb"])
     assert {c.config["tracker"]["group"] for c in cells} == {"demo"}
-    mine = plan.expand("demo", ["tracker=wandb", "tracker.group=mine"])
+    mine = grid.expand("demo", ["tracker=wandb", "tracker.group=mine"])
     assert {c.config["tracker"]["group"] for c in mine} == {"mine"}
     assert [c.run_id for c in mine] == [c.run_id for c in cells]
     assert config.TrackerConfig.group is None

@@ -4,9 +4,13 @@ import re
 
 import pytest
 
-from osora_bench import cli, paths, plan, record, run
-from osora_bench.errors import UserError
-from osora_bench.train import Diverged
+from osora_bench.cli.main import main
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.planning import grid
+from osora_bench.records import record
+from osora_bench.sweep import run
+from osora_bench.training.train import Diverged
 
 EXPERIMENT = """\
 title: Tuned
@@ -57,7 +61,7 @@ def with_loss(trial, loss):
 
 
 def test_rates_are_tried_once_and_the_rest_waits(experiments, places):
-    found = plan.expansion("tuned", places)
+    found = grid.expansion("tuned", places)
     assert [told(c) for c in found.cells[1:]] == [
         ("none", 4, 3, 0.1),
         ("none", 4, 3, 1e-3),
@@ -72,14 +76,14 @@ def test_rates_are_tried_once_and_the_rest_waits(experiments, places):
     assert [t.run_id for t in found.waiting[0].trials] == [c.run_id for c in found.cells[1:]]
     for trial, loss in zip(found.cells[1:], (2.0, 0.5), strict=False):  # one is missing
         with_loss(trial, loss)
-    assert len(plan.expansion("tuned", places).waiting) == 4
+    assert len(grid.expansion("tuned", places).waiting) == 4
 
 
 def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments, places):
-    trials = plan.expansion("tuned", places).cells[1:]
+    trials = grid.expansion("tuned", places).cells[1:]
     for trial, loss in zip(trials, (2.0, 0.5, 0.7), strict=True):
         with_loss(trial, loss)
-    found = plan.expansion("tuned", places)
+    found = grid.expansion("tuned", places)
     assert found.waiting == []
     chosen = found.cells[4:]
     assert [told(c) for c in chosen] == [
@@ -94,17 +98,17 @@ def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments
             "runs": [trial.run_id for trial in trials],
         }
     # the first seed's run is the trial, but for what is asked of it
-    assert plan.training_id(chosen[0].config) == plan.training_id(trials[1].config)
+    assert grid.training_id(chosen[0].config) == grid.training_id(trials[1].config)
 
 
 def test_an_include_takes_the_rates_for_ranks_and_seeds_of_its_own(experiments, places):
-    trials = plan.expansion("tuned", places).cells[1:]
-    found = plan.expansion("ranks", places)
+    trials = grid.expansion("tuned", places).cells[1:]
+    found = grid.expansion("ranks", places)
     assert [c.run_id for c in found.cells] == [t.run_id for t in trials]
     assert {told(w.cell)[1:3] for w in found.waiting} == {(2, 7), (8, 7)}
     for trial, loss in zip(trials, (2.0, 0.5, 0.7), strict=True):
         with_loss(trial, loss)
-    chosen = plan.expand("ranks", places)[3:]
+    chosen = grid.expand("ranks", places)[3:]
     assert {told(c)[1:] for c in chosen} == {(2, 7, 1e-3), (8, 7, 1e-3)}
 
 
@@ -112,26 +116,26 @@ def test_rates_chosen_at_several_ranks_cannot_be_taken_over(experiments):
     text = EXPERIMENT.replace("rank: [4]", "rank: [4, 8]")
     (experiments / "tuned.yaml").write_text(text)
     with pytest.raises(UserError, match=r"rates are chosen at one rank .* has \[4, 8\]"):
-        plan.expansion("ranks")
+        grid.expansion("ranks")
 
 
 def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
-    as_it_stands, full = (plan.expand("tuned", [*places, *more]) for more in ([], ["scale=full"]))
+    as_it_stands, full = (grid.expand("tuned", [*places, *more]) for more in ([], ["scale=full"]))
     assert [c.config["trainer"]["max_steps"] for c in (as_it_stands[1], full[1])] == [2, 5]
     assert [c.config["eval"]["limit"] for c in (as_it_stands[0], full[0])] == [4, None]
-    inherited = plan.expansion("ranks", [*places, "scale=full"]).waiting
+    inherited = grid.expansion("ranks", [*places, "scale=full"]).waiting
     assert {w.cell.config["trainer"]["max_steps"] for w in inherited} == {5}
 
 
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
     assert run.run_experiment("tuned", places) == run.OK
-    found = plan.expansion("tuned", places)
+    found = grid.expansion("tuned", places)
     assert found.waiting == []
     assert {c.state for c in found.cells} == {"done"}
     lines = capsys.readouterr().out
     assert "4 cells wait for the choice of their learning rate" in lines
     trials, first = found.cells[1:4], found.cells[4]
-    losses = {plan.validation_loss(t): t for t in trials}
+    losses = {grid.validation_loss(t): t for t in trials}
     best = losses[min(losses)]
     trained, tried = (record.read(c.record)["training"] for c in (first, best))
     assert trained == tried
@@ -144,7 +148,7 @@ def diverging(session, monkeypatch, rates):
     def run_one(cell, tracker):
         rate = cell.config["trainer"]["learning_rate"]
         begun.append(rate)
-        if plan.trains(cell.config) and rate in rates:
+        if grid.trains(cell.config) and rate in rates:
             raise Diverged("the loss is nan at step 1 of 2")
         return whole(cell, tracker)
 
@@ -158,7 +162,7 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     diverging(session, monkeypatch, {0.1})
     assert run.run_experiment("tuned", places) == run.OK
     assert "rate=0.1: diverged, the loss is nan at step 1 of 2" in capsys.readouterr().out
-    found = plan.expansion("tuned", places)
+    found = grid.expansion("tuned", places)
     chosen = record.read(found.cells[4].record)["config"]
     assert chosen["tuning"]["trainer.learning_rate"]["0.1"] is None
     assert chosen["trainer"]["learning_rate"] in (1e-3, 1e-2)
@@ -166,7 +170,7 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
         EXPERIMENT + "tables:\n  rates: {layout: tuning, title: Rates, eval: none}\n"
         "  all: {layout: methods, title: All, params: true}\n"
     )
-    assert cli.main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
+    assert main.main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
     assert re.search(r"\| LoRA, r = 4 \| \*?\*?[\d.]+.* \| diverged \|", capsys.readouterr().out)
 
 
@@ -218,4 +222,4 @@ def test_what_waits_is_checked_before_anything_runs(experiments, places, session
     (experiments / "tuned.yaml").write_text(EXPERIMENT.replace("lora", "osora"))
     with pytest.raises(UserError, match="rank 1000 is above"):
         run.run_experiment("ranks", places)
-    assert {c.state for c in plan.expansion("ranks", places).cells} == {"missing"}
+    assert {c.state for c in grid.expansion("ranks", places).cells} == {"missing"}

@@ -13,11 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from osora_bench import evaluate, paths, smoke, vllm_model
-from osora_bench.errors import UserError
-from osora_bench.opencompass_model import InMemoryModel
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.evaluation import evaluate, vllm_model
+from osora_bench.evaluation.in_memory_model import InMemoryModel
+from osora_bench.evaluation.vllm_model import VllmModel, lora_rank
 from osora_bench.osora import OsoraConfig, start_pissa
-from osora_bench.vllm_model import VllmModel, lora_rank
+from osora_bench.planning import smoke
 
 TOY = str(paths.resolve("pkg://osora_bench.toy/model"))
 TARGETS = ["q_proj", "v_proj"]

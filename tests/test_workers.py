@@ -12,9 +12,10 @@ import pytest
 import torch
 from sweeps import from_another_commit, numbers, wait_until
 
-from osora_bench import checkout, frozen, record, run, worker, workers
-from osora_bench.errors import Refused, UserError
-from osora_bench.watch import Watch
+from osora_bench.common.errors import Refused, UserError
+from osora_bench.records import code_state, record
+from osora_bench.sweep import frozen_plan, run, worker_process, workers
+from osora_bench.sweep.watch import Watch
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
 LONG = ["trainer.max_steps=40", "trainer.checkpoint_minutes=0", *SHORT[1:]]
@@ -28,8 +29,10 @@ def one_thread(monkeypatch):
 
 def in_process(cells):
     """Run cells by the command line in one process of one thread, as `workers` would."""
-    sweep = frozen.freeze(cells)
-    subprocess.run([sys.executable, "-m", "osora_bench.worker", str(sweep.path)], check=True)
+    sweep = frozen_plan.freeze(cells)
+    subprocess.run(
+        [sys.executable, "-m", "osora_bench.sweep.worker_process", str(sweep.path)], check=True
+    )
 
 
 def started(cell):
@@ -39,7 +42,7 @@ def started(cell):
 
 def crew_of(cells, count=1, devices=(), retries=1):
     """Workers that have not started."""
-    watch = Watch(frozen.freeze(cells))
+    watch = Watch(frozen_plan.freeze(cells))
     return workers.Workers(watch, count, False, list(devices), retries)
 
 
@@ -229,7 +232,7 @@ def test_a_gpu_that_cells_lose_is_given_none_while_there_are_others(make_cell, m
 
     monkeypatch.setattr(workers.Workers, "_start", start)
     for _ in range(workers.LOSSES):
-        ends(crew, worker.LOST)
+        ends(crew, worker_process.LOST)
     assert "GPU 3: 2 cells in a row have lost it" in capsys.readouterr().out
     crew.fill()
     assert begun == [1]
@@ -237,7 +240,7 @@ def test_a_gpu_that_cells_lose_is_given_none_while_there_are_others(make_cell, m
     crew.fill()
     assert begun == [1, 0]
     assert crew.refusal is None
-    for status in (worker.BROKEN, worker.LOST):  # it was of use in between
+    for status in (worker_process.BROKEN, worker_process.LOST):  # it was of use in between
         ends(crew, status)
     assert crew.lost[0] == 1
 
@@ -265,23 +268,23 @@ def test_a_slot_that_a_worker_of_an_earlier_start_has_is_left_to_it(make_cell, m
 def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
     make_cell, session, tmp_path, monkeypatch, capsys
 ):
-    from osora_bench import worker
+    from osora_bench.sweep import worker_process
 
     refused, unwritable, good = (
         make_cell("method=none", f"eval.datasets.0.limit={n}", SHORT[2]) for n in (3, 4, 5)
     )
-    sweep = frozen.freeze([refused, unwritable, good])
+    sweep = frozen_plan.freeze([refused, unwritable, good])
     unwritable.paths.folder.parent.mkdir(parents=True)
     unwritable.paths.folder.write_text("a file where its folder should be")
-    check = frozen.check_content
+    check = frozen_plan.check_content
 
     def changed(cell):
         if cell.run_id == refused.run_id:
             raise UserError("its files have changed")
         check(cell)
 
-    monkeypatch.setattr(frozen, "check_content", changed)
-    assert worker.work(frozen.thaw(sweep.path)) == run.FAILED
+    monkeypatch.setattr(frozen_plan, "check_content", changed)
+    assert worker_process.work(frozen_plan.thaw(sweep.path)) == run.FAILED
     assert [c.state for c in (refused, unwritable, good)] == ["failed", "missing", "done"]
     assert refused.error == "its files have changed"
     told = capsys.readouterr().out
@@ -290,14 +293,14 @@ def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
 
 def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monkeypatch, capsys):
     cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT)]
-    sweep = frozen.freeze(cells)
+    sweep = frozen_plan.freeze(cells)
 
     def fail(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(session, "_run", fail)
     monkeypatch.setattr(sys, "argv", ["worker", str(sweep.path)])
-    assert worker.main() == worker.LOST
+    assert worker_process.main() == worker_process.LOST
     assert [c.state for c in cells] == ["failed", "missing"]
     with pytest.raises(run.DeviceLost):
         run.run_missing(cells)
@@ -312,7 +315,7 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_p
         "from osora_bench import frozen, run; import sys; from pathlib import Path\n"
         "run.run_missing(frozen.thaw(Path(sys.argv[1])).cells, workers=2)"
     )
-    sweep = frozen.freeze([cell])
+    sweep = frozen_plan.freeze([cell])
     parent = subprocess.Popen([sys.executable, "-c", code, str(sweep.path)])
     worker = started(cell)
     parent.kill()
@@ -328,29 +331,29 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_p
 
 def test_other_code_than_the_sweeps_is_refused_or_marked(make_cell, tmp_path, monkeypatch):
     cell = make_cell("method=none", *SHORT)
-    sweep = frozen.freeze([cell])
+    sweep = frozen_plan.freeze([cell])
     from_another_commit(sweep)
     with pytest.raises(UserError, match=r"started with commit 000000000000.*allow_changed=true"):
-        worker.work(frozen.thaw(sweep.path))
+        worker_process.work(frozen_plan.thaw(sweep.path))
     assert not cell.record.exists()
     monkeypatch.setenv("OSORA_CHANGED_SINCE_PLAN", "")
-    assert worker.work(frozen.thaw(sweep.path), allow_changed=True) == run.OK
+    assert worker_process.work(frozen_plan.thaw(sweep.path), allow_changed=True) == run.OK
     assert record.read(cell.record)["provenance"]["changed_since_plan"] is True
 
 
 def test_a_worker_looks_at_the_code_before_each_cell(make_cell, session, monkeypatch):
     """The tree is changed while the first of two runs."""
     cells = [make_cell("method=none", *SHORT), make_cell("method=lora", *SHORT)]
-    sweep = frozen.freeze(cells)
-    whole, then = session._run, checkout.look()
+    sweep = frozen_plan.freeze(cells)
+    whole, then = session._run, code_state.look()
 
     def change(cell, tracker):
-        monkeypatch.setattr(checkout, "look", lambda: {**then, "diff": "1" * 64})
+        monkeypatch.setattr(code_state, "look", lambda: {**then, "diff": "1" * 64})
         return whole(cell, tracker)
 
     monkeypatch.setattr(session, "_run", change)
     with pytest.raises(UserError, match="with changes 111111111111"):
-        worker.work(sweep)
+        worker_process.work(sweep)
     assert [cell.state for cell in cells] == ["done", "missing"]
 
 
@@ -365,27 +368,27 @@ def test_a_cell_that_ends_while_a_start_gets_ready_is_told(make_cell, capsys):
 
 
 def test_files_that_changed_under_a_sweep_are_refused(make_cell, tmp_path):
-    from osora_bench import paths
+    from osora_bench.common import paths
 
     source = paths.data_file("pkg://osora_bench.toy/data/gsm8k/train.jsonl")
     copy = tmp_path / "train.jsonl"
     rows = source.read_text(encoding="utf-8").splitlines()
     copy.write_text("\n".join(rows) + "\n", encoding="utf-8")
     cell = make_cell(f"task.sources.0.path={copy}", *SHORT)
-    frozen.check_content(cell)
+    frozen_plan.check_content(cell)
     copy.write_text("\n".join(reversed(rows)) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="have changed since the sweep was started"):
-        frozen.check_content(cell)
+        frozen_plan.check_content(cell)
 
 
 def test_a_frozen_sweep_is_read_back_as_it_was(make_cell):
     cells = [make_cell(f"method={m}", "seed=3") for m in ("osora", "none")]
-    sweep = frozen.freeze(cells)
-    again = frozen.thaw(sweep.path)
+    sweep = frozen_plan.freeze(cells)
+    again = frozen_plan.thaw(sweep.path)
     assert again == sweep
-    assert frozen.thaw(sweep.path, only=cells[1].run_id).cells == [cells[1]]
-    assert again.code == checkout.code()
-    assert frozen.changes(again) is None
+    assert frozen_plan.thaw(sweep.path, only=cells[1].run_id).cells == [cells[1]]
+    assert again.code == code_state.code()
+    assert frozen_plan.changes(again) is None
 
 
 @pytest.mark.parametrize(
@@ -413,7 +416,7 @@ def test_there_is_a_gpu_for_each_worker(monkeypatch, make_cell):
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
 def test_workers_are_a_number(text, capsys):
-    from osora_bench.cli import main
+    from osora_bench.cli.main import main
 
     assert main(["run", "experiment=demo", f"workers={text}"]) == 2
     assert "a whole number of at least 1" in capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_a_second_adapter_that_fails_leaves_the_first() -> None:
 
 
 def test_a_failure_in_the_middle_takes_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from osora_bench.osora import layer
+    from osora_bench.osora import layer as osora_layer
 
     count = iter(range(10))
 
@@ -159,8 +159,8 @@ def test_a_failure_in_the_middle_takes_everything_back(monkeypatch: pytest.Monke
             raise MemoryError("third layer")
         return decompose(weight, r)
 
-    decompose = layer.decompose
-    monkeypatch.setattr(layer, "decompose", fail)
+    decompose = osora_layer.decompose
+    monkeypatch.setattr(osora_layer, "decompose", fail)
     refuse(make_base("llama"), "third layer", error=MemoryError)
 
 

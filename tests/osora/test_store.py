@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import osora_bench.osora.store as store_module
 from osora_bench.osora import SvdStore, start_pissa, use_store
+from osora_bench.osora import store as store_module
 from osora_bench.osora.store import content_key, current_store, decompose
 from osora_bench.osora.svd import Triplets, top_triplets
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import osora_bench.osora.svd as svd_module
 from osora_bench.osora import OsoraConfig
+from osora_bench.osora import svd as svd_module
 from osora_bench.osora.svd import top_triplets
 
 SHAPES = [(120, 120), (60, 150), (150, 60)]

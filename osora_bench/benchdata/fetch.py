@@ -1,0 +1,368 @@
+"""`osora-bench data fetch`: download what the data folder lacks, checked before it has its name."""
+
+import errno
+import hashlib
+import http
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from osora_bench.benchdata.sets import DataSet, File, Origin, chosen, count_rows, examine
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+from osora_bench.common.fingerprint import file_sha256
+from osora_bench.common.progress import bar, say
+
+CHUNK = 1 << 16
+ATTEMPTS = 3
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as lost."""
+HUB = "https://huggingface.co"
+INSTEAD = (
+    "Without network, copy a folder in OpenCompass's layout from elsewhere and name it with "
+    "OSORA_DATA; `osora-bench data verify` checks it"
+)
+
+
+class FailedError(Exception):
+    """One origin did not give the file; the next one may."""
+
+
+class UnreachableError(FailedError):
+    """No answer from the host of an origin."""
+
+
+def fetch(names: Sequence[str], *, replace: bool = False) -> int:
+    """Download what is missing of the named sets, without a name of all that are not gated.
+
+    Args:
+        replace: also download anew what has another checksum, in place of it.
+
+    Returns:
+        Exit status: 0 if all files are there and right, 1 if one could not be had.
+
+    Raises:
+        UserError: no such set, no network, or a folder that cannot be written.
+    """
+    sets = chosen(names)
+    if not names:
+        for name in [n for n, each in sets.items() if each.gated]:
+            print(f"{name}: left out, {sets.pop(name).gated}. Name it to fetch it")
+    else:
+        for name, each in sets.items():
+            if each.gated:
+                print(f"{name}: {each.gated}")
+    problems, wanted = _wanted(sets, replace)
+    if wanted:
+        _refuse_offline()
+        problems += _Run().get(wanted)
+    elif not problems:
+        print(f"nothing to fetch: {', '.join(sets)} complete below {paths.data_root()}")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return int(bool(problems))
+
+
+def _wanted(sets: dict[str, DataSet], replace: bool) -> tuple[list[str], list[tuple[str, File]]]:
+    """What may not be touched, in words, and the files to download."""
+    problems, wanted = [], []
+    for name, each in sets.items():
+        for file in each.files:
+            finding = examine(file)
+            if finding.kind == "wrong" and not replace:
+                problems.append(
+                    f"{name}: {paths.data_file(file.path)}: {finding.told}. Left as it is; "
+                    f"`osora-bench data fetch {name} --replace` overwrites it"
+                )
+            elif finding.kind != "right":
+                if each.gated:
+                    refuse_committable(paths.data_file(file.path), "with OSORA_DATA")
+                wanted.append((name, file))
+    return problems, wanted
+
+
+def _refuse_offline() -> None:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UserError(f"cannot fetch: HF_HUB_OFFLINE is set. {INSTEAD}")
+
+
+def refuse_committable(place: Path, how: str) -> None:
+    """Keep questions that must not be published out of what git would commit.
+
+    Raises:
+        UserError: git would; `how` says by what another folder is named.
+    """
+    folder = next(p for p in place.parents if p.is_dir())
+    if shutil.which("git") is None:
+        return
+    ask = ["git", "-C", str(folder), "check-ignore", "--quiet", str(place)]
+    if subprocess.run(ask, check=False, capture_output=True).returncode == 1:
+        raise UserError(
+            f"{place}: would hold questions that must not be published, and is inside a git "
+            f"repository that does not ignore it: name another folder {how}"
+        )
+
+
+class _Run:
+    """One call of `fetch`: a URL is asked for once, and so is a host that is silent."""
+
+    def __init__(self) -> None:
+        self.scratch = paths.data_root() / ".fetch"
+        self.sources: dict[str, Path] = {}
+        self.failed: dict[str, FailedError] = {}
+        self.silent: set[str] = set()
+
+    def get(self, wanted: Sequence[tuple[str, File]]) -> list[str]:
+        """Download the files; return what could not be had, in words."""
+        problems, reached = [], False
+        try:
+            for name, file in wanted:
+                failures = self._one(file)
+                if failures:
+                    reached |= any(not isinstance(f, UnreachableError) for f in failures)
+                    told = "".join(f"\n  {f}" for f in failures)
+                    problems.append(f"{name}: {file.path} could not be had:{told}")
+                else:
+                    reached = True
+                    say(f"{name}: {file.path}")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            raise UserError(
+                f"{paths.data_root()}: cannot write there ({error.strerror}); what was downloaded "
+                "is kept and the next fetch goes on from it"
+            ) from error
+        finally:
+            self._clean()
+        if reached:
+            return problems
+        return [problems[0], f"{len(problems)} files in all; no host answered. {INSTEAD}"]
+
+    def _clean(self) -> None:
+        for source in self.sources.values():
+            source.unlink(missing_ok=True)
+        with suppress(OSError):  # what was interrupted stays, for the next fetch
+            self.scratch.rmdir()
+
+    def _one(self, file: File) -> list[FailedError]:
+        """Put one file in its place; the failures of all origins if none gave it."""
+        failures: list[FailedError] = []
+        for origin in file.origins:
+            try:
+                self._from(origin, file)
+            except FailedError as error:
+                failures.append(error)
+            else:
+                return []
+        return failures
+
+    def _from(self, origin: Origin, file: File) -> None:
+        place = paths.data_file(file.path)
+        if origin.member is not None:
+            secret = password(origin)  # before anything is downloaded for nothing
+            install(member(self._whole(origin), origin, secret), place, file)
+        elif origin.columns:
+            install(converted(self._whole(origin), origin, place.suffix), place, file)
+        else:
+            part = place.with_name(f"{place.name}.part")
+            self._download(origin.url, part, sha256=file.sha256)
+            part.replace(place)
+
+    def _whole(self, origin: Origin) -> Path:
+        """What an origin's URL gives, downloaded once in a run: files are taken out of it."""
+        url = origin.url
+        if url not in self.sources:
+            named = hashlib.sha256(url.encode()).hexdigest()[:8]
+            part = self.scratch / f"{named}-{url.rsplit('/', 1)[-1]}.part"
+            self._download(url, part, sha256=origin.sha256, md5=origin.md5)
+            self.sources[url] = part.replace(part.with_suffix(""))
+        return self.sources[url]
+
+    def _download(self, url: str, part: Path, **digests: str | None) -> None:
+        host = urlsplit(url).netloc
+        if url in self.failed:
+            raise self.failed[url]
+        if host in self.silent:
+            raise UnreachableError(f"{url}: no answer from {host}")
+        try:
+            download(url, part, **digests)
+        except FailedError as error:
+            self.failed[url] = error
+            if isinstance(error, UnreachableError):
+                self.silent.add(host)
+            raise
+
+
+def download(url: str, part: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
+    """Bring the whole of `url` into `part`, going on from what an earlier call left there.
+
+    Raises:
+        FailedError: refused by the server, interrupted again and again, or other bytes than the
+            checksums say; interrupted downloads stay for the next call.
+    """
+    if url.startswith(f"{HUB}/"):  # mirrors of the hub are named so
+        url = os.environ.get("HF_ENDPOINT", HUB).rstrip("/") + url.removeprefix(HUB)
+    for _ in range(ATTEMPTS):
+        resumed = part.exists()
+        if not _continue(url, part):
+            continue
+        if _has(part, sha256, md5):
+            return
+        part.unlink()
+        if not resumed:
+            raise FailedError(f"{url}: other bytes than the checksum says")
+        # what was left of another version was continued: once more from the start
+    kept = part.stat().st_size if part.exists() else 0
+    raise FailedError(f"{url}: interrupted; {kept:,} bytes are kept, the next fetch goes on there")
+
+
+def _continue(url: str, part: Path) -> bool:
+    """Append to `part` what it lacks; whether it is complete now."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "osora-bench"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        error.close()
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise FailedError(f"{url}: {error.code} {error.reason}") from error
+        return True  # nothing is left to get: the checksum tells whether it is the right file
+    except (OSError, http.client.HTTPException) as error:
+        raise UnreachableError(f"{url}: {getattr(error, 'reason', error)}") from error
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            start = 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        _receive(response, part, start, total)
+    return total is None or part.stat().st_size == total
+
+
+def _receive(response: Any, part: Path, start: int, total: int | None) -> None:
+    """Write what comes until it ends or breaks off."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - start > free:
+        raise OSError(errno.ENOSPC, f"{total - start:,} bytes to come, {free:,} free", str(part))
+    progress = bar(total or 0, part.name.removesuffix(".part"))
+    progress.unit, progress.unit_scale = "B", True
+    with part.open("ab" if start else "wb") as stream, progress:
+        progress.update(start)
+        while chunk := _read(response):
+            stream.write(chunk)
+            progress.update(len(chunk))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _read(response: Any) -> bytes:
+    """The next bytes; none at the end and where the connection broke."""
+    try:
+        return bytes(response.read(CHUNK))
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+def _has(place: Path, sha256: str | None, md5: str | None) -> bool:
+    if md5 is not None:
+        with place.open("rb") as stream:
+            found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+        if found.hexdigest() != md5:
+            return False
+    return sha256 is None or file_sha256(place) == sha256
+
+
+def password(origin: Origin) -> bytes | None:
+    """The password of an origin's archive, if it has one.
+
+    Raises:
+        FailedError: the environment variable that should hold it is not set.
+    """
+    if origin.password is None:
+        return None
+    if not os.environ.get(origin.password):
+        raise FailedError(f"{origin.url}: this archive has a password; set {origin.password} to it")
+    return os.environ[origin.password].encode()
+
+
+def member(archive: Path, origin: Origin, secret: bytes | None) -> bytes:
+    """One file of a zip archive.
+
+    Raises:
+        FailedError: no such member, no archive, or a wrong password.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.read(str(origin.member), pwd=secret)
+    except KeyError as error:
+        raise FailedError(f"{origin.url}: has no file {origin.member}") from error
+    except (zipfile.BadZipFile, RuntimeError, zlib.error) as error:  # a wrong password, too
+        raise FailedError(f"{origin.url}: {origin.member}: {error}") from error
+
+
+def converted(source: Path, origin: Origin, suffix: str) -> bytes:
+    """Some columns of a file of the hub (.jsonl, .json, .csv, .parquet) in OpenCompass's form:
+    lines of JSON (.jsonl), or one object with the rows under their numbers (.json).
+
+    Raises:
+        FailedError: it cannot be read, or lacks a column.
+    """
+    import datasets
+
+    readers = datasets.Dataset
+    reader = {
+        ".jsonl": readers.from_json,
+        ".json": readers.from_json,
+        ".csv": readers.from_csv,
+        ".parquet": readers.from_parquet,
+    }[source.suffix]
+    with tempfile.TemporaryDirectory(dir=source.parent) as cache:
+        try:
+            loaded = reader(str(source), cache_dir=cache)
+            rows = [{ours: row[its] for ours, its in origin.columns.items()} for row in loaded]
+        except datasets.exceptions.DatasetsError as error:
+            raise FailedError(f"{origin.url}: {error}") from error
+        except KeyError as error:
+            raise FailedError(f"{origin.url}: has no column {error}") from error
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    numbered = {str(number): row for number, row in enumerate(rows)}
+    return json.dumps(numbered, ensure_ascii=False, indent=4).encode()
+
+
+def install(data: bytes, place: Path, file: File) -> None:
+    """Write a checked file at once: it has its name only when all of it is on the disk.
+
+    Raises:
+        FailedError: other bytes than the file's checksum says, or another number of rows; the
+            place is left as it was.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    if file.sha256 is not None and found != file.sha256 and found not in file.also:
+        raise FailedError(f"{file.path}: sha256 {found} instead of {file.sha256}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{os.getpid()}.{place.name}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        rows = count_rows(temporary)
+        if file.rows not in (None, rows):
+            raise FailedError(f"{file.path}: {rows:,} rows instead of {file.rows:,}")
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)

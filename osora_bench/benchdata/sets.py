@@ -1,0 +1,225 @@
+"""The benchmark sets of conf/data: where they come from, and what of them is in the data folder."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.fingerprint import fingerprint
+
+
+@dataclass
+class Origin:
+    """One place that gives a file.
+
+    `md5` and `sha256` are of what `url` gives: the file itself; or an archive in which it is
+    `member`, `password` being the environment variable with the archive's password; or a file of
+    the hub whose `columns` (ours: theirs) are written in OpenCompass's form.
+    """
+
+    url: str = MISSING
+    md5: str | None = None
+    sha256: str | None = None
+    member: str | None = None
+    password: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class File:
+    """One file of a set, by its place in OpenCompass's layout.
+
+    `sha256` is null where it is not known. `also` maps checksums of other copies with the same
+    rows to how they differ. `origins` are tried in their order.
+    """
+
+    path: str = MISSING
+    sha256: str | None = MISSING
+    bytes: int | None = None
+    rows: int | None = MISSING
+    also: dict[str, str] = field(default_factory=dict)
+    origins: list[Origin] = MISSING
+
+
+@dataclass
+class DataSet:
+    """One conf/data/<name>.yaml. `questions` is how many OpenCompass scores (null: none are);
+    `gated` says what its authors ask of those who fetch it."""
+
+    label: str = MISSING
+    licence: str = MISSING
+    source: str = MISSING
+    questions: int | None = MISSING
+    files: list[File] = MISSING
+    gated: str | None = None
+
+
+class State(Enum):
+    """What lies at a file's place."""
+
+    RIGHT = "right"
+    MISSING = "missing"
+    WRONG = "another checksum"
+    UNKNOWN = "checksum not known"
+
+
+@cache
+def registry() -> dict[str, DataSet]:
+    """Every set by its name.
+
+    Raises:
+        UserError: a key or value that the schema does not know.
+    """
+    return {p.stem: _read(p) for p in sorted((paths.CONF / "data").glob("*.yaml"))}
+
+
+def _read(place: Path) -> DataSet:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(DataSet), OmegaConf.load(place))
+        loaded = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"conf/data/{place.name}: {error}") from error
+    assert isinstance(loaded, DataSet)
+    return loaded
+
+
+def chosen(names: Sequence[str]) -> dict[str, DataSet]:
+    """The named sets; without a name every one.
+
+    Raises:
+        UserError: a name that no set has.
+    """
+    sets = registry()
+    for name in names:
+        if name not in sets:
+            raise UserError(unknown("data set", name, sets))
+    return {name: sets[name] for name in names or sets}
+
+
+def state(file: File) -> State:
+    """Hold what lies in the data folder against the checksum; remembered by size and time."""
+    place = paths.data_file(file.path)
+    if not place.is_file():
+        return State.MISSING
+    found = _sha256(place)
+    if found == file.sha256 or found in file.also:
+        return State.RIGHT
+    return State.UNKNOWN if file.sha256 is None else State.WRONG
+
+
+def _sha256(place: Path) -> str:
+    return fingerprint(place).removeprefix("sha256:")
+
+
+def summary(chosen_set: DataSet) -> str:
+    """In a few words, what the data folder has of a set: complete, or what stands against it."""
+    states = {file.path: state(file) for file in chosen_set.files}
+    parts = []
+    for kind in (State.WRONG, State.MISSING):
+        found = [path for path, is_ in states.items() if is_ is kind]
+        if kind is State.MISSING and len(found) == len(states):
+            parts.append("missing")
+        elif found:
+            parts.append(f"{kind.value}: {', '.join(Path(path).name for path in found)}")
+    return "; ".join(parts) or "complete"
+
+
+def count_rows(place: Path) -> int:
+    """Rows of a .jsonl or .lst file (lines), a .json (entries) or a .csv (records).
+
+    Raises:
+        ValueError: bytes that are no text, or no JSON list or object.
+    """
+    with place.open(encoding="utf-8", newline="") as stream:
+        if place.suffix == ".json":
+            entries = json.load(stream)
+            if not isinstance(entries, (list, dict)):
+                raise ValueError("neither a list nor an object")
+            return len(entries)
+        if place.suffix == ".csv":
+            return sum(1 for _ in csv.DictReader(stream))
+        return sum(1 for line in stream if line.strip())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found at a file's place: `right`, `missing` or `wrong`, and more in words."""
+
+    kind: str
+    told: str
+
+
+def examine(file: File) -> Finding:
+    """Hold a file's checksum and number of rows against what conf/data says."""
+    place, found = paths.data_file(file.path), state(file)
+    if found is State.MISSING:
+        return Finding("missing", "missing")
+    if found is State.WRONG:
+        size = place.stat().st_size
+        other = "" if file.bytes in (None, size) else f", {size:,} bytes instead of {file.bytes:,}"
+        return Finding("wrong", f"sha256 {_sha256(place)} instead of {file.sha256}{other}")
+    try:
+        rows = count_rows(place)
+    except (ValueError, csv.Error) as error:
+        return Finding("wrong", f"cannot be read ({error})")
+    if file.rows not in (None, rows):
+        return Finding("wrong", f"{rows:,} rows instead of {file.rows:,}")
+    told = [f"right, {rows:,} rows"]
+    if found is State.UNKNOWN:
+        told.append("its checksum is not known, so only the rows were counted")
+    told += [note for digest, note in file.also.items() if digest == _sha256(place)]
+    return Finding("right", "; ".join(told))
+
+
+def listing(names: Sequence[str]) -> Iterator[str]:
+    """One line a set: name, licence, questions, state, source."""
+    head = ("set", "licence", "questions", "in the data folder", "source")
+    rows = [head] + [
+        (
+            name,
+            each.licence,
+            "-" if each.questions is None else f"{each.questions:,}",
+            summary(each),
+            each.source + (" (gated)" if each.gated else ""),
+        )
+        for name, each in chosen(names).items()
+    ]
+    width = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    for row in rows:
+        yield "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
+    yield f"data folder (OSORA_DATA): {paths.data_root()}"
+
+
+def verify(names: Sequence[str]) -> int:
+    """Print every file of the sets with what was found; exit status 1 unless all are right."""
+    counts = {"right": 0, "missing": 0, "wrong": 0}
+    for name, each in chosen(names).items():
+        for file in each.files:
+            finding = examine(file)
+            counts[finding.kind] += 1
+            told = f"WRONG: {finding.told}" if finding.kind == "wrong" else finding.told
+            print(f"{name:14s} {file.path:42s} {told}")
+    told = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+    print(f"{sum(counts.values())} files below {paths.data_root()}: {told}")
+    if counts["missing"]:
+        print("`osora-bench data fetch` gets what is missing")
+    return int(counts["missing"] + counts["wrong"] > 0)
+
+
+def gated(path: str) -> bool:
+    """Whether a file is of a set whose authors ask that it be kept from the public."""
+    return any(each.gated and path in {f.path for f in each.files} for each in registry().values())
+
+
+def advice(path: str) -> str:
+    """The command that gets a file, after a semicolon; empty where no set has it."""
+    names = [name for name, each in registry().items() if path in {f.path for f in each.files}]
+    return f"; `osora-bench data fetch {names[0]}` gets it" if names else ""

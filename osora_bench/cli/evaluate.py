@@ -1,0 +1,287 @@
+"""The command `osora-bench evaluate`: a model or an adapter from a folder, scored on a suite."""
+
+import argparse
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from osora_bench.common import files, interruption
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.progress import say
+from osora_bench.planning import config
+from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
+
+ORIGIN = "osora_bench.json"
+"""Beside an adapter that this project trained: its base's content, and how the method starts."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(
+        prog="osora-bench evaluate",
+        description="Score a model, or an adapter on it, on a suite of OpenCompass data sets. "
+        "What is interrupted goes on where it stopped.",
+    )
+    made.add_argument("--model", required=True, help="a file of conf/model, or a model's folder")
+    made.add_argument("--suite", required=True, help="a file of conf/eval")
+    made.add_argument("--adapter", type=Path, help="folder of an adapter of any PEFT method")
+    made.add_argument("--sets", nargs="+", help="only these sets of the suite")
+    made.add_argument("--limit", type=int, help="only the first so many questions of each set")
+    made.add_argument("--merge", action="store_true", help="merge the adapter into the weights")
+    made.add_argument("--plain", action="store_true", help="no chat template: a base model")
+    made.add_argument("--backend", default="transformers", help="transformers or vllm")
+    made.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the model's own)")
+    made.add_argument("--output", type=Path, help="folder to write (default: below runs/evaluate)")
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any configuration key")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate, print the scores, and write them beside the answers. Returns the exit status."""
+    args = parser().parse_intermixed_args(argv)
+    cfg = configuration(args)
+    check(args, cfg)
+    say("loading torch, transformers and OpenCompass ...")
+    from osora_bench.evaluation import evaluate
+    from osora_bench.models.base import Workspace, quiet
+
+    quiet()
+    evaluate.prepare(cfg["eval"], Path(cfg["runs"]))
+    base = Workspace().base(cfg)
+    model = base.model if args.adapter is None else adapted(base, args.adapter, cfg)
+    folder = args.output or Path(cfg["runs"]) / "evaluate" / name(args, cfg, model)
+    with interruption.current():
+        scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
+    write(folder, args, cfg, scores)
+    evaluate.forget(folder)
+    print(table(scores))
+    print(f"written to {folder}")
+    return 0
+
+
+def configuration(args: argparse.Namespace) -> dict[str, Any]:
+    """A resolved configuration without training, from the options and overrides.
+
+    Raises:
+        UserError: an unknown model, suite, set or key.
+    """
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be at least 1")
+    for override in args.overrides:
+        if "=" not in override:
+            raise UserError(f"{override}: neither an option nor KEY=VALUE")
+    chosen = ["method=none", "task=toy", "trainer=toy", f"eval={args.suite}", *_model(args)]
+    chosen += [f"eval.merge={args.merge}", f"eval.backend={args.backend}", *args.overrides]
+    check_overrides(chosen)
+    with composer():
+        cfg = resolve(compose(chosen, "evaluate"), "evaluate")
+    suite = cfg["eval"]
+    names = [d["name"] for d in suite["datasets"]]
+    for wanted in args.sets or ():
+        if wanted not in names:
+            raise UserError(unknown(f"set of suite {args.suite}", wanted, names))
+    if args.sets is not None:
+        suite["without"] = [name for name in names if name not in args.sets] or None
+    if args.limit is not None:
+        for dataset in suite["datasets"]:
+            dataset["limit"] = min(args.limit, dataset["questions"])
+    config.check(cfg, "evaluate")
+    return cfg
+
+
+def _model(args: argparse.Namespace) -> list[str]:
+    """Overrides for a member of conf/model, or for a folder of any model."""
+    dtype = [f"model.dtype={args.dtype}"] if args.dtype else []
+    if args.model in group_choices("model"):
+        return [f"model={args.model}", *dtype, *(["model.chat=false"] if args.plain else [])]
+    folder = Path(args.model)
+    if not (folder / "config.json").is_file():
+        near = unknown("model", args.model, group_choices("model"))
+        raise UserError(f"{near}; nor is it a folder with a config.json")
+    own = _read(folder / "config.json")
+    stored = own.get("dtype") or own.get("torch_dtype") or "float32"
+    chat = not args.plain and _has_chat_template(folder)
+    settings = {
+        "path": folder.absolute(), "name": folder.name, "label": folder.name, "revision": "null",
+        "architecture": "null", "needs_gpu": "false", "gated": "false", "licence": "null",
+        "chat": str(chat).lower(), "dtype": stored,
+    }  # fmt: skip
+    return ["model=toy", *(f"model.{key}={value}" for key, value in settings.items()), *dtype]
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and "chat_template" in _read(settings)
+
+
+def _read(place: Path) -> dict[str, Any]:
+    """What a JSON file of a model or an adapter says.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        told = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{place}: is no JSON ({error})") from error
+    if not isinstance(told, dict):
+        raise UserError(f"{place}: holds no settings by name")
+    return told
+
+
+def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
+    """Refuse what cannot run before anything large is loaded."""
+    if args.adapter is not None:
+        _check_adapter(args.adapter)
+    from osora_bench.models.base import check_weights
+    from osora_bench.pipeline import preflight
+
+    folder = args.output or Path(cfg["runs"])
+    preflight.check_suite(cfg["eval"], folder, "with --output or runs=")
+    preflight.check_writable(folder)
+    check_weights(cfg["model"])
+    if args.merge and args.adapter is None:
+        raise UserError("--merge has no effect without --adapter")
+
+
+def _check_adapter(folder: Path) -> None:
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        raise UserError(f"--adapter {folder}: no folder with an adapter_config.json")
+    if "peft_type" not in _read(settings):
+        raise UserError(f"{settings}: names no peft_type, so PEFT did not write it")
+    tensors = ("adapter_model.safetensors", "adapter_model.bin")
+    if not any((folder / name).is_file() for name in tensors):
+        raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
+
+
+def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
+    """Write down beside a trained adapter what loading it takes."""
+    from osora_bench.models.base import digest
+
+    origin = {"base": digest(base.checksums), "start": method["start"]}
+    (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+
+
+def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
+    """The base model with the adapter of a folder.
+
+    Raises:
+        UserError: the adapter was trained on another base, or its tensors do not fit this one.
+    """
+    from safetensors import SafetensorError
+
+    from osora_bench.models.base import digest
+
+    origin: dict[str, Any] = {"base": None, "start": None}
+    if (folder / ORIGIN).is_file():
+        origin |= _read(folder / ORIGIN)
+    if origin["base"] not in (None, digest(base.checksums)):
+        raise UserError(
+            f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
+        )
+    try:
+        model = _load(base.model, folder, origin["start"])
+    except SafetensorError as error:
+        raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        why = shorten(str(error), 300)
+        raise UserError(f"--adapter {folder} is not for {cfg['model']['name']}: {why}") from error
+    said = model.active_peft_config.base_model_name_or_path
+    if origin["base"] is None and said and Path(said).name != Path(cfg["model"]["path"]).name:
+        say(f"WARNING: {folder} says that it was made for {said}, not {cfg['model']['path']}")
+    return model
+
+
+def _load(base: Any, folder: Path, start: str | None) -> Any:
+    from hydra.utils import get_method
+    from peft import PeftConfig, PeftModel, get_peft_model
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    import osora_bench.osora  # noqa: F401 (makes the method known)
+
+    if start is None:
+        with warnings.catch_warnings():  # of missing keys: `_check_names` refuses them
+            warnings.simplefilter("ignore")
+            model = PeftModel.from_pretrained(base, str(folder))
+    else:  # the base weights change with the start, and the saved tensors belong to the changed
+        settings = PeftConfig.from_pretrained(str(folder))
+        settings.inference_mode = False
+        model = get_peft_model(base, settings)
+        get_method(start)(model)
+        set_peft_model_state_dict(model, load_peft_weights(str(folder)))
+    _check_names(model, folder)
+    return model
+
+
+def _check_names(model: Any, folder: Path) -> None:
+    """PEFT passes over tensors without a place in the model, over places without a tensor, and over
+    what is no number."""
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    tensors = load_peft_weights(str(folder))
+    here, stored = set(get_peft_model_state_dict(model)), set(tensors)
+    if spoilt := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:
+        raise ValueError(f"{len(spoilt)} tensors hold NaN or infinite numbers, such as {spoilt[0]}")
+    if here != stored:
+        first = sorted(here ^ stored)[0]
+        where = "this model has" if first in here else "only the file has"
+        raise ValueError(f"{len(here ^ stored)} tensors do not match, the first {where}: {first}")
+
+
+def name(args: argparse.Namespace, cfg: dict[str, Any], model: Any) -> str:
+    """A folder's name that another model, adapter or suite does not share."""
+    from osora_bench.models.base import content
+
+    told = json.dumps([content(model), cfg["eval"], cfg["model"]["chat"]], sort_keys=True)
+    short = hashlib.sha256(told.encode()).hexdigest()[:8]
+    adapter = "" if args.adapter is None else f"-{args.adapter.absolute().name}"
+    return f"{cfg['model']['name']}{adapter}-{args.suite}-{short}"
+
+
+def write(
+    folder: Path, args: argparse.Namespace, cfg: dict[str, Any], scores: dict[str, Any]
+) -> None:
+    """Keep the scores with what they are of."""
+    from osora_bench.evaluation.evaluate import not_run
+    from osora_bench.evaluation.journal import cannot_write
+    from osora_bench.models.base import device_of
+    from osora_bench.records.provenance import provenance
+
+    made = {
+        "model": cfg["model"]["name"],
+        "adapter": None if args.adapter is None else args.adapter.name,
+        "eval": cfg["eval"],
+        "scores": {key: asdict(score) for key, score in scores.items()},
+        "not_run": not_run(cfg["eval"], scores),
+        "provenance": provenance(device_of(cfg)),
+    }
+    place = folder / "scores.json"
+    try:
+        files.write(place, json.dumps(made, indent=1) + "\n")
+    except OSError as error:
+        raise cannot_write(place, error) from error
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores as lines of text."""
+    from tabulate import tabulate
+
+    rows = []
+    for key, score in scores.items():
+        limited = "" if score.n == score.questions else f" of {score.questions}"
+        corrected = "" if score.corrected is None else f"{100 * score.corrected['k'] / score.n:.2f}"
+        rows.append(
+            [key, f"{score.n}{limited}", f"{score.accuracy:.2f}", corrected, score.unread,
+             score.too_long]
+        )  # fmt: skip
+    heads = ["set", "questions", "accuracy", "corrected", "unread", "too long"]
+    return str(tabulate(rows, heads, disable_numparse=True))

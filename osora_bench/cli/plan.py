@@ -1,0 +1,134 @@
+"""What `osora-bench plan` shows: every cell, its state, what it will take, what it can tell."""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from osora_bench.planning import estimate
+from osora_bench.planning.compose import without_collecting
+from osora_bench.planning.grid import WAITING, Cell, Expansion, training_id, trains, validation_loss
+from osora_bench.records import record
+from osora_bench.sweep.run import counted, warnings, where
+from osora_bench.sweep.slurm import sweep
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell of a plan."""
+
+    cell: Cell
+    state: str
+    cost: estimate.Estimate | None
+    job: sweep.Job | None
+    why: str  # of a state that needs a word more
+
+    @property
+    def run_id(self) -> str | None:
+        return None if self.state == WAITING else self.cell.run_id
+
+    @property
+    def suite(self) -> str:
+        return str(self.cell.config["eval"]["name"])
+
+    def text(self, label: int, suite: int) -> str:
+        """The line for people, with room for the longest label and suite."""
+        return (
+            f"{self.run_id or '-' * 12}  {self.state:8s} {self.cell.label:{label}s} "
+            f"{self.suite:{suite}s}  {self.cost or ''}{self.why}"
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The line as plain values."""
+        cost = self.cost
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "label": self.cell.label,
+            "suite": self.suite,
+            "overrides": self.cell.overrides,
+            "holder": self.cell.holder if self.state == "running" else None,
+            "error": self.cell.error if self.state == "failed" else None,
+            "job": None if self.job is None else self.job.id,
+            "hours": None if cost is None else cost.hours,
+            "gigabytes": None if cost is None else cost.gigabytes,
+            "measured": None if cost is None else cost.measured,
+        }
+
+
+def lines(expansion: Expansion) -> list[Line]:
+    """A line for each cell, those that wait last; damaged records are named on standard error."""
+    damaged: list[str] = []
+    ledgers = {cell.ledger for cell in expansion.cells}
+    with without_collecting():
+        known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
+    for line in damaged:
+        print(f"damaged record, left alone: {line}", file=sys.stderr)
+    jobs = sweep.queued(expansion.cells)
+    made = []
+    for cell in expansion.cells:
+        state, job = sweep.state(cell, jobs), jobs.get(cell.run_id)
+        made.append(Line(cell, state, estimate.of(cell, known), job, _why(cell, state, job)))
+    for waiting in expansion.waiting:
+        cost = estimate.of(waiting.cell, known)
+        made.append(Line(waiting.cell, WAITING, cost, None, f"  {waiting.why}"))
+    return made
+
+
+def _why(cell: Cell, state: str, job: sweep.Job | None) -> str:
+    told: dict[str, Callable[[], str]] = {
+        "running": lambda: where(cell),
+        "queued": lambda: f"  {job}",
+        "failed": lambda: f"  {cell.error}",
+        "done": lambda: (
+            "  diverged" if cell.tries_rate and validation_loss(cell) == math.inf else ""
+        ),
+        "damaged": lambda: f"  {cell.record}",
+    }
+    return told.get(state, str)()
+
+
+def text(made: Sequence[Line]) -> list[str]:
+    """The lines of a plan for people, with what must be known of them before and after."""
+    cells = [line.cell for line in made]
+    told = [f"WARNING: {line}" for line in warnings(cells)]
+    widths = max(len(c.label) for c in cells), max(len(line.suite) for line in made)
+    told += [line.text(*widths) for line in made]
+    told += _precision(cells)
+    states = counted(line.state for line in made)
+    hours = _hours(made)
+    left = f"; about {estimate.duration(hours)} one after another" if hours is not None else ""
+    return [*told, f"{len(made)} cells: {states}{left}"]
+
+
+def _hours(made: Sequence[Line]) -> float | None:
+    """What is left to do; a training that several suites are asked of counts once. None: nothing
+    is left of which it is known."""
+    todo = [
+        (line, line.cost)
+        for line in made
+        if line.state not in ("done", "damaged") and line.cost is not None
+    ]
+    if not todo:
+        return None
+    done = {training_id(line.cell.config) for line in made if line.state == "done"}
+    total = 0.0
+    for line, cost in todo:
+        total += cost.hours
+        if trains(line.cell.config):
+            training = training_id(line.cell.config)
+            total -= cost.training if training in done else 0.0
+            done.add(training)
+    return total
+
+
+def _precision(cells: Sequence[Cell]) -> list[str]:
+    """How far Avg. of one run may be off by chance, for each suite of several questions."""
+    suites = {cell.config["eval"]["name"]: cell.config["eval"] for cell in cells}
+    return [
+        f"{name}: {count} questions a run, standard error of Avg. at most {error:.1f} points"
+        for name, suite in suites.items()
+        for count, error in [estimate.precision(suite)]
+        if count
+    ]

@@ -1,0 +1,1 @@
+"""What every room uses: errors, exit statuses, files, paths, claims, fingerprints, signals."""

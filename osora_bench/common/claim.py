@@ -1,0 +1,80 @@
+"""Who runs a cell: a lock that dies with its holder, and a note of where and since when."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from osora_bench.common import files
+
+LOCK, STATUS = "lock", "status.json"
+PATIENCE = 1.0
+"""Seconds to wait for a lock: whoever only looks holds it for an instant."""
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a cell's folder; yields whether it was free.
+
+    The kernel drops the lock when the process ends, however it ends. The file stays: if it were
+    removed, one process could lock the old file and another a new one of the same name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        free = _lock(file, fcntl.LOCK_EX, PATIENCE)
+        if free:
+            _note(folder)
+        yield free
+        if free:
+            (folder / STATUS).unlink(missing_ok=True)
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Where a cell runs and since when: host, pid, since, job, starts. None if it does not run."""
+    try:
+        with (folder / LOCK).open() as file:
+            if _lock(file, fcntl.LOCK_SH, 0.0):
+                return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return note(folder)
+
+
+def note(folder: Path) -> dict[str, Any]:
+    """What the last holder wrote down; it stays where a process was killed."""
+    try:
+        told: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # not there, or damaged
+        return {}
+    return told
+
+
+def _lock(file: Any, kind: int, patience: float) -> bool:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _note(folder: Path) -> None:
+    told = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        # a note that is still there is of a process that was killed
+        "starts": note(folder).get("starts", 0) + 1,
+    }
+    files.write(folder / STATUS, json.dumps(told))

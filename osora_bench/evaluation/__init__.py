@@ -1,0 +1,1 @@
+"""A trained model -> scores; the only door to OpenCompass."""

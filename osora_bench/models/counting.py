@@ -1,0 +1,181 @@
+"""Counting one cell's parameters and bytes with the real PEFT modules, on the meta device.
+
+That device holds shapes and no numbers: nothing is loaded and nothing is downloaded. `expected` is
+the closed form of the methods of the paper, for cross-checking.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from textwrap import shorten
+from typing import Any
+
+import torch
+from peft import get_peft_model, get_peft_model_state_dict
+from torch import nn
+
+from osora_bench.common.errors import UserError
+from osora_bench.models import base
+from osora_bench.pipeline import preflight
+
+SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+@dataclass(frozen=True)
+class Count:
+    """One line of the table of parameters.
+
+    Attributes:
+        trainable: parameters that the optimiser updates.
+        adapter_bytes: size of the saved adapter's safetensors file (of the whole model where
+            all of it is trained).
+        frozen_bytes: tensors that the method adds to the model and never trains (for OSoRA the
+            singular vectors, second term of Eq. 6), as they are held in memory.
+    """
+
+    trainable: int
+    adapter_bytes: int
+    frozen_bytes: int
+
+
+class NeedsWeights(UserError):
+    """A PEFT method that cannot be made from shapes alone: what it does is known when it is run."""
+
+
+def count(cfg: dict[str, Any]) -> Count:
+    """Count for one cell's model and method.
+
+    Raises:
+        UserError: modules that match nothing or that the method cannot adapt, a rank that a layer
+            cannot have.
+        NeedsWeights: see there.
+    """
+    method = cfg["method"]
+    if method["peft"] is None:
+        whole = dict(_blank(cfg).named_parameters()) if method["full"] else {}
+        size = _file_size(whole, getattr(torch, cfg["model"]["dtype"]))
+        return Count(sum(p.numel() for p in whole.values()), size, 0)
+    skeleton = _blank(cfg)
+    own = {id(t) for t in _tensors(skeleton)}
+    adapted = adapt(cfg, skeleton)
+    added = [t for t in _tensors(adapted) if id(t) not in own]
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    kept = {id(t) for t in trained}
+    return Count(
+        sum(p.numel() for p in trained),
+        _file_size(get_peft_model_state_dict(adapted)),
+        sum(t.numel() * t.element_size() for t in added if id(t) not in kept),
+    )
+
+
+def _blank(cfg: dict[str, Any]) -> nn.Module:
+    with _without_start():
+        return base.blank(cfg["model"])
+
+
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse what the method's PEFT class refuses of the model's modules (UserError)."""
+    told = {key: cfg["model"][key] for key in ("name", "path", "architecture", "target_modules")}
+    _check(json.dumps({"model": told, "method": cfg["method"]}))
+
+
+@cache
+def _check(told: str) -> None:
+    cfg = json.loads(told)
+    with suppress(NeedsWeights):
+        adapt(cfg, _blank(cfg))
+
+
+def adapt(cfg: dict[str, Any], skeleton: nn.Module) -> Any:
+    """The real PEFT model around `skeleton`, without numbers.
+
+    Raises:
+        UserError, NeedsWeights: as `count`.
+    """
+    preflight.check_rank(cfg, skeleton)
+    method = cfg["method"]
+    peft = preflight.instantiate(_without_weights(method))
+    with torch.device("meta"), _without_start(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come again where the adapter gets its weights
+        try:
+            return get_peft_model(skeleton, peft)
+        except ValueError as error:  # how PEFT's methods refuse a model
+            raise UserError(f"method {method['name']}: {error}") from error
+        except Exception as error:  # whatever an operation makes of tensors without numbers
+            told = shorten(str(error), 200)
+            raise NeedsWeights(
+                f"method {method['name']}: cannot be made without weights: {told}"
+            ) from error
+
+
+@contextmanager
+def _without_start() -> Iterator[None]:
+    """Draw no starting values: meta tensors hold none, and it is a fifth of the time."""
+    drawing = {k: f for k, f in vars(nn.init).items() if k.endswith("_") and k[0] != "_"}
+    for name in drawing:
+        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, function in drawing.items():
+            setattr(nn.init, name, function)
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers, saved or not, each once."""
+    return [*model.parameters(), *model.buffers()]
+
+
+def _without_weights(method: dict[str, Any]) -> dict[str, Any]:
+    """The method with the start of its factors left out, where that is computed from the weights
+    (`init_lora_weights: pissa` and its kin): the modules are the same, and meta has no weights."""
+    peft = method["peft"]
+    if isinstance(peft.get("init_lora_weights"), str):
+        peft = {**peft, "init_lora_weights": True}
+    return {**method, "peft": peft}
+
+
+def _file_size(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> int:
+    """Bytes of a safetensors file as PEFT writes it: 8 for the header's length, the header padded
+    to a multiple of 8, the data. Without tensors there is no file."""
+    if not tensors:
+        return 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    # the format's writer puts wider types first, then sorts by name
+    for name, tensor in sorted(
+        tensors.items(), key=lambda item: (-(dtype or item[1].dtype).itemsize, item[0])
+    ):
+        kind = dtype or tensor.dtype
+        start, end = end, end + tensor.numel() * kind.itemsize
+        header[name] = {
+            "dtype": SAFETENSORS_TYPES[kind],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    length = len(json.dumps(header, separators=(",", ":")).encode())
+    return 8 + length + -length % 8 + end
+
+
+def expected(method: str, rank: int, shapes: Sequence[tuple[int, int]]) -> int | None:
+    """Trainable parameters of a method of the paper by formula, or None for any other.
+
+    Args:
+        shapes: (d_out, d_in) of every adapted layer.
+    """
+    forms: dict[str, Callable[[int, int], int]] = {
+        "lora": lambda out, into: rank * (out + into),
+        "pissa": lambda out, into: rank * (out + into),
+        "dora": lambda out, into: rank * (out + into) + out,
+        "vera": lambda out, into: rank + out,
+        "osora": lambda out, into: rank + out,  # section 3.5
+        "osora_g": lambda out, into: rank + out,
+        "osora_star": lambda out, into: out,
+        "osora_star_star": lambda out, into: rank,
+        "osora_k": lambda out, into: rank + into,
+        "osora_dora": lambda out, into: rank + 2 * out,
+    }
+    return sum(forms[method](*shape) for shape in shapes) if method in forms else None

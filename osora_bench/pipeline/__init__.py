@@ -1,0 +1,1 @@
+"""One cell: preflight, train, evaluate, record."""

@@ -1,0 +1,260 @@
+"""Everything that can be refused is refused here, before a model is loaded."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from osora_bench.benchdata.fetch import refuse_committable
+from osora_bench.benchdata.sets import advice, gated
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.config import chosen
+from osora_bench.planning.grid import Cell, processes, trains
+from osora_bench.training.data import dialogues
+
+MINIMUM_FREE = 200 * 2**20
+"""Bytes a run may need for its adapter, predictions and logs before it can be refused."""
+
+
+def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
+    """Raise UserError with every reason why the cells cannot run now on this machine; or, if it is
+    not `here` that they will run, on others that see its files."""
+    by_data = {json.dumps([c.config["task"], c.config["eval"], trains(c.config)]): c for c in cells}
+    by_trainer = {
+        (c.config["trainer"]["optimizer"], c.config["trainer"]["schedule"]): c for c in cells
+    }
+    by_place = {(c.paths.runs, c.ledger): c for c in cells}
+    problems: dict[str, None] = {}
+    checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
+        (_check_place, list(by_place.values())),
+        (_check_rows, list(by_data.values())),
+        (_check_suite, list(by_data.values())),
+        (_check_optimizer, list(by_trainer.values())),
+        (_check_device, cells if here else []),
+        (_check_tracker, cells if here else []),
+        (_check_weights, cells),
+        (_check_layers, cells),
+        (_check_sharing, [c for c in cells if processes(c.config) > 1]),
+    )
+    for one, over in checks:
+        for cell in over:
+            try:
+                one(cell)
+            except UserError as error:
+                problems.setdefault(str(error))
+    if problems:
+        raise UserError("\n".join(["cannot run:", *problems, *([hint] if hint else [])]))
+
+
+def _check_place(cell: Cell) -> None:
+    for folder in (cell.paths.runs, cell.ledger):
+        check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; raise UserError if nothing can be written there or little is free."""
+    with _writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    free = shutil.disk_usage(folder).free
+    if free < MINIMUM_FREE:
+        raise UserError(
+            f"{folder}: {free >> 20} MiB free on its disk, at least {MINIMUM_FREE >> 20} needed"
+        )
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror})") from error
+
+
+def _check_rows(cell: Cell) -> None:
+    """Training rows: every file that is missing, else what is wrong with the rows."""
+    if not trains(cell.config):
+        return
+    sources = cell.config["task"]["sources"]
+    files = [one["path"] for s in sources for one in (s, s["exclude"]) if one is not None]
+    missing = [line for file in files if (line := _absent(file)) is not None]
+    if missing:
+        raise UserError("\n".join([*missing, _data_folder()]))
+    dialogues(cell.config["task"], cell.config["seed"])
+
+
+def _absent(file: str) -> str | None:
+    """What to say of a data file that is not there; None if it is."""
+    place = paths.data_file(file)
+    return None if place.is_file() else f"{place}: no such file{advice(file)}"
+
+
+def _data_folder() -> str:
+    return f"OSORA_DATA names the data folder (now {paths.data_root()})"
+
+
+def _check_suite(cell: Cell) -> None:
+    check_suite(cell.config["eval"], cell.paths.evaluation, "with runs=")
+
+
+def check_suite(suite: dict[str, Any], folder: Path, how: str) -> None:
+    """Raise UserError if a suite's backend cannot run here or files of it are missing, or if its
+    answers, with the questions, may not lie in `folder`; `how` says by what another is named."""
+    if suite["backend"] == "vllm":
+        from osora_bench.evaluation.vllm_model import check_installed
+
+        check_installed()
+    missing = {
+        f"{dataset['name']}: {line}": dataset["name"]
+        for dataset in chosen(suite)
+        for file in dataset["files"]
+        if (line := _absent(file)) is not None
+    }
+    if missing:
+        told = [*missing, _data_folder()]
+        names = sorted(set(missing.values()))
+        if len(names) < len(chosen(suite)):
+            told.append(f"eval.without=[{','.join(names)}] scores the others")
+        raise UserError("\n".join(told))
+    if any(gated(file) for dataset in chosen(suite) for file in dataset["files"]):
+        refuse_committable(folder / "answers", how)
+
+
+def _check_device(cell: Cell) -> None:
+    import torch
+
+    from osora_bench.models import base
+
+    model, device = cell.config["model"], base.device_of(cell.config)
+    if model["needs_gpu"] and device.type == "cpu" and cell.config["device"] != "cpu":
+        raise UserError(
+            f"model {model['name']}: needs a GPU and torch sees none; device=cpu runs it anyway"
+        )
+    count = processes(cell.config)
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.processes={count}: each takes a GPU of its own, and this machine has "
+            f"{torch.cuda.device_count()}"
+        )
+
+
+def _check_optimizer(cell: Cell) -> None:
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    trainer = cell.config["trainer"]
+    for key, kinds in (("optimizer", OptimizerNames), ("schedule", SchedulerType)):
+        names = [kind.value for kind in kinds]
+        if trainer[key] not in names:
+            raise UserError(unknown(f"trainer.{key}", trainer[key], names))
+
+
+def _check_tracker(cell: Cell) -> None:
+    from osora_bench.pipeline import tracker
+
+    tracker.check(cell.config["tracker"])
+
+
+def _check_weights(cell: Cell) -> None:
+    from osora_bench.models import base
+
+    base.check_weights(cell.config["model"])
+
+
+def _check_layers(cell: Cell) -> None:
+    """Modules that match nothing or that the method cannot adapt; ranks that are too large."""
+    model, method = cell.config["model"], cell.config["method"]
+    if method["peft"] is None:
+        return
+    from osora_bench.models import base, counting
+
+    instantiate(method)
+    start(method)
+    if model["architecture"] is None:
+        base.check_weights(model)  # what is not there has been told already
+    counting.check(cell.config)
+
+
+def _check_sharing(cell: Cell) -> None:
+    """Models and methods whose weights cannot be shared out among processes."""
+    model, method = cell.config["model"], cell.config["method"]
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    from osora_bench.models import base
+
+    where = f"trainer.processes={processes(cell.config)}"
+    if not base.decoder_layers(base.blank(model)):
+        raise UserError(
+            f"{where}: transformers names no layers of {model['name']} that could be shared out"
+        )
+    if method["peft"] is None:
+        return
+    settings = instantiate(method)
+    if settings.is_prompt_learning:
+        raise UserError(
+            f"{where}: method {method['name']} learns a prompt, which PEFT saves from whole "
+            "weights only: trainer.processes=1"
+        )
+    if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type], "update_and_allocate"):
+        raise UserError(
+            f"{where}: method {method['name']} moves ranks between layers while it trains, for "
+            "which it needs them whole: trainer.processes=1"
+        )
+
+
+def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:
+    """Refuse a rank that an adapted layer cannot have, or modules that match nothing.
+
+    Args:
+        skeleton: the model's modules; their shapes are all that is read.
+    """
+    from osora_bench.models import base
+
+    model, method = cfg["model"], cfg["method"]
+    shapes = base.adapted_layers(skeleton, model["target_modules"])
+    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
+    if method["rank_bounded"] and method["rank"] > min(shape):
+        raise UserError(
+            f"{model['name']} {method['name']}: rank {method['rank']} is above min(d_out, d_in) of "
+            f"{name} ({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is "
+            f"{min(shape)}"
+        )
+
+
+def start(method: dict[str, Any]) -> Callable[[Any], None]:
+    """The function that `method.start` names, or one that does nothing.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if method["start"] is None:
+        return lambda _: None
+    from hydra.utils import get_method
+
+    try:
+        named: Callable[[Any], None] = get_method(method["start"])
+    except Exception as error:  # Hydra wraps an ImportError in several others
+        raise UserError(f"method {method['name']}: start: {error}") from error
+    return named
+
+
+def instantiate(method: dict[str, Any]) -> Any:
+    """Build the method's PEFT configuration from its `peft` section.
+
+    Raises:
+        UserError: a class that cannot be imported, or arguments that it refuses.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate as build
+
+    try:
+        # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
+        return build(method["peft"], _convert_="all")
+    except HydraException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"method {method['name']}: {cause}") from error

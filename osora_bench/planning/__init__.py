@@ -1,0 +1,1 @@
+"""Configuration -> cells: types and checks, composition, grids, run ids, states."""

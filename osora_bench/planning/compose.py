@@ -1,0 +1,246 @@
+"""Overrides in, resolved configuration out: Hydra's composition with errors a person can use."""
+
+import copy
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning import config
+
+
+def group_choices(group: str) -> list[str]:
+    """The files of one config group, e.g. every model."""
+    return sorted(p.stem for p in (paths.CONF / group).glob("*.yaml"))
+
+
+def check_overrides(overrides: Sequence[str], also: Collection[str] = ()) -> None:
+    """Refuse an unknown key or group member before Hydra composes anything.
+
+    Hydra names the members of a group but not the keys of a node, and stops at the first.
+
+    Args:
+        also: what may stand among them and is no key of the configuration.
+    """
+    parsed = []
+    for override in overrides:
+        try:
+            parsed.append(_parsed(override))
+        except HydraException as error:
+            raise UserError(f"{override!r} is not KEY=VALUE as Hydra reads it: {error}") from error
+    found = [problem for o in parsed for problem in _override_problems(o, also)]
+    if found:
+        raise UserError("\n".join(found))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
+
+
+def _override_problems(override: Override, also: Collection[str]) -> Iterator[str]:
+    key = override.key_or_group
+    if key in also or key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        return
+    if key in config.GROUPS:
+        value = override.value()
+        members = value.list if isinstance(value, ChoiceSweep) else [value]
+        for member in members:
+            name = str(getattr(member, "text", member))
+            if name not in group_choices(key):
+                yield unknown(key, name, group_choices(key))
+        return
+    node: Any = config.Config
+    walked = ""
+    for part in key.split("."):
+        if not is_dataclass(node):
+            return  # a free-form section, e.g. method.peft: PEFT's own class checks it
+        names = [f.name for f in fields(node)]
+        if part not in names:
+            valid = [f"{walked}{n}" for n in names] + ([] if walked else [*also])
+            yield unknown("key", f"{walked}{part}", valid)
+            return
+        node = get_type_hints(node)[part]
+        walked += f"{part}."
+
+
+@contextmanager
+def composer() -> Iterator[None]:
+    """Make `compose` usable: point Hydra at conf/, whatever an earlier user of Hydra set up."""
+    GlobalHydra.instance().clear()
+    with (
+        without_collecting(),
+        hydra.initialize_config_dir(config_dir=str(paths.CONF), version_base="1.3"),
+    ):
+        yield
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Look for no cycles of garbage: a fifth of the time where a million small objects are made."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def compose(overrides: Sequence[str], where: str) -> DictConfig:
+    """Compose one configuration, unresolved. Call inside `composer()`.
+
+    Hydra composes each distinct choice of files once. Values are set on a copy of it, as Hydra
+    sets them: after the files, in their order.
+
+    Raises:
+        UserError: what Hydra or OmegaConf refused, after `where`.
+    """
+    try:
+        choices = [o for o in overrides if _parsed(o).key_or_group in config.GROUPS]
+        values = [_parsed(o) for o in overrides if o not in choices]
+        if not all(_sets_a_value(value) for value in values):
+            return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
+        cfg = copy.deepcopy(_composed(paths.CONF, tuple(choices)))
+        try:
+            for value in values:
+                OmegaConf.update(cfg, value.key_or_group, value.value(), merge=True)
+        except OmegaConfBaseException:  # Hydra refuses it too, and says what to do about it
+            return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
+        return cfg
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{where}: {with_cause(error)}") from error
+
+
+def with_cause(error: Exception) -> str:
+    """What Hydra says, and what OmegaConf said to it: Hydra itself names only the override."""
+    said = str(error).rstrip()
+    cause = error.__cause__
+    return said if cause is None else f"{said}: {str(cause).partition(chr(10))[0]}"
+
+
+def _sets_a_value(override: Override) -> bool:
+    """`key=value` for one key of a configuration, and nothing more than that."""
+    return (
+        override.type == OverrideType.CHANGE
+        and override.package is None
+        and not override.is_sweep_override()
+        and not override.key_or_group.startswith(("hydra.", "hydra/"))
+    )
+
+
+@lru_cache(maxsize=512)
+def _composed(conf: Path, overrides: tuple[str, ...]) -> DictConfig:
+    """Hydra takes a tenth of a second; a process composes many cells alike. The files are read
+    once: what is edited meanwhile counts from the next start on."""
+    return hydra.compose("config", overrides=list(overrides))
+
+
+def resolve(cfg: DictConfig, where: str) -> dict[str, Any]:
+    """Resolve interpolations into plain data and check it.
+
+    Raises:
+        UserError: a value that is missing, of the wrong type, or against another one.
+    """
+    (resolved,) = vary(cfg, [{}], where)
+    return resolved
+
+
+def vary(
+    cfg: DictConfig, variants: Sequence[Mapping[str, Any]], where: str
+) -> Iterator[dict[str, Any]]:
+    """Set the values of each variant on `cfg`, then resolve and check as `resolve` does.
+
+    What a variant changes is replaced in a copy of the variant before, and interpolations that it
+    could reach are resolved anew; all else is the same plain data in every result, so none may be
+    changed.
+
+    Args:
+        variants: values by dotted key, of the key's type; the keys are the same in all of them.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    try:
+        for resolved in _variants(cfg, variants):
+            config.check(resolved, where)
+            yield resolved
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _variants(cfg: DictConfig, variants: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    before = variants[0]
+    for key, value in before.items():
+        OmegaConf.update(cfg, key, value)
+    resolved = _plain(cfg)
+    yield resolved
+    references = dict(_references(OmegaConf.to_container(cfg)))
+    reachable = {key for key in before if _could_reach(references.values(), key)}
+    for values in variants[1:]:
+        changed = {key: value for key, value in values.items() if value != before[key]}
+        for key, value in changed.items():
+            resolved = _replaced(resolved, tuple(key.split(".")), value)
+            if key in reachable:
+                OmegaConf.update(cfg, key, value)
+        for place in references if reachable & changed.keys() else ():
+            resolved = _replaced(resolved, place, _plain_value(cfg, place))
+        yield resolved
+        before = values
+
+
+Place = tuple[str | int, ...]
+"""Keys and indices from the root of a configuration to a value."""
+
+
+def _references(node: Any, above: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Where in plain unresolved data an interpolation stands, and its text."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _references(value, (*above, key))
+    elif isinstance(node, str) and "${" in node:
+        yield above, node
+
+
+def _could_reach(texts: Collection[str], key: str) -> bool:
+    """Whether interpolations could lead to a key: they name a part of it, or make up what they
+    name as they go."""
+    made_up = any(":" in text or text.count("${") > 1 for text in texts)
+    return made_up or any(part in text for text in texts for part in key.split("."))
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _plain_value(cfg: DictConfig, place: Place) -> Any:
+    node: Any = cfg
+    for key in place:
+        node = node[key]
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    return node
+
+
+def _replaced(node: Any, place: Place, value: Any) -> Any:
+    """Plain data with another value at `place`; what lies beside the way there is shared."""
+    if not place:
+        return value
+    made = node.copy()
+    made[place[0]] = _replaced(node[place[0]], place[1:], value)
+    return made

@@ -1,0 +1,376 @@
+"""Types and cross-field checks of a composed configuration; every value lives in conf/.
+
+A field whose metadata says `identity=False` cannot change a cell's numbers and stays out of
+its run id (names shown in tables, places on disk, how the work is split up).
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from osora_bench.common.errors import UserError, unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+LOSSES = ("text", "answer")
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
+TRACKERS = ("none", "wandb")
+TRACKER_MODES = ("auto", "offline", "online")
+BACKENDS = ("transformers", "vllm")
+DEVICES = ("auto", "cpu", "cuda")
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
+"""They treat every number alone, so that a shard is stepped as in the whole."""
+SHARDED_PRECISIONS = ("float32", "bfloat16")
+"""With float16, processes would have to agree on the scale of the loss: one's overflow is all's."""
+
+
+def shown(default: Any = MISSING) -> Any:
+    """Declare a field that only names or places things: no part of a cell's identity."""
+    return field(default=default, metadata={"identity": False})
+
+
+def later(default: Any) -> Any:
+    """Declare an option that came after the first records: part of a cell's identity only where it
+    is not its default, so that the run ids of those who do not use it stay."""
+    return field(default=default, metadata={"later": True})
+
+
+@dataclass
+class ModelConfig:
+    """A base model: a hub id, a local folder, or `pkg://package/folder` inside a package.
+
+    `architecture` is the part of config.json that fixes every weight's shape: parameters are
+    counted from it without any file, and a folder that holds something else is refused.
+    """
+
+    name: str = shown()
+    label: str = shown()
+    licence: str | None = shown(None)
+    gated: bool = shown(False)  # the hub hands the weights to those only who accepted the licence
+    architecture: dict[str, Any] | None = field(default=None, metadata={"identity": False})
+    path: str = MISSING
+    revision: str | None = MISSING
+    dtype: str = MISSING
+    chat: bool = MISSING
+    target_modules: list[str] = MISSING
+    needs_gpu: bool = shown()
+
+
+@dataclass
+class MethodConfig:
+    """A fine-tuning method: any PEFT configuration class; without one (`peft: null`) nothing is
+    trained, or with `full` every weight of the base model. `start` names a function that is given
+    the fresh PEFT model, for a start that the configuration class does not offer."""
+
+    name: str = shown()
+    label: str = shown()
+    rank: int | None = shown()  # it counts as what `peft` makes of it
+    rank_bounded: bool = shown()
+    peft: dict[str, Any] | None = MISSING
+    full: bool = False
+    start: str | None = None
+
+
+@dataclass
+class ExcludeConfig:
+    """Rows to leave out: those whose `column` has a value that the same column of `path` has."""
+
+    path: str = MISSING
+    rows: int = MISSING
+    column: str = MISSING
+
+
+@dataclass
+class SourceConfig:
+    """One file of training rows (JSON lines, JSON list or CSV) and how a row becomes a dialogue.
+
+    `prompt` and `response` are `str.format` templates over the row's columns. Where `options`
+    names columns (the right answer first), they are shuffled by the seed into {A}, {B}, ... and
+    {answer} is the letter of the right one. `rows` is what the file holds; `first` takes only
+    its first so many.
+    """
+
+    path: str = MISSING
+    rows: int = MISSING
+    prompt: str = MISSING
+    response: str = MISSING
+    options: list[str] | None = None
+    first: int | None = None
+    exclude: ExcludeConfig | None = None
+
+
+@dataclass
+class TaskConfig:
+    """What a cell trains on: the sources together, `max_rows` of them drawn by the seed.
+
+    `validation_rows` of them, the same for every seed, are kept out of training; the loss on them
+    at its end is in the record, to choose settings by. `warning` is said wherever the task is run
+    or its results are shown.
+    """
+
+    name: str = shown()
+    label: str = shown()
+    sources: list[SourceConfig] = MISSING
+    loss_on: str = MISSING
+    max_length: int = MISSING
+    max_rows: int | None = MISSING
+    validation_rows: int | None = later(None)
+    warning: str | None = shown(None)
+
+
+@dataclass
+class DatasetConfig:
+    """One OpenCompass dataset: `config` is the name of a configuration that OpenCompass ships
+    (`gsm8k_gen_1d7fe4`), or a dotted path `module:variable` to a list of our own. `abbr` is what
+    the dataset is called there, if not `name`: a suite may score one set in two ways. `metric` is
+    the number in its evaluator's result that is 100 k / n.
+
+    `questions` is the number that the full set has; `limit` asks for the first so many only.
+    `files` are what must lie in the data folder before anything runs. `split` and `shots` (worked
+    examples in the prompt) say what `config` does; a test holds `shots` against it.
+    """
+
+    name: str = MISSING
+    label: str = shown()
+    config: str = MISSING
+    questions: int = MISSING
+    files: list[str] = MISSING
+    split: str | None = shown(None)
+    shots: int | None = shown(None)
+    max_out_len: int | None = None
+    limit: int | None = None
+    abbr: str | None = later(None)
+    metric: str = later("accuracy")
+
+
+@dataclass
+class EvalConfig:
+    """A suite of OpenCompass datasets.
+
+    `max_out_len` bounds the new tokens of an answer, also where a dataset's configuration has more.
+    `limit` asks for so many questions of each set, evenly spread over it (`asked`). `without` names
+    sets that are not to be scored; they stay blank, and so does an average over them. `batch_size`
+    is the most rows of a batch (null: as many as the memory holds). `merge` adds the adapter into
+    the base weights before evaluating, which rounds it to their precision. `backend` is
+    `transformers`, or `vllm` on a GPU where that is installed.
+    """
+
+    name: str = shown()
+    label: str = shown()
+    datasets: list[DatasetConfig] = MISSING
+    max_out_len: int = MISSING
+    limit: int | None = later(None)
+    without: list[str] | None = later(None)  # noqa: RUF009 (a field is made anew at each call)
+    batch_size: int | None = shown(None)
+    merge: bool = later(False)
+    backend: str = later("transformers")
+
+
+@dataclass
+class TrainerConfig:
+    """Optimisation. `batch_size` is the effective one; `micro_batch_size` rows fit in memory.
+    `checkpoint_minutes` lie between two checkpoints; null: one is written on a signal only.
+    `processes` share the weights, each on a GPU of its own (docs/fsdp.md); 1: nothing is shared."""
+
+    learning_rate: float = MISSING
+    batch_size: int = MISSING
+    epochs: float = MISSING
+    max_steps: int | None = MISSING
+    warmup_ratio: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    optimizer: str = MISSING
+    max_grad_norm: float = MISSING
+    precision: str = MISSING
+    micro_batch_size: int = shown()
+    gradient_checkpointing: bool = shown()
+    checkpoint_minutes: float | None = shown(10.0)
+    processes: int = shown(1)
+
+
+@dataclass
+class TrackerConfig:
+    """Where live curves go; a record never depends on it. `mode` `auto`: online where the user is
+    logged in. Runs are grouped by `group`: an experiment's cells by its name."""
+
+    report_to: str = MISSING
+    project: str | None = None
+    group: str | None = None
+    mode: str = "auto"
+
+
+@dataclass
+class Config:
+    """One cell: model x method x rank x task x seed, and where its results go."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = MISSING
+    tuning: dict[str, Any] | None = None  # the rates that were tried, with losses and run ids
+    device: str = MISSING
+    ledger: str = MISSING
+    runs: str = MISSING
+
+
+GROUPS = ("model", "method", "task", "eval", "trainer", "tracker")
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def identity_of(node: dict[str, Any], cls: type) -> dict[str, Any]:
+    """The part of a section `node` of type `cls` that can change a cell's numbers."""
+    return {
+        f.name: node[f.name]
+        for f in _counted(cls)
+        if f.name in node and not (f.metadata.get("later") and node[f.name] == f.default)
+    }
+
+
+@cache
+def _counted(cls: type) -> list[dataclasses.Field[Any]]:
+    fields = (f for f in dataclasses.fields(cls) if f.metadata.get("identity", True))
+    return sorted(fields, key=lambda f: f.name)
+
+
+def asked(suite: dict[str, Any], dataset: dict[str, Any]) -> range:
+    """The positions of the questions that are asked of a set: all, the first so many (the set's own
+    `limit`), or so many evenly spread over it (the suite's)."""
+    everything = range(dataset["questions"])
+    if dataset["limit"] is not None:
+        return everything[: dataset["limit"]]
+    limit = suite.get("limit")  # not in records from before there was one
+    if limit is None or limit >= len(everything):
+        return everything
+    return everything[:: len(everything) // limit][:limit]
+
+
+def chosen(suite: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sets of a suite that are to be scored."""
+    without = suite.get("without") or ()  # not in records from before it was there
+    return [d for d in suite["datasets"] if d["name"] not in without]
+
+
+def problems(cfg: dict[str, Any]) -> list[str]:
+    """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
+    method, task, suite, trainer = cfg["method"], cfg["task"], cfg["eval"], cfg["trainer"]
+    found = [
+        unknown(key, str(value), choices)
+        for key, value, choices in (
+            ("model.dtype", cfg["model"]["dtype"], DTYPES),
+            ("task.loss_on", task["loss_on"], LOSSES),
+            ("trainer.schedule", trainer["schedule"], SCHEDULES),
+            ("trainer.precision", trainer["precision"], DTYPES),
+            ("eval.backend", suite["backend"], BACKENDS),
+            ("tracker.report_to", cfg["tracker"]["report_to"], TRACKERS),
+            ("tracker.mode", cfg["tracker"]["mode"], TRACKER_MODES),
+            ("device", cfg["device"], DEVICES),
+        )
+        if value not in choices
+    ]
+    found += _method_problems(method)
+    at_least_one = {
+        "trainer.batch_size": trainer["batch_size"],
+        "trainer.micro_batch_size": trainer["micro_batch_size"],
+        "trainer.processes": trainer["processes"],
+        "task.max_length": task["max_length"],
+        "task.max_rows": task["max_rows"],
+        "task.validation_rows": task["validation_rows"],
+        "trainer.max_steps": trainer["max_steps"],
+        "eval.max_out_len": suite["max_out_len"],
+        "eval.batch_size": suite["batch_size"],
+        "eval.limit": suite["limit"],
+        **{f"eval.datasets.{d['name']}.limit": d["limit"] for d in suite["datasets"]},
+    }
+    found += [
+        f"{key}={value}: must be at least 1"
+        for key, value in at_least_one.items()
+        if value is not None and value < 1
+    ]
+    minutes = trainer["checkpoint_minutes"]
+    if minutes is not None and not 0 <= minutes < math.inf:
+        found.append(f"trainer.checkpoint_minutes={minutes}: must be at least 0, or null")
+    found += [
+        f"eval.datasets.{d['name']}.limit={d['limit']}: the set has {d['questions']} questions"
+        for d in suite["datasets"]
+        if d["limit"] is not None and d["limit"] > d["questions"]
+    ]
+    names = [d["name"] for d in suite["datasets"]]
+    found += [
+        f"eval.datasets: two sets are called {name!r}; tell them apart by `name`, with `abbr` for "
+        "what OpenCompass calls them"
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    found += [
+        unknown("set in eval.without", n, names) for n in suite["without"] or () if n not in names
+    ]
+    if suite["without"] == []:
+        found.append("eval.without=[]: name a set, or leave it null")
+    if names and not chosen(suite):
+        found.append("eval.without leaves no set to score")
+    if not names and task["validation_rows"] is None:
+        found.append(
+            f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "
+            "task.validation_rows hold rows out (which `rates` in an experiment need)"
+        )
+    found += _sharing_problems(trainer)
+    if not trainer["learning_rate"] > 0:
+        found.append(f"trainer.learning_rate={trainer['learning_rate']}: must be above 0")
+    if trainer["max_steps"] is None and not trainer["epochs"] > 0:
+        found.append(f"trainer.epochs={trainer['epochs']}: must be above 0")
+    if not cfg["model"]["target_modules"]:
+        found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
+    found += [f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not cfg[key]]
+    if not 0 <= cfg["seed"] < 2**32:
+        found.append(f"seed={cfg['seed']}: must be between 0 and 2**32 - 1")
+    return found
+
+
+def _sharing_problems(trainer: dict[str, Any]) -> list[str]:
+    """Of how an optimiser step's rows and the weights are shared out."""
+    count, found = trainer["processes"], []
+    if trainer["batch_size"] % max(trainer["micro_batch_size"] * count, 1):
+        by = f" x trainer.processes={count}" if count > 1 else ""
+        found.append(
+            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
+            f"trainer.micro_batch_size={trainer['micro_batch_size']}{by}"
+        )
+    for key, choices in (("optimizer", SHARDED_OPTIMIZERS), ("precision", SHARDED_PRECISIONS)):
+        if count > 1 and trainer[key] not in choices:
+            found.append(
+                f"trainer.{key}={trainer[key]} cannot be shared by trainer.processes={count}; "
+                f"what can: {', '.join(choices)}"
+            )
+    return found
+
+
+def _method_problems(method: dict[str, Any]) -> list[str]:
+    rank = method["rank"]
+    if method["full"] and method["peft"] is not None:
+        return [f"method {method['name']}: full=true trains every weight; it takes no peft section"]
+    if rank is None:
+        return []
+    if rank < 1:
+        return [f"method.rank={rank} for {method['name']}: a rank is at least 1"]
+    if method["peft"] is None:
+        return [f"method.rank={rank}: method {method['name']!r} has no adapter, so no rank"]
+    if rank not in method["peft"].values():
+        return [
+            f"method.rank={rank} has no effect: conf/method/{method['name']}.yaml does not use "
+            "${method.rank} in its peft section"
+        ]
+    return []
+
+
+def check(cfg: dict[str, Any], where: str) -> None:
+    """Raise UserError with every problem of the configuration `where` at once."""
+    found = problems(cfg)
+    if found:
+        raise UserError(f"{where}: " + "\n  ".join(["cannot run", *found]))

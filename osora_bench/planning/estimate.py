@@ -1,0 +1,240 @@
+"""Hours and memory that a cell is expected to take: from records of its like, else from its size.
+
+An estimate is not a measurement and never enters a record. Imports no torch.
+"""
+
+import functools
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from osora_bench.common import paths
+from osora_bench.planning import config
+from osora_bench.planning.grid import Cell, processes, trains
+
+GPU_RATE = 0.4 * 989e12
+"""Operations a second where a model needs a GPU: 40 % of an H100's bfloat16 peak, assumed."""
+TOKENS_A_CHARACTER = 0.25
+QUESTION_TOKENS, SHOT_TOKENS, ANSWER_TOKENS = 100, 150, 150
+"""Of a question, a worked example and an answer, where nothing better is known."""
+OPTIONS = 3
+"""How often a question is read whose options are scored by perplexity."""
+LIBRARIES = 1.5e9
+"""Bytes of the process without any model."""
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SAMPLED_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hours and gigabytes (1e9) of a cell, whether they come from records of its like, and the
+    hours of its training alone."""
+
+    hours: float
+    gigabytes: float
+    measured: bool
+    training: float
+
+    def __str__(self) -> str:
+        source = "as before" if self.measured else "estimated"
+        return f"~{duration(self.hours)}, {self.gigabytes:.1f} GB {source}"
+
+
+def duration(hours: float) -> str:
+    """`40 s`, `12 min`, `1.3 h` or `25 h`."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    if hours < 1:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Medians of what the training or the evaluation of cells took that have it in common."""
+
+    hours: float
+    gigabytes: float
+
+
+Known = dict[str, Part]
+"""By `_training` or `_evaluation` of a configuration."""
+
+
+def _training(cfg: Mapping[str, Any]) -> str:
+    """What trainings that cost about the same have in common: all but method, rank, rate, seed."""
+    trainer = {k: v for k, v in cfg["trainer"].items() if k not in ("learning_rate", "schedule")}
+    if trainer.get("processes") == 1:
+        del trainer["processes"]  # which older records do not have
+    rows = [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]]
+    what = [*_model(cfg), cfg["method"]["full"], rows, cfg["task"]["loss_on"], trainer]
+    return json.dumps(what, sort_keys=True)
+
+
+def _evaluation(cfg: Mapping[str, Any]) -> str:
+    """What evaluations that cost about the same have in common."""
+    asked = [
+        (d["name"], d["config"], len(config.asked(cfg["eval"], d)), d["max_out_len"])
+        for d in config.chosen(cfg["eval"])
+    ]
+    return json.dumps([*_model(cfg), asked, cfg["eval"]["max_out_len"]], sort_keys=True)
+
+
+def _model(cfg: Mapping[str, Any]) -> tuple[str, str]:
+    return cfg["model"]["name"], cfg["model"]["dtype"]
+
+
+def measured(records: Iterable[Mapping[str, Any]]) -> Known:
+    """What the trainings and the evaluations of records took."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        cost, cfg = record["measured"], record["config"]
+        seconds, gigabytes = cost["seconds"], cost["peak_memory_mb"] * 2**20 / 1e9
+        if not seconds:  # it stopped before its end
+            continue
+        rest = seconds["total"] - seconds["train"]
+        groups.setdefault(_evaluation(cfg), []).append((rest / 3600, gigabytes))
+        if trains(dict(cfg)):
+            groups.setdefault(_training(cfg), []).append((seconds["train"] / 3600, gigabytes))
+    return {
+        key: Part(*(statistics.median(values) for values in zip(*costs, strict=True)))
+        for key, costs in groups.items()
+    }
+
+
+def of(cell: Cell, known: Known) -> Estimate | None:
+    """A cell's estimate: its training and its evaluation each as before, or by its size; None for
+    an architecture whose size is not known here."""
+    cfg = cell.config
+    training = known.get(_training(cfg)) if trains(cfg) else Part(0.0, 0.0)
+    evaluation = known.get(_evaluation(cfg))
+    as_before = training is not None and evaluation is not None
+    if training is None or evaluation is None:
+        sized = _by_size(cfg)
+        if sized is None:
+            return None
+        training, evaluation = training or sized[0], evaluation or sized[1]
+    gigabytes = max(training.gigabytes, evaluation.gigabytes)
+    return Estimate(training.hours + evaluation.hours, gigabytes, as_before, training.hours)
+
+
+def _by_size(cfg: dict[str, Any]) -> tuple[Part, Part] | None:
+    """Training and evaluation of a model whose architecture is known, by its operations."""
+    shape = _shape(cfg["model"])
+    if shape is None:
+        return None
+    size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
+    training = _training_operations(cfg, size) if trains(cfg) else 0.0
+    tokens = sum(_tokens(d, cfg["eval"]) for d in config.chosen(cfg["eval"]))
+    alone = BYTES[cfg["model"]["dtype"]] * size + LIBRARIES
+    return (
+        Part(training / processes(cfg) / rate / 3600, _bytes(cfg, shape, size) / 1e9),
+        Part(2 * size * tokens / rate / 3600, alone / 1e9),
+    )
+
+
+def precision(suite: Mapping[str, Any]) -> tuple[int, float]:
+    """How many questions a suite asks, and the standard error of its Avg. in points, for want of
+    questions alone and where it is largest: with one half of each set right."""
+    counts = [len(config.asked(dict(suite), d)) for d in config.chosen(dict(suite))]
+    if not counts:
+        return 0, 0.0
+    variance = sum(0.25 / n for n in counts) / len(counts) ** 2
+    return sum(counts), 100 * math.sqrt(variance)
+
+
+def _shape(model: dict[str, Any]) -> dict[str, Any] | None:
+    shape = model["architecture"]
+    if shape is None:
+        place = paths.resolve(model["path"])
+        file = None if place is None else place / "config.json"
+        if file is None or not file.is_file():
+            return None
+        shape = json.loads(file.read_text(encoding="utf-8"))
+    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return shape if all(key in shape for key in (*needed, "vocab_size")) else None
+
+
+def _parameters(shape: dict[str, Any]) -> float:
+    """Of a Llama-like model; exact but for norms and biases."""
+    hidden = shape["hidden_size"]
+    head = shape.get("head_dim") or hidden // shape["num_attention_heads"]
+    groups = shape.get("num_key_value_heads") or shape["num_attention_heads"]
+    attention = 2 * hidden * head * (shape["num_attention_heads"] + groups)
+    layer = attention + 3 * hidden * shape["intermediate_size"]
+    embeddings = 1 if shape.get("tie_word_embeddings") else 2
+    return float(layer * shape["num_hidden_layers"] + embeddings * hidden * shape["vocab_size"])
+
+
+def _training_operations(cfg: dict[str, Any], size: float) -> float:
+    """Forward, backward to the activations, the forward pass again where it is recomputed, and
+    the weights' gradients where all are trained."""
+    trainer, task = cfg["trainer"], cfg["task"]
+    rows = sum(s["first"] or s["rows"] for s in task["sources"])
+    rows = rows if task["max_rows"] is None else min(rows, task["max_rows"])
+    steps = trainer["max_steps"] or math.ceil(rows * trainer["epochs"] / trainer["batch_size"])
+    tokens = steps * trainer["batch_size"] * _row_tokens(json.dumps(task["sources"]), task)
+    passes = 4 + 2 * trainer["gradient_checkpointing"] + 2 * cfg["method"]["full"]
+    return float(passes * size * tokens)
+
+
+def _row_tokens(sources: str, task: dict[str, Any]) -> float:
+    longest = float(task["max_length"])
+    return min(longest, _sampled_tokens(sources) or longest / 2)
+
+
+@functools.cache
+def _sampled_tokens(sources: str) -> float | None:
+    """Mean tokens of a training row, by the characters of the first rows; None without the file."""
+    source = json.loads(sources)[0]
+    place = paths.data_file(source["path"])
+    if place.suffix != ".jsonl" or not place.is_file():
+        return None
+    with place.open(encoding="utf-8") as file:
+        lines = [line for line, _ in zip(file, range(SAMPLED_ROWS), strict=False)]
+    return TOKENS_A_CHARACTER * statistics.mean(map(len, lines)) if lines else None
+
+
+def _tokens(dataset: dict[str, Any], suite: dict[str, Any]) -> float:
+    questions = len(config.asked(suite, dataset))
+    if "_ppl_" in dataset["config"]:
+        return float(OPTIONS * questions * QUESTION_TOKENS)
+    answer = min(ANSWER_TOKENS, dataset["max_out_len"] or suite["max_out_len"])
+    return float(questions * (QUESTION_TOKENS + SHOT_TOKENS * (dataset["shots"] or 0) + answer))
+
+
+def _bytes(cfg: dict[str, Any], shape: dict[str, Any], size: float) -> float:
+    """Weights, gradients and optimiser of what is trained, activations of one micro-batch; where
+    processes share the training, of the process that needs most: one evaluates the whole model."""
+    trainer = cfg["trainer"]
+    state = 12 * size if cfg["method"]["full"] else 0.0
+    kept = 2 if trainer["gradient_checkpointing"] else 16  # tensors of (tokens, hidden) a layer
+    tokens = trainer["micro_batch_size"] * cfg["task"]["max_length"] * trains(cfg)
+    activations = (
+        tokens
+        * 4
+        * (kept * shape["hidden_size"] * shape["num_hidden_layers"] + 2 * shape["vocab_size"])
+    )
+    weights = BYTES[cfg["model"]["dtype"]] * size
+    return float(max(weights, (weights + state) / processes(cfg) + activations) + LIBRARIES)
+
+
+@functools.cache
+def _rate(gpu: bool) -> float:
+    """Operations a second: assumed for a GPU, measured on this machine's processor."""
+    if gpu:
+        return GPU_RATE
+    size, best = 768, math.inf
+    a = np.ones((size, size), dtype=np.float32)
+    for _ in range(3):
+        started = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - started)
+    efficiency = 0.5  # a whole model beside one large product, as measured with SmolLM2
+    return efficiency * 2 * size**3 / best

@@ -1,0 +1,142 @@
+"""The files of experiments/: what they may say, and reading them with what they include."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError, unknown
+
+
+@dataclass
+class Block:
+    """A product of choices; `set` overrides values for all its cells.
+
+    Of `rates` each model, method and rank takes the learning rate that gives the lowest loss on the
+    task's `validation_rows`, tried with the experiment's first seed (`tuned_seed`: with that one)
+    at its own rank (`tuned_rank`: at that one).
+    """
+
+    model: list[str]
+    method: list[str]
+    rank: list[int] | None = None
+    seed: list[int] | None = None
+    rates: list[float] | None = None
+    tuned_rank: int | None = None
+    tuned_seed: int | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Include:
+    """The blocks of another experiment, or those cells of them that the lists name, as that
+    experiment sets them, but for the ranks and seeds given here and what `set` says otherwise.
+    Learning rates stay those that it chooses, at its own rank and seed."""
+
+    experiment: str
+    model: list[str] | None = None
+    method: list[str] | None = None
+    rank: list[int] | None = None
+    seed: list[int] | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TableSpec:
+    """One table of an experiment; what the fields mean stands in tabulate.py."""
+
+    layout: str
+    title: str
+    params: bool = False
+    methods: list[str] | None = None
+    select: list[dict[str, Any]] | None = None
+    eval: str | None = None  # the suite whose cells are shown, where there are several
+    baseline: str | None = None
+    columns: list[str] | None = None
+    headings: dict[str, str] = field(default_factory=dict)
+    reference: str | None = None
+
+
+@dataclass
+class FigureSpec:
+    """One figure of an experiment; what the kinds are stands in report.py."""
+
+    kind: str
+    title: str
+    methods: list[str] | None = None
+    reference: str | None = None
+
+
+@dataclass
+class Experiment:
+    """One file of experiments/: the grid of one artefact and how it is shown.
+
+    With `trains: false` the grid is only counted or listed: there is nothing to run.
+    """
+
+    title: str
+    seed: list[int]
+    include: list[Include] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+    full: dict[str, Any] = field(default_factory=dict)  # set by scale=full, on top of `set`
+    tables: dict[str, TableSpec] = field(default_factory=dict)
+    figures: dict[str, FigureSpec] = field(default_factory=dict)
+    trains: bool = True
+    hint: str | None = None  # printed where the experiment cannot run on this machine
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read experiments/<name>.yaml with the blocks of those that it includes.
+
+    Raises:
+        UserError: no such file, a key or value that the schema does not know, or nothing in it.
+    """
+    place = paths.experiment_file(name)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(place))
+        loaded = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"experiments/{place.name}: {error}") from error
+    assert isinstance(loaded, Experiment)
+    included = [block for part in loaded.include for block in _included(part, place.name)]
+    loaded.blocks = included + loaded.blocks
+    if not any(block.model and block.method for block in loaded.blocks):
+        raise UserError(f"experiments/{place.name}: no blocks with a model and a method: no cells")
+    for part in reversed(loaded.include):
+        loaded.full = {**load_experiment(part.experiment).full, **loaded.full}
+    return loaded
+
+
+def _included(part: Include, where: str) -> list[Block]:
+    """The blocks that an include brings, with all that their own experiment sets."""
+    other = load_experiment(part.experiment)
+    for kind, wanted in (("model", part.model), ("method", part.method)):
+        there = {name for block in other.blocks for name in getattr(block, kind)}
+        for name in set(wanted or ()) - there:
+            raise UserError(f"experiments/{where}: {unknown(f'included {kind}', name, there)}")
+    blocks = []
+    for block in other.blocks:
+        block.model = [m for m in block.model if part.model is None or m in part.model]
+        block.method = [m for m in block.method if part.method is None or m in part.method]
+        block.set = {**other.set, **block.set, **part.set}
+        if block.rates is not None:
+            block.tuned_seed = other.seed[0] if block.tuned_seed is None else block.tuned_seed
+            if part.rank is not None and block.tuned_rank is None:
+                block.tuned_rank = _only_rank(block, part.experiment)
+        block.seed = part.seed or block.seed or other.seed
+        block.rank = part.rank or block.rank
+        blocks += [block] if block.model and block.method else []
+    return blocks
+
+
+def _only_rank(block: Block, experiment: str) -> int:
+    if block.rank is None or len(block.rank) != 1:
+        raise UserError(
+            f"experiments/{experiment}.yaml: rates are chosen at one rank where another experiment "
+            f"takes them for its own ranks; {block.method} has {block.rank}"
+        )
+    return block.rank[0]

@@ -1,0 +1,1 @@
+"""What a cell leaves for good, and which code made it."""

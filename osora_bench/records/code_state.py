@@ -1,0 +1,88 @@
+"""The code that runs: its commit and how the files differ from it."""
+
+import hashlib
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError
+
+CHANGED = "OSORA_CHANGED_SINCE_PLAN"
+"""Set in a process that was told to run other code than its sweep was started with."""
+SOURCES = ("osora_bench", "conf")
+"""Folders whose files take part in a run also where git does not track them."""
+
+
+def _git(*arguments: str) -> bytes:
+    """What a git command prints.
+
+    Raises:
+        UserError: it fails.
+        FileNotFoundError: there is no git on this machine.
+    """
+    done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, check=False)
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="replace").strip()
+        raise UserError(f"git {' '.join(arguments)} fails, so the code is not known: {why}")
+    return done.stdout
+
+
+def _commit() -> str | None:
+    """HEAD; None outside a checkout, or without git."""
+    try:
+        return _git("rev-parse", "HEAD").decode().strip()
+    except (UserError, FileNotFoundError):
+        return None
+
+
+def look() -> dict[str, Any]:
+    """The commit, a hash of its files, whether the files here differ from it, and a hash of how;
+    outside a checkout no commit, and a hash of the package and its configuration.
+
+    What runs write themselves (results/) does not count. Files that git does not track count where
+    runs take them from (`SOURCES`).
+    """
+    commit = _commit()
+    if commit is None:
+        return {"commit": None, "tree": None, "dirty": None, "diff": _content()}
+    listed = _git("ls-tree", "HEAD").splitlines()
+    tree = b"\n".join(line for line in listed if not line.endswith(b"\tresults"))
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
+    changes = _git("diff", *plain, "HEAD", "--", ".", ":(exclude)results") + _untracked()
+    return {
+        "commit": commit,
+        "tree": hashlib.sha256(tree).hexdigest(),
+        "dirty": bool(changes),
+        "diff": hashlib.sha256(changes).hexdigest() if changes else None,
+    }
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two looks saw the same files; a commit that adds records only changes none."""
+    return all(one.get(key) == other.get(key) for key in ("tree", "diff"))
+
+
+def _untracked() -> bytes:
+    """A line for each file that git neither tracks nor ignores, with its content's hash."""
+    listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES)
+    names = sorted(os.fsdecode(name) for name in listed.split(b"\0") if name)
+    files = [(name, paths.ROOT / name) for name in names if (paths.ROOT / name).is_file()]
+    lines = (f"{name} {hashlib.sha256(p.read_bytes()).hexdigest()}\n" for name, p in files)
+    return os.fsencode("".join(lines))
+
+
+def _content() -> str:
+    digest = hashlib.sha256()
+    for root, pattern in ((Path(__file__).parents[1], "*.py"), (paths.CONF, "*.yaml")):
+        for path in sorted(root.rglob(pattern)):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def code() -> dict[str, Any]:
+    """The code of this process: what it has imported stays as it is, so this is asked once."""
+    return look()

@@ -1,0 +1,58 @@
+"""Where a record comes from: commit, dirty flag, versions of what computes, hardware."""
+
+import importlib.metadata
+import os
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+
+from osora_bench.records.code_state import CHANGED, code
+
+PACKAGES = (
+    "osora-bench",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "datasets",
+    "opencompass",
+    "numpy",
+)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that take part in the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What ran, as far as it can change round-off, and how many processes shared its training."""
+    shared = {"processes": processes} if processes > 1 else {}
+    return {**_device(device), **shared}
+
+
+def _device(device: torch.device) -> dict[str, Any]:
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return {
+        "device": f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Everything above, for a record, with a mark where a sweep's code changed under it."""
+    changed = {"changed_since_plan": True} if CHANGED in os.environ else {}
+    ran_on = hardware(device, processes)
+    ours = {key: code()[key] for key in ("commit", "dirty", "diff")}
+    return {"code": ours, "versions": versions(), "hardware": ran_on, **changed}

@@ -1,0 +1,67 @@
+"""The committed ledger -> results/tables, results/figures, and the tables inside the pages.
+
+A page (README.md, RESULTS.md) holds a table between two comments, and what stands there is made
+from the ledger like any other:
+
+    <!-- table EXPERIMENT/TABLE -->
+    <!-- end -->
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.experiments import Experiment, load_experiment
+from osora_bench.planning.grid import Cell, expansion
+from osora_bench.reporting import render, tabulate
+from osora_bench.reporting.figures import draw
+
+PAGES = ("README.md", "RESULTS.md")
+PLACE = re.compile(r"(<!-- table (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
+    """Write everything that the committed ledger gives below `root`; return the files.
+
+    Raises:
+        UserError: a page asks for a table that no experiment with records has.
+    """
+    written: list[Path] = []
+    texts: dict[str, str] = {}
+    for name, experiment, cells in committed():
+        tables, _ = tabulate.build(experiment, cells)
+        written += render.write(tables, root / "results" / "tables" / name)
+        texts |= {f"{name}/{table.name}": render.markdown(table) for table in tables}
+        if figures and experiment.figures:
+            written += draw(experiment, cells, root / "results" / "figures" / name)
+    for page in PAGES:
+        if (paths.ROOT / page).is_file():
+            text = (paths.ROOT / page).read_text(encoding="utf-8")
+            (root / page).write_text(_filled(text, texts, page), encoding="utf-8")
+            written.append(root / page)
+    return written
+
+
+def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
+    """The experiments that have a record in results/ledger, with their cells."""
+    ledger = paths.RESULTS / "ledger"
+    there = {path.stem for path in ledger.glob("*.json")}
+    for place in sorted(paths.EXPERIMENTS.glob("*.yaml")):
+        experiment = load_experiment(place.stem)
+        if not experiment.trains or str(experiment.set.get("ledger")) != "results/ledger":
+            continue
+        cells = expansion(place.stem, [f"ledger={ledger}"]).everything
+        if any(cell.run_id in there for cell in cells):
+            yield place.stem, experiment, cells
+
+
+def _filled(text: str, texts: dict[str, str], page: str) -> str:
+    def table(found: re.Match[str]) -> str:
+        name = f"{found[2]}/{found[3]}"
+        if name not in texts:
+            raise UserError(f"{page}: {unknown('table', name, texts)}")
+        return f"{found[1]}{texts[name]}{found[4]}"
+
+    return PLACE.sub(table, text)

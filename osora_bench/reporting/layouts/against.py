@@ -1,0 +1,149 @@
+"""What the paper does not show: which rate was chosen for a method, and whether methods differ.
+
+Layouts, beside those of tabulate.py:
+    tuning   rows method, columns learning rate, the value is the loss on the held-out rows
+    against  rows method: how far the Avg. of `baseline` is from the method's, question by question
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.grid import trains
+from osora_bench.records.record import unpack
+from osora_bench.reporting.numbers import CENT
+from osora_bench.reporting.render import Table
+
+if TYPE_CHECKING:
+    from osora_bench.planning.experiments import TableSpec
+    from osora_bench.reporting.tabulate import Row
+
+NORMAL_95 = 1.96
+"""Standard errors on each side that hold 95 % of a normal distribution."""
+
+
+def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
+    """The loss on held-out rows by method and learning rate; the lowest of a method in bold."""
+    from osora_bench.reporting.tabulate import NOT_IN_GRID, scientific
+
+    found: dict[str, dict[float, str]] = {}
+    for row in rows:
+        config = row.cell.config
+        label = f"{config['method']['label']}, r = {config['method']['rank']}"
+        losses = [validation["loss"] for validation in _validations(row)]
+        loss = f"{np.mean(losses):.4f}" if losses else "diverged" if row.runs else ""
+        found.setdefault(label, {})[config["trainer"]["learning_rate"]] = loss
+    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+    frame = pd.DataFrame(
+        [[label, *(by.get(rate, NOT_IN_GRID) for rate in rates)] for label, by in found.items()],
+        columns=["Method", *map(scientific, rates)],
+    )
+    losses_only = frame.iloc[:, 1:].apply(pd.to_numeric, errors="coerce")
+    best = losses_only.eq(losses_only.min(axis="columns"), axis="index")
+    best.insert(0, "Method", False)
+    sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
+    notes = [
+        f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
+        for count, tokens in sorted(sizes)
+    ]
+    return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
+
+
+def _validations(row: "Row") -> list[dict[str, Any]]:
+    """Of the runs that have a loss: one that diverged has none."""
+    return [r["training"]["validation"] for r in row.runs if "diverged" not in r["training"]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two methods' Avg., in points, with its standard error."""
+
+    points: float
+    error: float
+
+    @property
+    def low(self) -> float:
+        return self.points - NORMAL_95 * self.error
+
+    @property
+    def high(self) -> float:
+        return self.points + NORMAL_95 * self.error
+
+    @property
+    def outcome(self) -> str:
+        """What the 95 % interval says of the first method."""
+        return "wins" if self.low > 0 else "loses" if self.high < 0 else "ties"
+
+
+def difference(one: "Row", other: "Row") -> Difference:
+    """Avg. of one method less the other's, over the seeds of each.
+
+    Both answered the same questions, so each question's difference is taken first, of its rates of
+    right answers over the seeds: what makes a question hard for both falls out. The variance of
+    Avg. is that of the questions' differences, and on top that of each method's Avg. between its
+    seeds.
+    """
+    gaps, variances = [], []
+    for name in one.datasets:
+        gap = _rights(one, name).mean(axis=0) - _rights(other, name).mean(axis=0)
+        gaps.append(gap.mean())
+        variances.append(gap.var(ddof=1) / gap.size)
+    count = len(gaps)
+    variance = sum(variances) / count**2 + _between_seeds(one) + _between_seeds(other)
+    return Difference(100 * float(np.mean(gaps)), 100 * sqrt(variance))
+
+
+def _rights(row: "Row", dataset: str) -> Any:
+    """Right (1) or wrong (0), seeds x questions."""
+    scores = [run["scores"][dataset] for run in row.runs]
+    return np.array([unpack(s["right"], s["n"]) for s in scores], dtype=float)
+
+
+def _between_seeds(row: "Row") -> float:
+    """Variance of the mean over seeds of Avg.; of one seed, none is known."""
+    averages = np.mean([_rights(row, name).mean(axis=1) for name in row.datasets], axis=0)
+    return float(averages.var(ddof=1) / averages.size) if averages.size > 1 else 0.0
+
+
+def against(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
+    """Each method beside `baseline`.
+
+    Raises:
+        UserError: a baseline that is not among the methods.
+    """
+    methods = {row.cell.config["method"]["name"]: row for row in rows}
+    if spec.baseline not in methods:
+        raise UserError(f"table {name}: {unknown('baseline', str(spec.baseline), methods)}")
+    base = methods[spec.baseline]
+    label = base.cell.config["method"]["label"]
+    lines = []
+    for method, row in methods.items():
+        if method == spec.baseline:
+            continue
+        told = ["", "", ""]
+        if row.runs and base.runs and row.averages() and base.averages():
+            found = difference(base, row)
+            told = [_signed(found.points), f"{_signed(found.low)} to {_signed(found.high)}"]
+            told.append(f"{label} {found.outcome}")
+        lines.append([row.cell.config["method"]["label"], *told])
+    frame = pd.DataFrame(
+        lines, columns=["Method", f"{label} less it", "95 % interval", "so"], dtype=str
+    )
+    best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
+    notes = [
+        "Avg. in points, paired by question; the interval holds the spread of the questions' "
+        "differences and of each method's seeds."
+    ]
+    if any(len(row.runs) == 1 and trains(row.cell.config) for row in rows):
+        notes.append("Of a method with one seed no spread is known: its intervals are too narrow.")
+    return Table(name, spec.title, frame, best, notes)
+
+
+def _signed(points: float) -> str:
+    return f"{Decimal(points).quantize(CENT, ROUND_HALF_UP):+}"

@@ -1,0 +1,218 @@
+"""The table of trainable parameters, adapter bytes and frozen extra bytes: its grid and its text.
+
+The numbers are `counting.py`'s. Composing the grid and importing the libraries that count take
+seconds each, so nothing here imports torch before another process has begun to compose.
+"""
+
+import copy
+import csv
+import io
+import itertools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+from tabulate import tabulate
+
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.compose import compose, composer, resolve, without_collecting
+from osora_bench.planning.config import DTYPES
+from osora_bench.planning.experiments import load_experiment
+
+if TYPE_CHECKING:
+    from osora_bench.models.counting import Count
+
+CELLS_A_PROCESS = 8
+"""Fewer than these, a second of counting, are not worth another process."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model, method and rank with its count, or the reason why there is none."""
+
+    model: str
+    method: str
+    rank: int | None
+    count: "Count | None"
+    problem: str | None
+
+
+def table(
+    model_names: Sequence[str],
+    method_names: Sequence[str],
+    ranks: Sequence[int] | None,
+    config_file: Path | None = None,
+    modules: Sequence[str] | None = None,
+) -> list[Line]:
+    """Counts of every model x method x rank.
+
+    Args:
+        ranks: for all methods; None takes, for each model and method, the ranks that the
+            experiments run it at, and leaves out what none of them runs; for a `config_file`,
+            which no experiment runs, the method's own.
+        config_file: a hub-style config.json in place of the models' architecture.
+        modules: the modules to adapt in place of the models' own.
+    """
+    told = None if config_file is None else read_config_file(config_file)
+    asked = (model_names, method_names, ranks, told, modules)
+    with without_collecting():
+        if "torch" in sys.modules:
+            return _lines(_cells(*asked), told is not None)
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+            composing = pool.submit(_cells, *asked)
+            import_module("osora_bench.counting")  # four seconds, on another core
+            cells = composing.result()
+        return _lines(cells, told is not None)
+
+
+def _cells(
+    model_names: Sequence[str],
+    method_names: Sequence[str],
+    ranks: Sequence[int] | None,
+    told: dict[str, Any] | None,
+    modules: Sequence[str] | None,
+) -> list[dict[str, Any]]:
+    """The resolved configurations to count, as `table` describes them; `told` is what replaces the
+    models' own architecture."""
+    used = experiment_ranks() if ranks is None and told is None else None
+    cells = []
+    with without_collecting():
+        model_parts, method_parts = _parts(model_names, method_names)
+        for model, method in itertools.product(model_names, method_names):
+            cfg = copy.deepcopy(method_parts[method])
+            cfg.model = model_parts[model]
+            if modules is not None:
+                cfg.model.target_modules = list(modules)
+            for rank in _ranks(cfg, ranks, used, model, method):
+                if rank is not None:
+                    cfg.method.rank = rank
+                resolved = resolve(cfg, f"{model} {method}")
+                cells.append({**resolved, "model": {**resolved["model"], **(told or {})}})
+    return cells
+
+
+def _parts(
+    model_names: Sequence[str], method_names: Sequence[str]
+) -> tuple[dict[str, DictConfig], dict[str, DictConfig]]:
+    """Each model's section, and a whole configuration with each method."""
+    model_parts, method_parts = {}, {}
+    # a composition takes a tenth of a second: each serves the next model and the next method
+    turns = range(max(len(model_names), len(method_names)))
+    names = zip(turns, itertools.cycle(model_names), itertools.cycle(method_names), strict=False)
+    with composer():
+        for _, model, method in names:
+            cfg = compose([f"model={model}", f"method={method}"], f"{model} {method}")
+            model_parts[model], method_parts[method] = cfg.model, cfg
+    return model_parts, method_parts
+
+
+def _lines(cells: Sequence[dict[str, Any]], one_model: bool) -> list[Line]:
+    """Each cell's line; many are shared out among the machine's cores."""
+    from osora_bench.models import base
+
+    if one_model:
+        base.blank(cells[0]["model"])  # refused here, once, and not in every line
+    workers = min(len(os.sched_getaffinity(0)), len(cells) // CELLS_A_PROCESS)
+    if workers < 2:
+        return [_line(cell) for cell in cells]
+    # forked, so that none imports the libraries again, which takes longer than the counting
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        return list(pool.map(_line, cells))
+
+
+def _ranks(
+    cfg: Any,
+    ranks: Sequence[int] | None,
+    used: dict[tuple[str, str], list[int]] | None,
+    model: str,
+    method: str,
+) -> Sequence[int | None]:
+    if cfg.method.rank is None:
+        return [None]
+    if used is None:
+        return [None] if ranks is None else ranks
+    return used.get((model, method), [])
+
+
+def experiment_ranks() -> dict[tuple[str, str], list[int]]:
+    """The ranks that the experiments train, by model and method."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for place in sorted(paths.EXPERIMENTS.glob("*.yaml")):
+        experiment = load_experiment(place.stem)
+        for block in experiment.blocks if experiment.trains else ():
+            for pair in itertools.product(block.model, block.method):
+                found.setdefault(pair, set()).update(block.rank or ())
+    return {pair: sorted(ranks) for pair, ranks in found.items()}
+
+
+def _line(cfg: dict[str, Any]) -> Line:
+    from osora_bench.models.counting import count
+
+    model, method = cfg["model"]["label"], cfg["method"]
+    try:
+        return Line(model, method["label"], method["rank"], count(cfg), None)
+    except UserError as error:
+        return Line(model, method["label"], method["rank"], None, str(error))
+
+
+def read_config_file(place: Path) -> dict[str, Any]:
+    """What a hub-style config.json says of a model, in place of the model's own file.
+
+    Raises:
+        UserError: no such file, or one that is no model's configuration.
+    """
+    try:
+        architecture = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{place}: {told}") from error
+    if not isinstance(architecture, dict) or "model_type" not in architecture:
+        raise UserError(f"{place}: not a model's config.json (it has no model_type)")
+    name = place.absolute().parent.name
+    dtype = architecture.get("dtype", architecture.get("torch_dtype", "float32"))
+    if dtype not in DTYPES:
+        raise UserError(f"{place}: {unknown('dtype', str(dtype), DTYPES)}")
+    return {"name": name, "label": name, "architecture": architecture, "dtype": dtype}
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The counts as a table; a rank that a layer cannot have says so in place of numbers."""
+    shown = [
+        {
+            "Model": line.model,
+            "Method": line.method,
+            "r": "" if line.rank is None else str(line.rank),
+            "Trainable": _thousands(line.count.trainable) if line.count else line.problem,
+            "Adapter bytes": _thousands(line.count.adapter_bytes) if line.count else "",
+            "Frozen extra bytes": _thousands(line.count.frozen_bytes) if line.count else "",
+        }
+        for line in lines
+    ]
+    alignment = ("left", "left", "right", "right", "right", "right")
+    return str(
+        tabulate(shown, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=alignment)
+    )
+
+
+def csv_text(lines: Sequence[Line]) -> str:
+    """The counts for machines: one line each, numbers as they are."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["model", "method", "rank", "trainable", "adapter_bytes", "frozen_bytes"])
+    for line in lines:
+        numbers = astuple(line.count) if line.count else (line.problem, "", "")
+        writer.writerow([line.model, line.method, line.rank or "", *numbers])
+    return stream.getvalue()
+
+
+def _thousands(value: int) -> str:
+    return f"{value:,}"

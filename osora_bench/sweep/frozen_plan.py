@@ -1,0 +1,98 @@
+"""What a sweep runs, fixed at its start: resolved configurations and the code that they are for.
+
+Workers and cluster jobs start later, perhaps much later. They read their cells from this file and
+not from conf/, and refuse to run them with other code or on other data.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from osora_bench.common import files
+from osora_bench.common.errors import UserError
+from osora_bench.planning import grid
+from osora_bench.records import code_state
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A sweep: when it started, the state of the code then, and its cells."""
+
+    path: Path
+    started: str
+    code: dict[str, Any]
+    cells: list[grid.Cell]
+
+    def settled(self, cell: grid.Cell) -> bool:
+        """Whether nothing is left to do for a cell in this sweep: done, damaged or failed in it."""
+        state = cell.state
+        return state in ("done", "damaged") or (state == "failed" and cell.failed >= self.started)
+
+    def waits(self, cell: grid.Cell) -> bool:
+        """Whether a cell is still to be run, and nobody runs it."""
+        return not self.settled(cell) and cell.state != "running"
+
+
+def freeze(cells: Sequence[grid.Cell]) -> Frozen:
+    """Write down a sweep below its runs folder: a line on all of it, and a line for each cell."""
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    code = code_state.code()
+    listed = [{"run_id": c.run_id, "config": c.config, "overrides": c.overrides} for c in cells]
+    text = "".join(
+        json.dumps(line) + "\n" for line in [{"started": started, "code": code}, *listed]
+    )
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = cells[0].paths.runs.absolute() / "plans" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, text)
+    return Frozen(path, started, code, list(cells))
+
+
+def thaw(path: Path, only: str | None = None) -> Frozen:
+    """Read a sweep back; with `only`, that cell of it alone, which takes no time in a large one."""
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
+    cells = [grid.Cell(c["run_id"], c["config"], tuple(c["overrides"])) for c in told]
+    if only is not None:
+        cells = [cell for cell in cells if cell.run_id == only]
+    return Frozen(path, **json.loads(head), cells=cells)
+
+
+def changes(frozen: Frozen) -> str | None:
+    """How the code on disk now differs from the sweep's, None if it does not."""
+    return differs(frozen.code, code_state.look(), "allow_changed=true")
+
+
+def differs(then: dict[str, Any], now: dict[str, Any], switch: str) -> str | None:
+    """How the code differs from that at a sweep's start, None if it does not.
+
+    Args:
+        switch: what allows it.
+    """
+    if code_state.same(then, now):
+        return None
+    return (
+        f"the sweep was started with {_told(then)}, this is {_told(now)}; {switch} runs it all "
+        "the same and marks the records"
+    )
+
+
+def _told(code: dict[str, Any]) -> str:
+    if code["commit"] is None:
+        return f"no git checkout but files {code['diff'][:12]}"
+    dirty = f" with changes {code['diff'][:12]}" if code["diff"] else ""
+    return f"commit {code['commit'][:12]}{dirty}"
+
+
+def check_content(cell: grid.Cell) -> None:
+    """Raise UserError if the files that a cell reads are not those that it was planned with."""
+    now = grid.cell(cell.config, cell.overrides)
+    if now.run_id != cell.run_id:
+        raise UserError(
+            f"{cell.label}: the model or data files on disk have changed since the sweep was "
+            "started; start it anew"
+        )

@@ -1,0 +1,115 @@
+"""Hydra's settings of a submission to SLURM, checked before anything is submitted."""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.progress import say
+from osora_bench.planning.compose import composer, with_cause
+from osora_bench.planning.grid import Cell, processes
+
+TOOLS = ("sbatch", "squeue", "scontrol", "srun")
+LEAST = {
+    "array_parallelism": 1,
+    "cpus_per_task": 1,
+    "gpus_per_node": 0,
+    "mem_gb": 0,
+    "timeout_min": 0,
+}
+"""The least that a setting may be; to SLURM, no memory is all of a node's and no time no limit."""
+
+
+def profile(overrides: Sequence[str]) -> dict[str, Any]:
+    """The launcher's settings that Hydra overrides make.
+
+    Args:
+        overrides: `hydra/launcher=slurm` first, then what is set on top of it.
+
+    Raises:
+        UserError: Hydra refuses them, they name a launcher of another kind, or values that no job
+            of one cell can have.
+    """
+    settings = _composed(overrides)
+    if not str(settings["_target_"]).endswith("SlurmLauncher"):
+        raise UserError(
+            f"{overrides[0]}: `run` submits to SLURM only: hydra/launcher=slurm; other launchers "
+            "take a multirun, `python -m osora_bench -m`"
+        )
+    numbers = {key: value for key, value in settings.items() if isinstance(value, int)}
+    found = [
+        f"hydra.launcher.{key}={numbers[key]}: must be at least {least}"
+        for key, least in LEAST.items()
+        if numbers.get(key, least) < least
+    ]
+    found += [
+        f"hydra.launcher.{key}={numbers[key]}: a job runs one cell, as one task"
+        for key in ("nodes", "tasks_per_node")
+        if numbers.get(key, 1) != 1
+    ]
+    if found:
+        raise UserError("\n".join(found))
+    return settings
+
+
+def _composed(overrides: Sequence[str]) -> dict[str, Any]:
+    choice, *values = overrides
+    name = choice.partition("=")[2]
+    with composer():
+        try:
+            there = _settings([choice])
+            for value in values:  # of a setting that is none, Hydra says to put a + before it
+                key = value.lstrip("+").removeprefix("hydra.launcher.").partition("=")[0]
+                if key.isidentifier() and key not in there:
+                    raise UserError(unknown("setting hydra.launcher.*", key, there))
+            return _settings(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+            if name not in known:
+                raise UserError(unknown("hydra/launcher", name, known)) from error
+            raise UserError(f"{' '.join(overrides)}: {with_cause(error)}") from error
+
+
+def _settings(overrides: Sequence[str]) -> dict[str, Any]:
+    composed = hydra.compose("job", overrides=[*overrides], return_hydra_config=True)
+    settings = OmegaConf.to_container(composed.hydra.launcher)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def check_cluster(launcher: str) -> None:
+    """Refuse a machine that cannot submit to SLURM; `launcher` is the override that asks for it."""
+    for tool in TOOLS:
+        if shutil.which(tool) is None:
+            raise UserError(f"{launcher}: no `{tool}` on the PATH; is this a SLURM cluster?")
+
+
+def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
+    """Refuse jobs that ask for fewer GPUs than a cell's training has processes; warn of jobs that
+    ask for none and need one."""
+    most, asked = max(processes(cell.config) for cell in cells), settings["gpus_per_node"]
+    if asked is not None and most > asked:
+        raise UserError(
+            f"trainer.processes={most}, but a job asks for hydra.launcher.gpus_per_node={asked}: "
+            f"set it to {most}"
+        )
+
+    needs = sorted({c.config["model"]["name"] for c in cells if c.config["model"]["needs_gpu"]})
+    others = settings.get("additional_parameters") or {}
+    asked = (
+        asked
+        or settings.get("gpus_per_task")
+        or settings.get("gres")
+        or any("gres" in k or "gpu" in k for k in others)
+    )
+    if not asked and needs:
+        say(
+            f"WARNING: {', '.join(needs)} need a GPU; hydra.launcher.gpus_per_node is not set, so "
+            "jobs have one only if the partition gives it by itself"
+        )

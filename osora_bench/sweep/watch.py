@@ -1,0 +1,38 @@
+"""What happens to the cells of a sweep that other processes run, told as it happens."""
+
+from osora_bench.common.progress import say
+from osora_bench.planning.grid import Cell
+from osora_bench.records import record
+from osora_bench.sweep.frozen_plan import Frozen
+from osora_bench.sweep.run import damage, summary
+
+
+class Watch:
+    """Tells of each cell once, when it is settled.
+
+    Attributes:
+        open: the cells that were not settled at the last look; at first all, since a cell may have
+            been settled since its sweep was put together.
+    """
+
+    def __init__(self, sweep: Frozen) -> None:
+        self.sweep = sweep
+        self.open = list(sweep.cells)
+
+    def look(self) -> None:
+        """Say which cells have been settled since the last look."""
+        before, self.open = self.open, []
+        for cell in before:
+            if self.sweep.settled(cell):
+                self._tell(cell)
+            else:
+                self.open.append(cell)
+
+    def _tell(self, cell: Cell) -> None:
+        state = cell.state
+        if state == "done":
+            say(summary(cell, record.read(cell.record)))
+        elif state == "damaged":
+            say(damage(cell))
+        else:
+            say(f"{cell.label}: FAILED, {cell.error}  (see {cell.paths.failure})")

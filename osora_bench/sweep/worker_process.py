@@ -1,0 +1,81 @@
+"""One process of a sweep: runs the cells of a frozen plan that nobody else runs, one after another.
+
+python -m osora_bench.sweep.worker_process PLAN [--allow-changed]
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from osora_bench.common.errors import UserError
+from osora_bench.common.interruption import Interrupted
+from osora_bench.common.progress import say
+from osora_bench.records.code_state import CHANGED
+from osora_bench.sweep import frozen_plan
+from osora_bench.sweep.run import FAILED, MISTAKE, OK, DeviceLost, attempt
+
+BROKEN, LOST = 3, 4
+"""Exit statuses of a worker that could not go on, LOST: as its first cell has lost the GPU; FAILED
+says that it has tried all cells."""
+
+
+def work(sweep: frozen_plan.Frozen, allow_changed: bool = False) -> int:
+    """Run what is open of a sweep; the exit status.
+
+    Raises:
+        UserError: the code is not that which the sweep was started with.
+        DeviceLost: the first cell has lost the GPU.
+    """
+    first = True
+    for cell in sweep.cells:
+        if not sweep.waits(cell):
+            continue
+        # each time: a module that is imported late would be the new one
+        _check_code(sweep, allow_changed)
+        try:
+            attempt(cell)
+        except DeviceLost as lost:
+            if first:
+                raise
+            print(f"osora-bench: {lost}", file=sys.stderr)
+            return BROKEN
+        first = False
+    return OK if all(cell.state in ("done", "running") for cell in sweep.cells) else FAILED
+
+
+def _check_code(sweep: frozen_plan.Frozen, allow_changed: bool) -> None:
+    found = frozen_plan.changes(sweep)
+    if found is None:
+        return
+    if not allow_changed:
+        raise UserError(found)
+    os.environ[CHANGED] = "1"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m osora_bench.sweep.worker_process")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--allow-changed", action="store_true")
+    args = parser.parse_args()
+    try:
+        return work(frozen_plan.thaw(args.plan), args.allow_changed)
+    except UserError as error:
+        print(f"osora-bench: {error}", file=sys.stderr)
+        return MISTAKE
+    except Interrupted as interrupted:
+        say(f"{interrupted}: what was done is kept, the next start goes on from it")
+        return 128 + interrupted.number
+    except DeviceLost as lost:
+        print(f"osora-bench: {lost}", file=sys.stderr)
+        return LOST
+    except Exception as error:
+        traceback.print_exc()
+        print(f"osora-bench: {type(error).__name__}: {error}", file=sys.stderr)
+        return BROKEN
+
+
+if __name__ == "__main__":
+    sys.exit(main())

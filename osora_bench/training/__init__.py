@@ -1,0 +1,1 @@
+"""Rows -> an adapter."""

@@ -1,0 +1,246 @@
+"""Training rows: files -> checked rows -> dialogues -> tokens with labels."""
+
+import csv
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osora_bench.common import paths
+from osora_bench.common.errors import UserError, unknown
+
+IGNORED_LABEL = -100
+"""What torch's cross entropy leaves out of the loss."""
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One user turn and the assistant's answer to it."""
+
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True)
+class TokenisedTask:
+    """Rows of `input_ids` and `labels` (same length), and how many had to be cut to fit."""
+
+    rows: list[dict[str, list[int]]]
+    truncated: int
+
+
+def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
+    """Rows of a .jsonl, .json (a list of objects) or .csv file below the data folder.
+
+    Raises:
+        UserError: no such file, another number of rows than `expected`, or a broken line (named).
+    """
+    place = paths.data_file(path)
+    if not place.is_file():
+        raise UserError(
+            f"{place}: no such file. OSORA_DATA names the data folder (now {paths.data_root()})"
+        )
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
+    if place.suffix not in readers:
+        raise UserError(f"{place}: {unknown('kind of data file', place.suffix, readers)}")
+    rows = readers[place.suffix](place)
+    if len(rows) != expected:
+        raise UserError(f"{place}: {len(rows)} rows, but the configuration says {expected}")
+    return rows
+
+
+def _read_jsonl(place: Path) -> list[dict[str, Any]]:
+    rows = []
+    with place.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{place}, line {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{place}, line {number}: not a JSON object")
+            rows.append(row)
+    return rows
+
+
+def _read_json(place: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:  # says line and column
+        raise UserError(f"{place}: not JSON ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{place}: not a list of JSON objects")
+    return rows
+
+
+def source_rows(source: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The rows that a source trains on, each with its number in the file.
+
+    Raises:
+        UserError: what `read_rows` refuses, fewer rows than `first`, or a row to be left out that
+            the file does not have: the two files then do not belong together.
+    """
+    rows = list(enumerate(read_rows(source["path"], source["rows"]), start=1))
+    if source["first"] is not None:
+        if source["first"] > len(rows):
+            raise UserError(f"{source['path']}: first={source['first']}, but it has {len(rows)}")
+        rows = rows[: source["first"]]
+    if source["exclude"] is None:
+        return rows
+    column, other = source["exclude"]["column"], source["exclude"]["path"]
+    unwanted = {_column(row, column, other) for row in read_rows(other, source["exclude"]["rows"])}
+    missing = unwanted - {_column(row, column, source["path"]) for _, row in rows}
+    if missing:
+        raise UserError(
+            f"{source['path']}: {len(missing)} rows of {other} are not in it by {column!r}, so "
+            "they cannot be left out"
+        )
+    return [(number, row) for number, row in rows if row[column] not in unwanted]
+
+
+def _column(row: dict[str, Any], column: str, path: str) -> Any:
+    if column not in row:
+        raise UserError(f"{path}: {unknown('column', column, row)}")
+    return row[column]
+
+
+def _read_csv(place: Path) -> list[dict[str, Any]]:
+    with place.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise UserError(f"{place}, row {number}: another number of columns than the header has")
+    return rows
+
+
+def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
+    """The rows of a task to train on as dialogues, `max_rows` of them drawn by the seed.
+
+    Raises:
+        UserError: what `read_rows` refuses, a template that names no column of a row, or more
+            validation rows than there are.
+    """
+    generator = random.Random(seed)
+    result = _all_dialogues(task, generator)
+    held_out = _held_out(task, len(result))
+    result = [one for index, one in enumerate(result) if index not in held_out]
+    if task["max_rows"] is not None and task["max_rows"] < len(result):
+        result = generator.sample(result, task["max_rows"])
+    return result
+
+
+def validation_dialogues(task: dict[str, Any]) -> list[Dialogue]:
+    """The rows that no seed trains on (`validation_rows`), in the same words for every seed."""
+    everything = _all_dialogues(task, random.Random(0))
+    return [everything[index] for index in sorted(_held_out(task, len(everything)))]
+
+
+def _held_out(task: dict[str, Any], rows: int) -> set[int]:
+    """Positions of the validation rows, drawn alike for every seed."""
+    wanted = task.get("validation_rows")
+    if wanted is None:
+        return set()
+    if wanted >= rows:
+        raise UserError(
+            f"task.validation_rows={wanted}: {rows} rows, and one at least is to train on"
+        )
+    return set(random.Random(0).sample(range(rows), wanted))
+
+
+def _all_dialogues(task: dict[str, Any], generator: random.Random) -> list[Dialogue]:
+    result = []
+    for source in task["sources"]:
+        for number, row in source_rows(source):
+            columns = _with_options(row, source["options"], generator) if source["options"] else row
+            try:
+                result.append(
+                    Dialogue(
+                        source["prompt"].format(**columns), source["response"].format(**columns)
+                    )
+                )
+            except (KeyError, IndexError, TypeError) as error:
+                raise UserError(
+                    f"{source['path']}, line {number}: the template asks for {error}; "
+                    f"the row has {', '.join(sorted(columns))}"
+                ) from error
+    return result
+
+
+def _with_options(
+    row: dict[str, Any], options: Sequence[str], generator: random.Random
+) -> dict[str, Any]:
+    order = list(range(len(options)))
+    generator.shuffle(order)
+    shuffled = {LETTERS[i]: row[options[j]] for i, j in enumerate(order)}
+    return {**row, **shuffled, "answer": LETTERS[order.index(0)]}
+
+
+def tokenise(
+    pairs: Sequence[Dialogue], tokenizer: Any, *, chat: bool, loss_on: str, max_length: int
+) -> TokenisedTask:
+    """Tokens and labels of dialogues, cut at `max_length` tokens.
+
+    With `chat` both turns go through the tokenizer's chat template, else they are joined and end
+    with the end-of-sequence token. `loss_on="text"` puts the loss on every token, as the authors'
+    code does; `"answer"` on those after the prompt only.
+    """
+    rows, truncated = [], 0
+    for pair in pairs:
+        prompt_ids, ids = _chat_ids(pair, tokenizer) if chat else _plain_ids(pair, tokenizer)
+        masked = len(prompt_ids) if loss_on == "answer" else 0
+        truncated += len(ids) > max_length
+        labels = [IGNORED_LABEL] * masked + ids[masked:]
+        if masked >= max_length:
+            continue  # nothing of the answer is left to learn from; counted as truncated
+        rows.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
+    if not rows:
+        raise UserError(f"task.max_length={max_length} leaves no row to train on")
+    return TokenisedTask(rows, truncated)
+
+
+def tokenised(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask:
+    """A cell's training rows as tokens."""
+    return _tokens(cfg, dialogues(cfg["task"], cfg["seed"]), tokenizer)
+
+
+def held_out(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask | None:
+    """The rows that a cell's task keeps out of training as tokens, if it does."""
+    if cfg["task"]["validation_rows"] is None:
+        return None
+    return _tokens(cfg, validation_dialogues(cfg["task"]), tokenizer)
+
+
+def _tokens(cfg: dict[str, Any], pairs: Sequence[Dialogue], tokenizer: Any) -> TokenisedTask:
+    task = cfg["task"]
+    return tokenise(
+        pairs,
+        tokenizer,
+        chat=cfg["model"]["chat"],
+        loss_on=task["loss_on"],
+        max_length=task["max_length"],
+    )
+
+
+def _chat_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
+    user = {"role": "user", "content": pair.prompt}
+    answer = {"role": "assistant", "content": pair.response}
+    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    if not text.startswith(prompt):
+        raise UserError(
+            "the chat template writes the answer's turn differently than the generation prompt"
+        )
+    encoded = [
+        list(tokenizer(part, add_special_tokens=False)["input_ids"])
+        for part in (prompt, text[len(prompt) :])
+    ]
+    return encoded[0], encoded[0] + encoded[1]
+
+
+def _plain_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
+    prompt = list(tokenizer(pair.prompt)["input_ids"])
+    answer = list(tokenizer(pair.response, add_special_tokens=False)["input_ids"])
+    return prompt, [*prompt, *answer, tokenizer.eos_token_id]

@@ -1,0 +1,166 @@
+"""One training by several processes of this machine, which share the model's weights.
+
+The cell's own process starts them, holds no model meanwhile, and evaluates what they have made. It
+hands each its work (rank.py) on standard input. A line that follows there is the number of a
+signal, for all to stop at one step; its end says that the cell's process is gone, and theirs with
+it. What they leave is in a folder:
+
+    training.json        from rank 0: what a record says of the training; none if they were stopped
+    logs.jsonl           from rank 0: the entries of its log, for a live tracker
+    error-<rank>.pickle  what ended a process, when, and its traceback
+    meeting              where they find each other
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from osora_bench.common.interruption import SIGNALS, Interruption
+from osora_bench.planning import grid
+from osora_bench.records import code_state
+from osora_bench.training import checkpoint
+from osora_bench.training.train import Training
+
+TRAINING, LOGS, MEETING = "training.json", "logs.jsonl", "meeting"
+COMMAND = (sys.executable, "-m", "osora_bench.training.fsdp.rank_process")
+LOOK_EVERY = 0.1
+Process = subprocess.Popen[bytes]
+
+
+Log = Callable[[dict[str, float]], None]
+
+
+def train(cell: grid.Cell, asked: Interruption, log: Log) -> tuple[Training, int]:
+    """Train a cell's adapter and write it down, from the newest checkpoint of as many processes on.
+
+    Args:
+        log: told of each step, for a live tracker.
+
+    Returns:
+        What a record says of the training, and how many numbers were trained.
+
+    Raises:
+        Interrupted: a signal came; what was done is kept.
+        Exception: what ended one of the processes, the first of them if there were several.
+    """
+    while True:
+        # what is not whole is removed before all of them look
+        checkpoint.newest(cell.paths.shards(grid.processes(cell.config)))
+        with tempfile.TemporaryDirectory(prefix="osora-") as folder:
+            made = _once(cell, asked, log, Path(folder))
+        if made is not None:
+            return Training.of(made["training"]), made["trainable"]
+        asked.safe_point()  # where this returns, they go on from what they have saved
+
+
+def _once(cell: grid.Cell, asked: Interruption, log: Log, folder: Path) -> dict[str, Any] | None:
+    """Start the processes and wait for them; None if they were stopped."""
+    ranks: list[Process] = []
+    try:
+        with (folder / LOGS).open("w+", encoding="utf-8") as logs:
+            relay = _Relay(logs, log)
+            for rank in range(grid.processes(cell.config)):
+                ranks.append(_started(cell, rank, folder))
+            while _run(ranks):
+                if asked.number is not None:  # said at every look: it is heard once
+                    _say(ranks[0], str(asked.number))
+                relay.look()
+                time.sleep(LOOK_EVERY)
+            relay.look()
+        statuses = [process.poll() for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    if any(statuses):
+        raise _failure(statuses, folder)
+    made = folder / TRAINING
+    return json.loads(made.read_text(encoding="utf-8")) if made.exists() else None
+
+
+def _run(ranks: list[Process]) -> bool:
+    """Whether to wait on: some run, and none has failed, for which the others would wait."""
+    statuses = [rank.poll() for rank in ranks]
+    return None in statuses and not any(statuses)
+
+
+def _started(cell: grid.Cell, rank: int, folder: Path) -> Process:
+    count = grid.processes(cell.config)
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    threads = max(1, torch.get_num_threads() // count)
+    env = {**os.environ, **{k: str(v) for k, v in places.items()}, "OMP_NUM_THREADS": str(threads)}
+    # rank 0 speaks for all
+    log = None if rank == 0 else _log(cell).open("ab")
+    # a terminal and SLURM send signals to every process; only this one is to hear them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=env,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if log is not None:
+            log.close()
+    work = {"run_id": cell.run_id, "config": cell.config, "folder": str(folder)}
+    _say(process, json.dumps({**work, "code": code_state.code()}))
+    return process
+
+
+def _log(cell: grid.Cell) -> Path:
+    """Of the ranks that do not speak."""
+    cell.paths.trainer.mkdir(parents=True, exist_ok=True)
+    return cell.paths.trainer / "ranks.log"
+
+
+def _say(process: Process, line: str) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has ended, which is seen at the next look
+        process.stdin.write(f"{line}\n".encode())
+        process.stdin.flush()
+
+
+def _failure(statuses: list[int | None], folder: Path) -> Exception:
+    """Why a process failed; those that only missed it then failed later."""
+    for rank, status in enumerate(statuses):
+        if status is not None and status < 0:
+            memory = " (out of memory?)" if -status == signal.SIGKILL else ""
+            return ChildProcessError(
+                f"process {rank} of {len(statuses)} was killed by signal {-status}{memory}"
+            )
+    told = [pickle.loads(place.read_bytes()) for place in folder.glob("error-*.pickle")]
+    if not told:
+        return ChildProcessError(f"processes ended with statuses {statuses} and said nothing")
+    _, error, trace = min(told, key=lambda one: one[0])
+    error.add_note(trace)
+    assert isinstance(error, Exception)
+    return error
+
+
+@dataclass
+class _Relay:
+    """Hands what rank 0 logs to the cell's live tracker."""
+
+    logs: TextIO
+    log: Log
+    begun: str = ""
+
+    def look(self) -> None:
+        *lines, self.begun = (self.begun + self.logs.read()).split("\n")
+        for line in lines:
+            self.log(json.loads(line))

@@ -1,0 +1,162 @@
+"""One of the processes that share a training. ranks.py starts it and says what it reads and leaves.
+
+python -m osora_bench.training.fsdp.rank_process
+"""
+
+import json
+import os
+import pickle
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from osora_bench.common.errors import UserError
+from osora_bench.common.interruption import Interrupted
+from osora_bench.planning.grid import Cell, processes
+from osora_bench.records import code_state
+
+PATIENCE = timedelta(hours=2)
+"""How long they wait for one another; one that dies is seen by the cell's process, not by this."""
+
+
+class Ear:
+    """Hears on standard input which signal the cell's process has had, and that it is gone."""
+
+    def __init__(self) -> None:
+        # unbuffered: what reads on at the end of the process holds no lock that its end would need
+        self.lines = open(0, "rb", buffering=0)  # noqa: SIM115 (for as long as it lives)
+        self.number: int | None = None
+
+    def work(self) -> dict[str, Any]:
+        """The first line; later ones are listened to from then on."""
+        told: dict[str, Any] = json.loads(self.lines.readline())
+        threading.Thread(target=self._listen, daemon=True).start()
+        return told
+
+    def _listen(self) -> None:
+        while line := self.lines.readline():
+            self.number = int(line)
+        os._exit(1)
+
+
+def run(work: dict[str, Any], asked: Callable[[], int | None]) -> None:
+    """Join the others and train a part of the model.
+
+    Raises:
+        Interrupted: asked to stop; what was done is kept.
+        UserError: the code is not what the cell's process runs.
+    """
+    if not code_state.same(code_state.code(), work["code"]):
+        raise UserError("the code has changed since the cell's process was started; start it anew")
+    import torch
+
+    from osora_bench.models.base import device_of, quiet
+    from osora_bench.training.fsdp import launch, sharding
+
+    quiet()
+    cell, folder = _cell(work), Path(work["folder"])
+    device = device_of(cell.config)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    sharding.join(folder / launch.MEETING, device, PATIENCE)
+    train(cell, folder, device, asked)
+
+
+def _cell(work: dict[str, Any]) -> Cell:
+    """The cell, without its live tracker, which is the cell's process's."""
+    tracker = {**work["config"]["tracker"], "report_to": "none"}
+    return Cell(work["run_id"], {**work["config"], "tracker": tracker}, ())
+
+
+def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]) -> None:
+    """Train a part of the cell's model; rank 0 writes down what all have made."""
+    import torch
+    import transformers
+
+    from osora_bench.models.base import load
+    from osora_bench.training import data
+    from osora_bench.training import train as training
+    from osora_bench.training.fsdp import launch, sharding
+
+    base = load(cell.config["model"], torch.device("cpu"))
+    transformers.set_seed(cell.config["seed"])
+    model = training.adapted(base.model, cell)
+    trainable = training.trainable(model)
+    sharding.shard(model, base.model, device)
+    made = training.train(
+        model,
+        data.tokenised(cell.config, base.tokenizer),
+        cell.config,
+        held_out=data.held_out(cell.config, base.tokenizer),
+        pad_token_id=base.tokenizer.pad_token_id,
+        folder=cell.paths.shards(processes(cell.config)),
+        device=device,
+        label=cell.label,
+        log=_log(folder),
+        trainer_class=sharding.ShardedTrainer,
+        callbacks=_callbacks(cell, asked),
+    )
+    tensors = sharding.whole(model)
+    if os.environ["RANK"] == "0":
+        training.save(model, base, cell, tensors)
+        told = json.dumps({"training": asdict(made), "trainable": trainable})
+        (folder / launch.TRAINING).write_text(told, encoding="utf-8")
+
+
+def _callbacks(cell: Cell, asked: Callable[[], int | None]) -> list[Any]:
+    from osora_bench.training import checkpoint
+    from osora_bench.training.fsdp import sharding
+
+    shards, every = cell.paths.shards(processes(cell.config)), checkpoint.every(cell.config)
+    return [sharding.SharedCheckpoints(shards, every, asked)]
+
+
+def _log(folder: Path) -> Callable[[dict[str, float]], None]:
+    """Adds what rank 0 has to tell of each step to a file, a line each, for the process that tracks
+    the cell."""
+    from osora_bench.training.fsdp import launch
+
+    def log(values: dict[str, float]) -> None:
+        if os.environ["RANK"] == "0":
+            with (folder / launch.LOGS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+    return log
+
+
+def _leave(error: Exception, folder: Path) -> None:
+    """Write down what ended this process, for the cell's to raise."""
+    told = (time.time(), error, traceback.format_exc())
+    try:
+        pickle.loads(written := pickle.dumps(told))
+    except Exception:  # a class that cannot be made from its arguments, for one
+        plain = RuntimeError(f"{type(error).__name__}: {error}")
+        written = pickle.dumps((told[0], plain, told[2]))
+    place = folder / f"error-{os.environ['RANK']}.pickle"
+    temporary = place.with_suffix(".tmp")
+    temporary.write_bytes(written)
+    temporary.replace(place)
+
+
+def main() -> int:
+    """Do the work that standard input says."""
+    ear = Ear()
+    work = ear.work()
+    try:
+        run(work, lambda: ear.number)
+    except Interrupted:
+        return 0  # all of them at this step, and what was done is on disk
+    except Exception as error:
+        _leave(error, Path(work["folder"]))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

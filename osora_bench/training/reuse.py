@@ -1,0 +1,104 @@
+"""A finished training serves every cell that differs in its suite only: trained once, scored often.
+
+A cell that has trained leaves a note, `runs/trained/<training id>/<run id>.json`: the checksums of
+the adapter in its folder, and what a record says of the training. A note is followed only by the
+same code, versions and hardware, so that a record stays what its cell alone would have given, and
+only if the adapter's tensors make the fresh model, bit for bit, the one that was trained. Where
+they do not (AdaLoRA keeps more than it saves), the cell trains for itself.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+from osora_bench.common import files
+from osora_bench.common.fingerprint import file_sha256
+from osora_bench.common.progress import say
+from osora_bench.models import base
+from osora_bench.planning import grid
+from osora_bench.training.train import Training
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a record says of a training, and how many seconds it took; None: there was none."""
+
+    training: Training | None
+    parameters: dict[str, int]
+    seconds: float
+
+
+def keep(cell: grid.Cell, model: Any, done: Trained, provenance: dict[str, Any]) -> None:
+    """Write down that the adapter in the cell's folder is that of a finished training."""
+    told = {
+        "files": _files(cell.paths.adapter),
+        "weights": base.content(model),
+        "provenance": provenance,
+        "done": asdict(done),
+    }
+    folder = cell.paths.trained(grid.training_id(cell.config))
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / f"{cell.run_id}.json", json.dumps(told, indent=1))
+
+
+@dataclass(frozen=True)
+class Note:
+    """A finished training that a cell can take over."""
+
+    folder: Path
+    weights: str
+    done: Trained
+
+    def load(self, cell: grid.Cell, model: Any) -> bool:
+        """Put the trained tensors into the freshly started model and copy the adapter's files;
+        False if that does not give the trained model. Then the model is of no use any more."""
+        try:
+            set_peft_model_state_dict(model, load_peft_weights(str(self.folder)))
+        except (RuntimeError, ValueError, KeyError) as error:
+            why = type(error).__name__
+        else:
+            why = "other tensors" if base.content(model) != self.weights else ""
+        if why:
+            say(f"{cell.label}: trained before, but not to be had from its adapter ({why})")
+            return False
+        self.take(cell)
+        return True
+
+    def take(self, cell: grid.Cell) -> None:
+        """Copy the adapter's files to where the cell's own would be."""
+        if self.folder != cell.paths.adapter:
+            shutil.copytree(self.folder, cell.paths.adapter, dirs_exist_ok=True)
+
+    def tell(self, log: Callable[[dict[str, float]], None]) -> None:
+        """Give a live tracker the curve that the record has."""
+        assert self.done.training is not None
+        for step, loss in self.done.training.loss:
+            log({"step": step, "loss": loss})
+
+
+def find(cell: grid.Cell, provenance: dict[str, Any]) -> Note | None:
+    """The training of a cell, if it was done here under the same circumstances and is whole."""
+    for place in sorted(cell.paths.trained(grid.training_id(cell.config)).glob("*.json")):
+        try:
+            told = json.loads(place.read_text(encoding="utf-8"))
+        except ValueError as error:
+            say(f"{place}: damaged, passed over ({error})")
+            continue
+        folder = replace(cell.paths, run_id=place.stem).adapter
+        if told["provenance"] == provenance and _files(folder) == told["files"]:
+            return Note(folder, told["weights"], _done(told["done"]))
+    return None
+
+
+def _done(told: dict[str, Any]) -> Trained:
+    return Trained(Training.of(told["training"]), told["parameters"], told["seconds"])
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Checksums of a folder's files; empty where there is none."""
+    return {place.name: file_sha256(place) for place in sorted(folder.glob("*")) if place.is_file()}
