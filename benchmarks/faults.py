@@ -5,8 +5,8 @@
     python benchmarks/faults.py disk
 
 `workers`, `slurm`: a sweep of 14 toy cells, in two workers or on a throw-away cluster of two nodes
-(tests/slurm_cluster.py). At random moments a process of it is killed with SIGKILL: one that runs a
-cell, a worker or job that starts up, the one that was started at the terminal, the one that
+(tests/sweep/slurm_cluster.py). At random moments a process of it is killed with SIGKILL: one that
+runs a cell, a worker or job that starts up, the one that was started at the terminal, the one that
 submits, the cluster's daemons. Now and then a byte of a checkpoint or of the answers so far is
 turned, or a record is cut short. Whenever it ends, the sweep is started again, until every cell is
 done.
@@ -43,7 +43,7 @@ from osora_bench.records import record
 from osora_bench.sweep import run
 
 sys.path.append(str(paths.ROOT / "tests"))
-from slurm_cluster import DAEMONS, Cluster
+from sweep.slurm_cluster import DAEMONS, Cluster
 
 EXPERIMENT = "table3-toy"
 SETTINGS = ["trainer.max_steps=25", "trainer.checkpoint_minutes=0",

@@ -10,7 +10,7 @@ from osora_bench.planning.compose import compose, composer, resolve
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch; why: osora_bench/run.py
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch; why: osora_bench/sweep/run.py
 
 import absl.logging
 import pytest

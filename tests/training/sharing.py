@@ -1,6 +1,8 @@
 """Run by test_fsdp.py as each of two processes: trains cells one after another, tells of its parts.
 
-python tests/sharing.py FOLDER    (RANK and WORLD_SIZE in the environment; FOLDER/cells.json)
+python tests/training/sharing.py FOLDER
+
+RANK and WORLD_SIZE stand in the environment, the cells in FOLDER/cells.json.
 """
 
 import json

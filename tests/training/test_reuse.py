@@ -5,7 +5,7 @@ import json
 import peft
 import pytest
 import torch
-from test_session import numbers
+from pipeline.test_session import numbers
 
 from osora_bench.planning import grid
 from osora_bench.records import record

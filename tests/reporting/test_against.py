@@ -4,7 +4,6 @@ import random
 import statistics
 
 import pytest
-from test_tabulate import score
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
@@ -12,6 +11,7 @@ from osora_bench.planning.experiments import TableSpec
 from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
 from osora_bench.reporting.layouts import against
+from reporting.test_tabulate import score
 
 
 def row(cell, verdicts_by_seed):

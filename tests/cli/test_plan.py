@@ -4,9 +4,10 @@ import json
 import math
 
 import pytest
-from test_tuning import experiments, with_loss  # noqa: F401 (a fixture)
+from planning.test_tuning import experiments, with_loss  # noqa: F401 (a fixture)
 
-from osora_bench.cli.main import main, plan
+from osora_bench.cli import plan
+from osora_bench.cli.main import main
 from osora_bench.planning import estimate, grid
 
 

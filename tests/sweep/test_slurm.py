@@ -10,7 +10,6 @@ import sys
 
 import psutil
 import pytest
-from slurm_cluster import MISSING, PACKAGES, Cluster
 from submitit.core.utils import UncompletedJobError
 from sweeps import from_another_commit, numbers, wait_until
 
@@ -22,6 +21,7 @@ from osora_bench.sweep import frozen_plan, run
 from osora_bench.sweep.slurm import job_process, profile
 from osora_bench.sweep.slurm import sweep as slurm
 from osora_bench.sweep.watch import Watch
+from sweep.slurm_cluster import MISSING, PACKAGES, Cluster
 
 needs_slurm = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} ({PACKAGES})")
 
