@@ -36,7 +36,7 @@ from pathlib import Path
 
 import psutil
 
-from osora_bench.common import paths
+from osora_bench.common import exits, paths
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.grid import Cell, cell, expand
 from osora_bench.records import record
@@ -274,7 +274,7 @@ def undisturbed(place: Path) -> list[dict[str, object]]:
     sweep = Sweep(place, ["workers=2"], {})
     sweep.start()
     assert sweep.process is not None
-    assert sweep.process.wait() == run.OK, f"the undisturbed sweep failed: {place}"
+    assert sweep.process.wait() == exits.OK, f"the undisturbed sweep failed: {place}"
     return [numbers(one) for one in sweep.cells]
 
 

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
+from osora_bench.cli.main import cell_verb
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.exits import FAILED, MISTAKE, OK
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
 from osora_bench.planning.compose import check_overrides, resolve
 from osora_bench.planning.grid import cell
 from osora_bench.records import code_state
-from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.run import FAILED, MISTAKE, OK, DeviceLost, attempt, damage, session, where
+from osora_bench.sweep.run import DeviceLost, attempt, damage, session, where
 
 STARTED, ALLOW = "OSORA_STARTED_WITH", "OSORA_ALLOW_CHANGED"
 """Environment of a multirun's jobs: its code, and whether to run with another one."""
@@ -75,7 +76,7 @@ def _check_code() -> None:
     composes a cell when it starts, and a job reads the modules then."""
     if STARTED not in os.environ:
         raise UserError("this job did not get the environment of its start (sbatch --export)")
-    found = frozen_plan.differs(json.loads(os.environ[STARTED]), code_state.look(), f"{ALLOW}=1")
+    found = code_state.differs(json.loads(os.environ[STARTED]), code_state.look(), f"{ALLOW}=1")
     if found is None:
         return
     if not os.environ.get(ALLOW):
@@ -111,6 +112,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     # the module, not this script: an exception that a job pickles has one class then
-    from osora_bench.cli.main import cell_verb
 
     sys.exit(cell_verb(sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -223,3 +225,30 @@ def advice(path: str) -> str:
     """The command that gets a file, after a semicolon; empty where no set has it."""
     names = [name for name, each in registry().items() if path in {f.path for f in each.files}]
     return f"; `osora-bench data fetch {names[0]}` gets it" if names else ""
+
+
+def refuse_committable(place: Path, how: str) -> None:
+    """Keep questions that must not be published out of what git would commit.
+
+    Raises:
+        UserError: git would; `how` says by what another folder is named.
+    """
+    folder = next(p for p in place.parents if p.is_dir())
+    if shutil.which("git") is None:
+        return
+    ask = ["git", "-C", str(folder), "check-ignore", "--quiet", str(place)]
+    if subprocess.run(ask, check=False, capture_output=True).returncode == 1:
+        raise UserError(
+            f"{place}: would hold questions that must not be published, and is inside a git "
+            f"repository that does not ignore it: name another folder {how}"
+        )
+
+
+def absent(file: str) -> str | None:
+    """What to say of a data file that is not there; None if it is."""
+    place = paths.data_file(file)
+    return None if place.is_file() else f"{place}: no such file{advice(file)}"
+
+
+def data_folder() -> str:
+    return f"OSORA_DATA names the data folder (now {paths.data_root()})"

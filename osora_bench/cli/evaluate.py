@@ -140,12 +140,13 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
         _check_adapter(args.adapter)
+    from osora_bench.common import files
     from osora_bench.models.base import check_weights
     from osora_bench.pipeline import preflight
 
     folder = args.output or Path(cfg["runs"])
     preflight.check_suite(cfg["eval"], folder, "with --output or runs=")
-    preflight.check_writable(folder)
+    files.check_writable(folder)
     check_weights(cfg["model"])
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")

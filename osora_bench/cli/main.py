@@ -160,7 +160,7 @@ def _choice(options: dict[str, str], key: str, valid: str) -> bool:
 
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
-    from osora_bench.planning.compose import without_collecting
+    from osora_bench.common.process import without_collecting
     from osora_bench.planning.experiments import load_experiment
     from osora_bench.planning.grid import expansion
     from osora_bench.reporting import render, tabulate

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from osora_bench.common.process import without_collecting
 from osora_bench.planning import estimate
-from osora_bench.planning.compose import without_collecting
 from osora_bench.planning.grid import WAITING, Cell, Expansion, training_id, trains, validation_loss
 from osora_bench.records import record
 from osora_bench.sweep.run import counted, warnings, where

@@ -1,8 +1,17 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import os
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from osora_bench.common.errors import UserError
+
+MINIMUM_FREE = 200 * 2**20
+"""Bytes a run may need for its adapter, predictions and logs before it can be refused."""
 
 
 def write(path: Path, text: str) -> None:
@@ -35,3 +44,24 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; raise UserError if nothing can be written there or little is free."""
+    with _writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    free = shutil.disk_usage(folder).free
+    if free < MINIMUM_FREE:
+        raise UserError(
+            f"{folder}: {free >> 20} MiB free on its disk, at least {MINIMUM_FREE >> 20} needed"
+        )
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror})") from error

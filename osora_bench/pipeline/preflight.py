@@ -1,23 +1,16 @@
 """Everything that can be refused is refused here, before a model is loaded."""
 
-import contextlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from osora_bench.benchdata.fetch import refuse_committable
-from osora_bench.benchdata.sets import advice, gated
-from osora_bench.common import paths
+from osora_bench.benchdata.sets import absent, data_folder, gated, refuse_committable
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.files import check_writable
 from osora_bench.planning.config import chosen
 from osora_bench.planning.grid import Cell, processes, trains
 from osora_bench.training.data import dialogues
-
-MINIMUM_FREE = 200 * 2**20
-"""Bytes a run may need for its adapter, predictions and logs before it can be refused."""
 
 
 def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
@@ -55,47 +48,16 @@ def _check_place(cell: Cell) -> None:
         check_writable(folder)
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder; raise UserError if nothing can be written there or little is free."""
-    with _writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    free = shutil.disk_usage(folder).free
-    if free < MINIMUM_FREE:
-        raise UserError(
-            f"{folder}: {free >> 20} MiB free on its disk, at least {MINIMUM_FREE >> 20} needed"
-        )
-
-
-@contextlib.contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror})") from error
-
-
 def _check_rows(cell: Cell) -> None:
     """Training rows: every file that is missing, else what is wrong with the rows."""
     if not trains(cell.config):
         return
     sources = cell.config["task"]["sources"]
     files = [one["path"] for s in sources for one in (s, s["exclude"]) if one is not None]
-    missing = [line for file in files if (line := _absent(file)) is not None]
+    missing = [line for file in files if (line := absent(file)) is not None]
     if missing:
-        raise UserError("\n".join([*missing, _data_folder()]))
+        raise UserError("\n".join([*missing, data_folder()]))
     dialogues(cell.config["task"], cell.config["seed"])
-
-
-def _absent(file: str) -> str | None:
-    """What to say of a data file that is not there; None if it is."""
-    place = paths.data_file(file)
-    return None if place.is_file() else f"{place}: no such file{advice(file)}"
-
-
-def _data_folder() -> str:
-    return f"OSORA_DATA names the data folder (now {paths.data_root()})"
 
 
 def _check_suite(cell: Cell) -> None:
@@ -113,10 +75,10 @@ def check_suite(suite: dict[str, Any], folder: Path, how: str) -> None:
         f"{dataset['name']}: {line}": dataset["name"]
         for dataset in chosen(suite)
         for file in dataset["files"]
-        if (line := _absent(file)) is not None
+        if (line := absent(file)) is not None
     }
     if missing:
-        told = [*missing, _data_folder()]
+        told = [*missing, data_folder()]
         names = sorted(set(missing.values()))
         if len(names) < len(chosen(suite)):
             told.append(f"eval.without=[{','.join(names)}] scores the others")

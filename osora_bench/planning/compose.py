@@ -1,7 +1,6 @@
 """Overrides in, resolved configuration out: Hydra's composition with errors a person can use."""
 
 import copy
-import gc
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.process import without_collecting
 from osora_bench.planning import config
 
 
@@ -86,18 +86,6 @@ def composer() -> Iterator[None]:
         hydra.initialize_config_dir(config_dir=str(paths.CONF), version_base="1.3"),
     ):
         yield
-
-
-@contextmanager
-def without_collecting() -> Iterator[None]:
-    """Look for no cycles of garbage: a fifth of the time where a million small objects are made."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def compose(overrides: Sequence[str], where: str) -> DictConfig:

@@ -86,3 +86,24 @@ def _content() -> str:
 def code() -> dict[str, Any]:
     """The code of this process: what it has imported stays as it is, so this is asked once."""
     return look()
+
+
+def differs(then: dict[str, Any], now: dict[str, Any], switch: str) -> str | None:
+    """How the code differs from that at a sweep's start, None if it does not.
+
+    Args:
+        switch: what allows it.
+    """
+    if same(then, now):
+        return None
+    return (
+        f"the sweep was started with {_told(then)}, this is {_told(now)}; {switch} runs it all "
+        "the same and marks the records"
+    )
+
+
+def _told(code: dict[str, Any]) -> str:
+    if code["commit"] is None:
+        return f"no git checkout but files {code['diff'][:12]}"
+    dirty = f" with changes {code['diff'][:12]}" if code["diff"] else ""
+    return f"commit {code['commit'][:12]}{dirty}"

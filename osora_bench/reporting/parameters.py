@@ -24,7 +24,8 @@ from tabulate import tabulate
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning.compose import compose, composer, resolve, without_collecting
+from osora_bench.common.process import without_collecting
+from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import DTYPES
 from osora_bench.planning.experiments import load_experiment
 

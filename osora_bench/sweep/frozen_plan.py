@@ -16,6 +16,7 @@ from osora_bench.common import files
 from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
 from osora_bench.records import code_state
+from osora_bench.records.code_state import differs
 
 
 @dataclass(frozen=True)
@@ -65,27 +66,6 @@ def thaw(path: Path, only: str | None = None) -> Frozen:
 def changes(frozen: Frozen) -> str | None:
     """How the code on disk now differs from the sweep's, None if it does not."""
     return differs(frozen.code, code_state.look(), "allow_changed=true")
-
-
-def differs(then: dict[str, Any], now: dict[str, Any], switch: str) -> str | None:
-    """How the code differs from that at a sweep's start, None if it does not.
-
-    Args:
-        switch: what allows it.
-    """
-    if code_state.same(then, now):
-        return None
-    return (
-        f"the sweep was started with {_told(then)}, this is {_told(now)}; {switch} runs it all "
-        "the same and marks the records"
-    )
-
-
-def _told(code: dict[str, Any]) -> str:
-    if code["commit"] is None:
-        return f"no git checkout but files {code['diff'][:12]}"
-    dirty = f" with changes {code['diff'][:12]}" if code["diff"] else ""
-    return f"commit {code['commit'][:12]}{dirty}"
 
 
 def check_content(cell: grid.Cell) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from osora_bench.common import interruption
 from osora_bench.common.claim import claimed
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.common.exits import FAILED, OK
 from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
 from osora_bench.planning.config import chosen
@@ -35,8 +36,6 @@ FULL = 1 << 20
 """Bytes: what cannot be written on a disk that has fewer left fails for want of space."""
 RETRIES = 1
 """How often a cell is started again whose process or job was killed, if nothing else is said."""
-OK, FAILED, MISTAKE = 0, 1, 2
-"""Exit statuses: every cell has its record; a cell failed; the call itself is wrong."""
 
 
 class DeviceLost(BaseException):

@@ -10,15 +10,12 @@ import traceback
 from pathlib import Path
 
 from osora_bench.common.errors import UserError
+from osora_bench.common.exits import BROKEN, FAILED, LOST, MISTAKE, OK
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
 from osora_bench.records.code_state import CHANGED
 from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.run import FAILED, MISTAKE, OK, DeviceLost, attempt
-
-BROKEN, LOST = 3, 4
-"""Exit statuses of a worker that could not go on, LOST: as its first cell has lost the GPU; FAILED
-says that it has tried all cells."""
+from osora_bench.sweep.run import DeviceLost, attempt
 
 
 def work(sweep: frozen_plan.Frozen, allow_changed: bool = False) -> int:

@@ -15,20 +15,18 @@ from pathlib import Path
 
 from osora_bench.common import claim
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.common.exits import INTERRUPTED, LOST, MISTAKE
 from osora_bench.common.progress import say
 from osora_bench.planning.grid import Cell, processes
 from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.run import MISTAKE, RETRIES, less_memory, where
+from osora_bench.sweep.run import RETRIES, less_memory, where
 from osora_bench.sweep.watch import Watch
-from osora_bench.sweep.worker_process import LOST
 
 LOOK_EVERY = 0.5
 BARREN = 3
 """Workers in a row that may end with nothing done, before no more are started."""
 LOSSES = 2
 """Cells in a row that may lose their slot's GPU before others are preferred to it."""
-INTERRUPTED = 128
-"""Exit statuses above it: the worker was asked to end, by the signal of the rest."""
 
 
 class Locks(contextlib.ExitStack):

@@ -9,7 +9,7 @@ import torch
 from conftest import QUICK
 from hydra.utils import instantiate
 
-from osora_bench.common import paths
+from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import base as models
 from osora_bench.pipeline import preflight
@@ -131,22 +131,22 @@ def test_a_failure_is_kept_beside_the_run_and_stops_no_other_cell(
         return real(model, config)
 
     monkeypatch.setattr(peft, "get_peft_model", get_peft_model)
-    assert run.run_missing([bad, good]) == run.FAILED
+    assert run.run_missing([bad, good]) == exits.FAILED
     assert (bad.state, good.state) == ("failed", "done")
     assert json.loads(bad.paths.failure.read_text())["error"] == "RuntimeError: no such luck"
     assert "FAILED, RuntimeError: no such luck" in capsys.readouterr().out
     monkeypatch.undo()
-    assert run.run_missing([bad, good]) == run.OK
+    assert run.run_missing([bad, good]) == exits.OK
     assert bad.state == "done"
     assert not bad.paths.failure.exists()
 
 
 def test_what_is_done_is_not_run_again(make_cell, session, capsys, monkeypatch):
     cell = make_cell("method=osora", *QUICK)
-    assert run.run_missing([cell]) == run.OK
+    assert run.run_missing([cell]) == exits.OK
     before = cell.record.read_bytes()
     monkeypatch.setattr(run, "session", lambda: pytest.fail("nothing is left to run"))
-    assert run.run_missing([cell]) == run.OK
+    assert run.run_missing([cell]) == exits.OK
     assert cell.record.read_bytes() == before
     assert "1 cells: 1 done\n" in capsys.readouterr().out
 
@@ -155,7 +155,7 @@ def test_a_damaged_record_is_left_alone_and_said(make_cell, session, capsys):
     cell = make_cell("method=osora", *QUICK)
     cell.ledger.mkdir(parents=True)
     cell.record.write_text("{")
-    assert run.run_missing([cell]) == run.FAILED
+    assert run.run_missing([cell]) == exits.FAILED
     assert cell.record.read_text() == "{"
     assert "is damaged and left alone" in capsys.readouterr().out
 
@@ -166,7 +166,7 @@ def test_a_multirun_is_one_process_and_one_record_a_cell(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     loads = session.workspace.loads
     argv = ["-m", "method=lora,osora", "seed=0,1", "method.rank=4", *QUICK]
-    assert main(argv) == run.OK
+    assert main(argv) == exits.OK
     assert len(list((tmp_path / "runs" / "ledger").glob("*.json"))) == 4
     assert session.workspace.loads <= loads + 1
 
@@ -175,7 +175,7 @@ def test_a_cell_that_fails_in_a_multirun_stops_no_other(tmp_path, monkeypatch, s
     from osora_bench.__main__ import main
 
     monkeypatch.chdir(tmp_path)
-    assert main(["-m", "method=pissa,osora", "method.rank=65,8", *QUICK]) == run.MISTAKE
+    assert main(["-m", "method=pissa,osora", "method.rank=65,8", *QUICK]) == exits.MISTAKE
     assert len(list((tmp_path / "runs" / "ledger").glob("*.json"))) == 2
     assert "the largest rank for pissa here is 64" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ import torch
 from conftest import QUICK
 from omegaconf import OmegaConf
 
-from osora_bench.common import paths
+from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import base
 from osora_bench.planning import grid, smoke
@@ -37,7 +37,7 @@ PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "tabl
 
 def test_every_cell_of_the_demo_runs_a_step(places, session):
     cells = grid.expand("demo", [*places, *QUICK, "trainer.max_steps=1"])
-    assert run.run_missing(cells) == run.OK
+    assert run.run_missing(cells) == exits.OK
     for cell in cells:
         made = record.read(cell.record)
         assert made["training"] is None or made["training"]["steps"] == 1
@@ -60,7 +60,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
     monkeypatch.setenv("OSORA_DATA", "nowhere")  # put back afterwards: the scale sets it
     cells = grid.expand(name, smoke_places)
     full = full_scale(name)
-    assert run.run_missing(cells) == run.OK
+    assert run.run_missing(cells) == exits.OK
     assert [c.label for c in cells] == [c.label for c in full]
     for cell, real in zip(cells, full, strict=True):
         made = record.read(cell.record)
@@ -88,7 +88,7 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
     name, smoke_places, session, monkeypatch
 ):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
-    assert run.run_experiment(name, smoke_places) == run.OK
+    assert run.run_experiment(name, smoke_places) == exits.OK
     found = grid.expansion(name, smoke_places)
     assert found.waiting == []
     chosen = [c for c in found.cells if c.config["tuning"] is not None]

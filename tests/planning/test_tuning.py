@@ -5,7 +5,7 @@ import re
 import pytest
 
 from osora_bench.cli.main import main
-from osora_bench.common import paths
+from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
 from osora_bench.records import record
@@ -128,7 +128,7 @@ def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
 
 
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
-    assert run.run_experiment("tuned", places) == run.OK
+    assert run.run_experiment("tuned", places) == exits.OK
     found = grid.expansion("tuned", places)
     assert found.waiting == []
     assert {c.state for c in found.cells} == {"done"}
@@ -160,7 +160,7 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     experiments, places, session, monkeypatch, capsys
 ):
     diverging(session, monkeypatch, {0.1})
-    assert run.run_experiment("tuned", places) == run.OK
+    assert run.run_experiment("tuned", places) == exits.OK
     assert "rate=0.1: diverged, the loss is nan at step 1 of 2" in capsys.readouterr().out
     found = grid.expansion("tuned", places)
     chosen = record.read(found.cells[4].record)["config"]
@@ -177,7 +177,7 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
 def test_a_diverged_cell_that_is_to_be_scored_has_failed(make_cell, session, monkeypatch):
     cell = make_cell("trainer.max_steps=2")
     diverging(session, monkeypatch, {cell.config["trainer"]["learning_rate"]})
-    assert run.run_missing([cell]) == run.FAILED
+    assert run.run_missing([cell]) == exits.FAILED
     assert cell.error == "Diverged: the loss is nan at step 1 of 2"
 
 
@@ -185,7 +185,7 @@ def test_where_every_rate_diverges_the_rest_is_told_to_wait(
     experiments, places, session, monkeypatch, capsys
 ):
     diverging(session, monkeypatch, {0.1, 1e-3, 1e-2})
-    assert run.run_experiment("tuned", places) == run.FAILED
+    assert run.run_experiment("tuned", places) == exits.FAILED
     told = capsys.readouterr().out
     assert told.count(": all 3 learning rates that were tried diverged: name smaller ones") == 4
     assert "8 cells: 4 done, 4 waiting" in told
@@ -208,7 +208,7 @@ def test_a_trial_that_fails_is_tried_once_a_start(
 
     monkeypatch.setattr(session, "_run", run_one)
     for start in (1, 2):
-        assert run.run_experiment("tuned", places) == run.FAILED
+        assert run.run_experiment("tuned", places) == exits.FAILED
         assert begun.count(0.1) == start
     told = capsys.readouterr().out
     assert "for the choice of one of 3 learning rates, 1 not tried yet" in told

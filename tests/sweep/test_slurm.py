@@ -14,6 +14,7 @@ from submitit.core.utils import UncompletedJobError
 from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench.cli.main import main
+from osora_bench.common import exits
 from osora_bench.common.claim import claimed
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.records import record
@@ -107,7 +108,7 @@ def test_a_grid_runs_on_both_nodes_in_arrays_that_fit_and_a_failure_stops_no_oth
     cells = grid("slurm", methods, *SHORT)
     # its package is not here: refused when the optimiser is made, not before
     (broken,) = grid("slurm", ["lora"], *SHORT, "trainer.optimizer=adamw_bnb_8bit")
-    assert run.run_missing([broken, *cells], launcher=ON_SLURM) == run.FAILED
+    assert run.run_missing([broken, *cells], launcher=ON_SLURM) == exits.FAILED
     told = capsys.readouterr().out
     assert f"failed: {broken.label}: ImportError" in told
     assert "6 cells: 5 done, 1 failed" in told
@@ -171,7 +172,7 @@ def test_killed_and_requeued_cells_end_with_the_record_of_an_undisturbed_run(clu
     cluster.ask("scontrol", "requeue", number)
     started_again(number)
     told, _ = watcher.communicate(timeout=600)
-    assert watcher.returncode == run.OK, told
+    assert watcher.returncode == exits.OK, told
     assert f"{killed.label}: its job " in told
     assert " ended without a record (FAILED)" in told
     assert requeued.label + ": its job" not in told
@@ -199,7 +200,7 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(cluster, grid, c
     first.wait()
     waiting = [c for c in cells if state_of(c) == "queued"]
     assert waiting  # two nodes, three cells
-    assert run.run_missing(cells, launcher=ON_SLURM) == run.OK
+    assert run.run_missing(cells, launcher=ON_SLURM) == exits.OK
     told = capsys.readouterr().out
     for cell in waiting:
         assert f"{cell.label}: has a job already, " in told
@@ -234,7 +235,7 @@ def test_a_held_job_is_told_and_cancelled_ones_are_not_tried_again(cluster, grid
         told.append(line)
         if "is held" in line:
             cluster.ask("scancel", "--state=PENDING", array)
-    assert watcher.wait() == run.FAILED
+    assert watcher.wait() == exits.FAILED
     told = "".join(told)
     assert f"job {number} is held: JobHeldUser" in told
     for cell in cells:
@@ -259,11 +260,11 @@ def test_a_plain_multirun_runs_there_too(cluster, tmp_path):
     failed = subprocess.run(
         [*command, "trainer.optimizer=adamw_bnb_8bit"], check=False, capture_output=True, text=True
     )
-    assert failed.returncode == run.FAILED, failed.stderr
+    assert failed.returncode == exits.FAILED, failed.stderr
     assert "toy lora r=16 seed=0: ImportError" in failed.stderr
     assert len(list(tmp_path.glob("ledger/*.json"))) == 1  # the base model needs no optimiser
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == run.OK, done.stderr
+    assert done.returncode == exits.OK, done.stderr
     assert len(list(tmp_path.glob("ledger/*.json"))) == 2
 
 
@@ -394,7 +395,7 @@ def test_a_time_limit_reached_too_often_names_the_setting(grid):
     ],
 )
 def test_a_launcher_is_named_and_alone(arguments, message, capsys):
-    assert main.main(["run", "experiment=demo", *arguments]) == run.MISTAKE
+    assert main.main(["run", "experiment=demo", *arguments]) == exits.MISTAKE
     assert message in capsys.readouterr().err
 
 
@@ -416,14 +417,14 @@ def test_a_launcher_is_named_and_alone(arguments, message, capsys):
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_a_mistaken_launcher_is_refused_before_anything_starts(verb, how, message, capsys):
-    assert main.main([verb, "experiment=demo", *how]) == run.MISTAKE
+    assert main.main([verb, "experiment=demo", *how]) == exits.MISTAKE
     assert message in capsys.readouterr().err
 
 
 def test_a_sweep_for_slurm_is_planned_where_there_is_no_slurm(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda tool: None)
-    assert main.main(["plan", "experiment=demo", *ON_SLURM]) == run.OK
+    assert main.main(["plan", "experiment=demo", *ON_SLURM]) == exits.OK
     assert "17 cells" in capsys.readouterr().out
 
 

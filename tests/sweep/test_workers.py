@@ -12,6 +12,7 @@ import pytest
 import torch
 from sweeps import from_another_commit, numbers, wait_until
 
+from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.records import code_state, record
 from osora_bench.sweep import frozen_plan, run, worker_process, workers
@@ -79,14 +80,14 @@ def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
 
     cells, broken = grid("workers")
     alone, _ = grid("alone")
-    assert run.run_missing([*cells, broken], workers=2) == run.FAILED
+    assert run.run_missing([*cells, broken], workers=2) == exits.FAILED
     told = capsys.readouterr().out
     assert f"failed: {broken.label}: ImportError" in told
     assert "4 cells: 3 done, 1 failed" in told
     in_process(alone)
     assert [numbers(c) for c in cells] == [numbers(c) for c in alone]
     # a second start tries only what failed, in this process too
-    assert run.run_missing([*cells, broken]) == run.FAILED
+    assert run.run_missing([*cells, broken]) == exits.FAILED
     assert "[1/1] " in capsys.readouterr().out
 
 
@@ -105,7 +106,7 @@ def test_a_killed_worker_is_replaced_and_its_cell_goes_on(make_cell, tmp_path, c
     wait_until(lambda: list(seals.glob("checkpoint-*/complete.json")), "checkpoint")
     os.kill(pid, signal.SIGKILL)
     thread.join()
-    assert ended == [run.OK]
+    assert ended == [exits.OK]
     assert f"{cells[0].label}: its process was killed by signal 9" in capsys.readouterr().out
     assert record.read(cells[0].record)["measured"]["starts"] == 2
     in_process(whole)
@@ -180,13 +181,13 @@ def test_a_worker_that_refuses_stops_no_other_and_the_verdict_is_told(
             if self.looks < 3:
                 return None
             cells[1].fail("for the sake of a verdict")
-            return run.FAILED
+            return exits.FAILED
 
     def start(self, slot, lock):
         begun.append(slot)
         self.folder.mkdir(exist_ok=True)
         self.log(slot).write_text("osora-bench: the sweep was started with commit 0\n")
-        return Ended(run.MISTAKE) if slot == 0 else Other()
+        return Ended(exits.MISTAKE) if slot == 0 else Other()
 
     monkeypatch.setattr(workers.Workers, "_start", start)
     with pytest.raises(Refused, match=r"^the sweep was started with commit 0  \(see .*-0.log\)"):
@@ -209,16 +210,16 @@ def test_a_refusal_is_none_where_every_cell_is_done_all_the_same(make_cell, monk
         def poll(self):
             if not cells[0].record.exists():
                 in_process(cells)
-            return run.OK
+            return exits.OK
 
     def start(self, slot, lock):
         self.log(slot).write_text("osora-bench: the sweep was started with commit 0\n")
-        return Ended(run.MISTAKE) if slot == 0 else Other()
+        return Ended(exits.MISTAKE) if slot == 0 else Other()
 
     monkeypatch.setattr(workers.Workers, "_start", start)
     monkeypatch.setattr(workers.Workers, "log", lambda self, slot: cells[0].ledger / f"{slot}.log")
     cells[0].ledger.mkdir(parents=True)
-    assert run.run_missing(cells, workers=2) == run.OK
+    assert run.run_missing(cells, workers=2) == exits.OK
 
 
 def test_a_gpu_that_cells_lose_is_given_none_while_there_are_others(make_cell, monkeypatch, capsys):
@@ -232,7 +233,7 @@ def test_a_gpu_that_cells_lose_is_given_none_while_there_are_others(make_cell, m
 
     monkeypatch.setattr(workers.Workers, "_start", start)
     for _ in range(workers.LOSSES):
-        ends(crew, worker_process.LOST)
+        ends(crew, exits.LOST)
     assert "GPU 3: 2 cells in a row have lost it" in capsys.readouterr().out
     crew.fill()
     assert begun == [1]
@@ -240,7 +241,7 @@ def test_a_gpu_that_cells_lose_is_given_none_while_there_are_others(make_cell, m
     crew.fill()
     assert begun == [1, 0]
     assert crew.refusal is None
-    for status in (worker_process.BROKEN, worker_process.LOST):  # it was of use in between
+    for status in (exits.BROKEN, exits.LOST):  # it was of use in between
         ends(crew, status)
     assert crew.lost[0] == 1
 
@@ -284,7 +285,7 @@ def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
         check(cell)
 
     monkeypatch.setattr(frozen_plan, "check_content", changed)
-    assert worker_process.work(frozen_plan.thaw(sweep.path)) == run.FAILED
+    assert worker_process.work(frozen_plan.thaw(sweep.path)) == exits.FAILED
     assert [c.state for c in (refused, unwritable, good)] == ["failed", "missing", "done"]
     assert refused.error == "its files have changed"
     told = capsys.readouterr().out
@@ -300,7 +301,7 @@ def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monke
 
     monkeypatch.setattr(session, "_run", fail)
     monkeypatch.setattr(sys, "argv", ["worker", str(sweep.path)])
-    assert worker_process.main() == worker_process.LOST
+    assert worker_process.main() == exits.LOST
     assert [c.state for c in cells] == ["failed", "missing"]
     with pytest.raises(run.DeviceLost):
         run.run_missing(cells)
@@ -321,7 +322,7 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_p
     parent.kill()
     parent.wait()
     os.kill(worker, 0)  # it is there
-    assert run.run_missing([cell]) == run.OK
+    assert run.run_missing([cell]) == exits.OK
     told = capsys.readouterr().out
     assert f"{cell.label}: runs already on" in told
     assert f"(pid {worker})" in told
@@ -337,7 +338,7 @@ def test_other_code_than_the_sweeps_is_refused_or_marked(make_cell, tmp_path, mo
         worker_process.work(frozen_plan.thaw(sweep.path))
     assert not cell.record.exists()
     monkeypatch.setenv("OSORA_CHANGED_SINCE_PLAN", "")
-    assert worker_process.work(frozen_plan.thaw(sweep.path), allow_changed=True) == run.OK
+    assert worker_process.work(frozen_plan.thaw(sweep.path), allow_changed=True) == exits.OK
     assert record.read(cell.record)["provenance"]["changed_since_plan"] is True
 
 
