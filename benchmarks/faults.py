@@ -37,8 +37,9 @@ from pathlib import Path
 import psutil
 
 from osora_bench.common import exits, paths
+from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
-from osora_bench.planning.grid import Cell, cell, expand
+from osora_bench.planning.grid import expand
 from osora_bench.records import record
 from osora_bench.sweep import run
 
@@ -323,7 +324,7 @@ def small_cell(place: Path) -> Cell:
                  "trainer.max_steps=3", "trainer.checkpoint_minutes=0",
                  "eval.datasets.0.limit=3", "eval.datasets.1.limit=3"]  # fmt: skip
     with composer():
-        return cell(resolve(compose(overrides, "faults"), "faults"), overrides)
+        return cell_of(resolve(compose(overrides, "faults"), "faults"), overrides)
 
 
 def in_a_child(of: Cell, log: Path) -> None:

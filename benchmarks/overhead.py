@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from osora_bench.planning import grid
+from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.sweep import run
 
@@ -69,16 +69,16 @@ def watch(others: Stopwatch, own: Stopwatch) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
     from osora_bench.evaluation import evaluate
-    from osora_bench.models import base
-    from osora_bench.pipeline import preflight, session
+    from osora_bench.models import adapters, base
+    from osora_bench.pipeline import session
     from osora_bench.records import record
     from osora_bench.training import data
 
     for auto in (AutoModelForCausalLM, AutoTokenizer):
         others.watch(auto, "from_pretrained", "load")
     others.watch(peft, "get_peft_model", "adapter")
-    start = preflight.start
-    preflight.start = lambda method: lambda model: others.time("adapter", start(method), model)
+    start = adapters.start
+    adapters.start = lambda method: lambda model: others.time("adapter", start(method), model)
     others.watch(Trainer, "train", "training")
     others.watch(evaluate, "_run", "evaluation")
     others.watch(data, "tokenise", TOKENS)
@@ -102,13 +102,13 @@ def main() -> None:
         with composer():
             for chosen in CELLS:
                 overrides = [*places, *QUICK, *chosen.split()]
-                cells.append(grid.cell(resolve(compose(overrides, chosen), chosen), overrides))
+                cells.append(cell_of(resolve(compose(overrides, chosen), chosen), overrides))
         measure(cells, args.model)
     finally:
         shutil.rmtree(folder)
 
 
-def measure(cells: list[grid.Cell], model: str) -> None:
+def measure(cells: list[Cell], model: str) -> None:
     """Run the cells and print a line for each."""
     run.session().prepare(cells)
     others, own = Stopwatch(), Stopwatch()

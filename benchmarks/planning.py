@@ -27,7 +27,8 @@ import hydra
 import yaml
 
 from osora_bench.common import paths
-from osora_bench.planning import grid, smoke
+from osora_bench.planning import grid, identity, smoke
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, resolve
 from osora_bench.records import record
 
@@ -80,7 +81,7 @@ def write_experiment(folder: Path, name: str, seeds: range) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
 
 
-def made_up(cell: grid.Cell, chance: random.Random) -> dict[str, Any]:
+def made_up(cell: Cell, chance: random.Random) -> dict[str, Any]:
     """A record as a cell of this size leaves one."""
     places = ("ledger", "runs", "device", "tracker")
     scores = {}
@@ -100,8 +101,8 @@ def made_up(cell: grid.Cell, chance: random.Random) -> dict[str, Any]:
             "code": {"commit": "0" * 40, "dirty": False, "diff": None},
             "versions": {f"package-{i}": "1.0.0" for i in range(10)},
             "hardware": {"device": "made up", "threads": 1},
-            "revision": grid.revision(cell.config),
-            "fingerprints": grid.fingerprints(cell.config),
+            "revision": identity.revision(cell.config),
+            "fingerprints": identity.fingerprints(cell.config),
         },
         "parameters": {"trainable": 1000, "adapter_bytes": 4000},
         "training": {
@@ -126,7 +127,7 @@ def timed(arguments: list[str], output: Path) -> Cost:
     return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024.0)
 
 
-def floor(ledger: Path, cells: list[grid.Cell]) -> list[tuple[str, float]]:
+def floor(ledger: Path, cells: list[Cell]) -> list[tuple[str, float]]:
     """Processor seconds of what has to be done, however it is done."""
     texts: list[bytes] = []
 
@@ -139,7 +140,7 @@ def floor(ledger: Path, cells: list[grid.Cell]) -> list[tuple[str, float]]:
             hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def identify() -> None:
-        identities = [grid.identity(cell.config) for cell in cells[:100]]
+        identities = [identity.identity(cell.config) for cell in cells[:100]]
         for number in range(len(cells)):
             told = json.dumps(identities[number % 100], sort_keys=True, separators=(",", ":"))
             hashlib.sha256(told.encode()).hexdigest()
@@ -163,7 +164,7 @@ def floor(ledger: Path, cells: list[grid.Cell]) -> list[tuple[str, float]]:
     return costs
 
 
-def compare(cells: list[grid.Cell], planned: list[str], chance: random.Random) -> None:
+def compare(cells: list[Cell], planned: list[str], chance: random.Random) -> None:
     """Compose a random sample as Hydra does it, from nothing but the overrides."""
     assert [cell.run_id for cell in cells] == planned, "the command planned other cells"
     chosen = chance.sample(cells, min(SAMPLE, len(cells)))
@@ -171,7 +172,7 @@ def compare(cells: list[grid.Cell], planned: list[str], chance: random.Random) -
     with composer():
         for cell in chosen:
             own = resolve(hydra.compose("config", overrides=[*cell.overrides]), "Hydra")
-            equal += own == cell.config and grid.run_id(own) == cell.run_id
+            equal += own == cell.config and identity.run_id(own) == cell.run_id
     each = (time.process_time() - started) / len(chosen)
     print(
         f"\n{equal} of {len(chosen)} random cells, configuration and run id, equal to Hydra's own "

@@ -19,8 +19,8 @@ from osora_bench.common.exits import FAILED, MISTAKE, OK
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
+from osora_bench.planning.cell import cell_of
 from osora_bench.planning.compose import check_overrides, resolve
-from osora_bench.planning.grid import cell
 from osora_bench.records import code_state
 from osora_bench.sweep.run import DeviceLost, attempt, damage, session, where
 
@@ -50,7 +50,7 @@ def _attempt(cfg: DictConfig) -> tuple[int, str]:
     """Run a cell that has no record yet; the exit status, and why it is not OK."""
     try:
         _check_code()
-        one = cell(resolve(cfg, "configuration"))
+        one = cell_of(resolve(cfg, "configuration"))
         if one.state == "done":
             say(f"{one.label}: has its record already, {one.record}")
             return OK, ""

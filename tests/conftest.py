@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from osora_bench.planning import grid
+from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -40,10 +40,10 @@ QUICK = [
 def make_cell(places):
     """Compose one cell from overrides, in the test's own places."""
 
-    def make(*overrides: str) -> grid.Cell:
+    def make(*overrides: str) -> Cell:
         chosen = [*places, *overrides]
         with composer():
-            return grid.cell(resolve(compose(chosen, "test"), "test"), chosen)
+            return cell_of(resolve(compose(chosen, "test"), "test"), chosen)
 
     return make
 

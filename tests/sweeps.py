@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from osora_bench.planning.grid import Cell
+from osora_bench.planning.cell import Cell
 from osora_bench.records import record
 from osora_bench.sweep.frozen_plan import Frozen
 

@@ -3,21 +3,17 @@
 import argparse
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from osora_bench.common import files, interruption
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
-from osora_bench.planning import config
+from osora_bench.models.adapters import check_adapter, read_origin, with_saved_adapter
+from osora_bench.planning import checks
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
-
-ORIGIN = "osora_bench.json"
-"""Beside an adapter that this project trained: its base's content, and how the method starts."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     quiet()
     evaluate.prepare(cfg["eval"], Path(cfg["runs"]))
     base = Workspace().base(cfg)
-    model = base.model if args.adapter is None else adapted(base, args.adapter, cfg)
+    model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)
     folder = args.output or Path(cfg["runs"]) / "evaluate" / name(args, cfg, model)
     with interruption.current():
         scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
@@ -90,7 +86,7 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     if args.limit is not None:
         for dataset in suite["datasets"]:
             dataset["limit"] = min(args.limit, dataset["questions"])
-    config.check(cfg, "evaluate")
+    checks.check(cfg, "evaluate")
     return cfg
 
 
@@ -103,7 +99,7 @@ def _model(args: argparse.Namespace) -> list[str]:
     if not (folder / "config.json").is_file():
         near = unknown("model", args.model, group_choices("model"))
         raise UserError(f"{near}; nor is it a folder with a config.json")
-    own = _read(folder / "config.json")
+    own = read_origin(folder / "config.json")
     stored = own.get("dtype") or own.get("torch_dtype") or "float32"
     chat = not args.plain and _has_chat_template(folder)
     settings = {
@@ -118,30 +114,15 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     settings = folder / "tokenizer_config.json"
-    return settings.is_file() and "chat_template" in _read(settings)
-
-
-def _read(place: Path) -> dict[str, Any]:
-    """What a JSON file of a model or an adapter says.
-
-    Raises:
-        UserError: it is not one.
-    """
-    try:
-        told = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{place}: is no JSON ({error})") from error
-    if not isinstance(told, dict):
-        raise UserError(f"{place}: holds no settings by name")
-    return told
+    return settings.is_file() and "chat_template" in read_origin(settings)
 
 
 def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
-        _check_adapter(args.adapter)
+        check_adapter(args.adapter)
     from osora_bench.common import files
-    from osora_bench.models.base import check_weights
+    from osora_bench.models.weights import check_weights
     from osora_bench.pipeline import preflight
 
     folder = args.output or Path(cfg["runs"])
@@ -150,92 +131,6 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     check_weights(cfg["model"])
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")
-
-
-def _check_adapter(folder: Path) -> None:
-    settings = folder / "adapter_config.json"
-    if not settings.is_file():
-        raise UserError(f"--adapter {folder}: no folder with an adapter_config.json")
-    if "peft_type" not in _read(settings):
-        raise UserError(f"{settings}: names no peft_type, so PEFT did not write it")
-    tensors = ("adapter_model.safetensors", "adapter_model.bin")
-    if not any((folder / name).is_file() for name in tensors):
-        raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
-
-
-def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
-    """Write down beside a trained adapter what loading it takes."""
-    from osora_bench.models.base import digest
-
-    origin = {"base": digest(base.checksums), "start": method["start"]}
-    (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-
-
-def adapted(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
-    """The base model with the adapter of a folder.
-
-    Raises:
-        UserError: the adapter was trained on another base, or its tensors do not fit this one.
-    """
-    from safetensors import SafetensorError
-
-    from osora_bench.models.base import digest
-
-    origin: dict[str, Any] = {"base": None, "start": None}
-    if (folder / ORIGIN).is_file():
-        origin |= _read(folder / ORIGIN)
-    if origin["base"] not in (None, digest(base.checksums)):
-        raise UserError(
-            f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
-        )
-    try:
-        model = _load(base.model, folder, origin["start"])
-    except SafetensorError as error:
-        raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        why = shorten(str(error), 300)
-        raise UserError(f"--adapter {folder} is not for {cfg['model']['name']}: {why}") from error
-    said = model.active_peft_config.base_model_name_or_path
-    if origin["base"] is None and said and Path(said).name != Path(cfg["model"]["path"]).name:
-        say(f"WARNING: {folder} says that it was made for {said}, not {cfg['model']['path']}")
-    return model
-
-
-def _load(base: Any, folder: Path, start: str | None) -> Any:
-    from hydra.utils import get_method
-    from peft import PeftConfig, PeftModel, get_peft_model
-    from peft.utils import load_peft_weights, set_peft_model_state_dict
-
-    import osora_bench.osora  # noqa: F401 (makes the method known)
-
-    if start is None:
-        with warnings.catch_warnings():  # of missing keys: `_check_names` refuses them
-            warnings.simplefilter("ignore")
-            model = PeftModel.from_pretrained(base, str(folder))
-    else:  # the base weights change with the start, and the saved tensors belong to the changed
-        settings = PeftConfig.from_pretrained(str(folder))
-        settings.inference_mode = False
-        model = get_peft_model(base, settings)
-        get_method(start)(model)
-        set_peft_model_state_dict(model, load_peft_weights(str(folder)))
-    _check_names(model, folder)
-    return model
-
-
-def _check_names(model: Any, folder: Path) -> None:
-    """PEFT passes over tensors without a place in the model, over places without a tensor, and over
-    what is no number."""
-    from peft import get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    tensors = load_peft_weights(str(folder))
-    here, stored = set(get_peft_model_state_dict(model)), set(tensors)
-    if spoilt := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:
-        raise ValueError(f"{len(spoilt)} tensors hold NaN or infinite numbers, such as {spoilt[0]}")
-    if here != stored:
-        first = sorted(here ^ stored)[0]
-        where = "this model has" if first in here else "only the file has"
-        raise ValueError(f"{len(here ^ stored)} tensors do not match, the first {where}: {first}")
 
 
 def name(args: argparse.Namespace, cfg: dict[str, Any], model: Any) -> str:

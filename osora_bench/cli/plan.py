@@ -8,7 +8,10 @@ from typing import Any
 
 from osora_bench.common.process import without_collecting
 from osora_bench.planning import estimate
-from osora_bench.planning.grid import WAITING, Cell, Expansion, training_id, trains, validation_loss
+from osora_bench.planning.cell import WAITING, Cell
+from osora_bench.planning.config import trains
+from osora_bench.planning.grid import Expansion, validation_loss
+from osora_bench.planning.identity import training_id
 from osora_bench.records import record
 from osora_bench.sweep.run import counted, warnings, where
 from osora_bench.sweep.slurm import sweep

@@ -32,7 +32,7 @@ from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.journal import Journal, cannot_write
 from osora_bench.evaluation.scores import Answer, collect, write
 from osora_bench.evaluation.vllm_model import VllmModel
-from osora_bench.models import base
+from osora_bench.models import base, weights
 from osora_bench.planning.config import asked, chosen
 from osora_bench.records.record import pack
 
@@ -275,7 +275,7 @@ def _wrapped(
     return VllmModel(
         model,
         tokenizer,
-        source=base.location(cfg["model"]),
+        source=weights.location(cfg["model"]),
         untouched=method["start"] is None and not method["full"],
         folder=folder / "exported",
         **settings,

@@ -18,8 +18,8 @@ from peft import get_peft_model, get_peft_model_state_dict
 from torch import nn
 
 from osora_bench.common.errors import UserError
-from osora_bench.models import base
-from osora_bench.pipeline import preflight
+from osora_bench.models import adapters
+from osora_bench.models.skeleton import blank, check_rank
 
 SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -73,7 +73,7 @@ def count(cfg: dict[str, Any]) -> Count:
 
 def _blank(cfg: dict[str, Any]) -> nn.Module:
     with _without_start():
-        return base.blank(cfg["model"])
+        return blank(cfg["model"])
 
 
 def check(cfg: dict[str, Any]) -> None:
@@ -95,9 +95,9 @@ def adapt(cfg: dict[str, Any], skeleton: nn.Module) -> Any:
     Raises:
         UserError, NeedsWeights: as `count`.
     """
-    preflight.check_rank(cfg, skeleton)
+    check_rank(cfg, skeleton)
     method = cfg["method"]
-    peft = preflight.instantiate(_without_weights(method))
+    peft = adapters.instantiate(_without_weights(method))
     with torch.device("meta"), _without_start(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again where the adapter gets its weights
         try:

@@ -8,8 +8,9 @@ from typing import Any
 from osora_bench.benchdata.sets import absent, data_folder, gated, refuse_committable
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.files import check_writable
-from osora_bench.planning.config import chosen
-from osora_bench.planning.grid import Cell, processes, trains
+from osora_bench.models.adapters import instantiate, start
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import chosen, processes, trains
 from osora_bench.training.data import dialogues
 
 
@@ -123,9 +124,9 @@ def _check_tracker(cell: Cell) -> None:
 
 
 def _check_weights(cell: Cell) -> None:
-    from osora_bench.models import base
+    from osora_bench.models import weights
 
-    base.check_weights(cell.config["model"])
+    weights.check_weights(cell.config["model"])
 
 
 def _check_layers(cell: Cell) -> None:
@@ -133,12 +134,12 @@ def _check_layers(cell: Cell) -> None:
     model, method = cell.config["model"], cell.config["method"]
     if method["peft"] is None:
         return
-    from osora_bench.models import base, counting
+    from osora_bench.models import counting, weights
 
     instantiate(method)
     start(method)
     if model["architecture"] is None:
-        base.check_weights(model)  # what is not there has been told already
+        weights.check_weights(model)  # what is not there has been told already
     counting.check(cell.config)
 
 
@@ -147,10 +148,10 @@ def _check_sharing(cell: Cell) -> None:
     model, method = cell.config["model"], cell.config["method"]
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    from osora_bench.models import base
+    from osora_bench.models.skeleton import blank, decoder_layers
 
     where = f"trainer.processes={processes(cell.config)}"
-    if not base.decoder_layers(base.blank(model)):
+    if not decoder_layers(blank(model)):
         raise UserError(
             f"{where}: transformers names no layers of {model['name']} that could be shared out"
         )
@@ -167,56 +168,3 @@ def _check_sharing(cell: Cell) -> None:
             f"{where}: method {method['name']} moves ranks between layers while it trains, for "
             "which it needs them whole: trainer.processes=1"
         )
-
-
-def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:
-    """Refuse a rank that an adapted layer cannot have, or modules that match nothing.
-
-    Args:
-        skeleton: the model's modules; their shapes are all that is read.
-    """
-    from osora_bench.models import base
-
-    model, method = cfg["model"], cfg["method"]
-    shapes = base.adapted_layers(skeleton, model["target_modules"])
-    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
-    if method["rank_bounded"] and method["rank"] > min(shape):
-        raise UserError(
-            f"{model['name']} {method['name']}: rank {method['rank']} is above min(d_out, d_in) of "
-            f"{name} ({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is "
-            f"{min(shape)}"
-        )
-
-
-def start(method: dict[str, Any]) -> Callable[[Any], None]:
-    """The function that `method.start` names, or one that does nothing.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
-    if method["start"] is None:
-        return lambda _: None
-    from hydra.utils import get_method
-
-    try:
-        named: Callable[[Any], None] = get_method(method["start"])
-    except Exception as error:  # Hydra wraps an ImportError in several others
-        raise UserError(f"method {method['name']}: start: {error}") from error
-    return named
-
-
-def instantiate(method: dict[str, Any]) -> Any:
-    """Build the method's PEFT configuration from its `peft` section.
-
-    Raises:
-        UserError: a class that cannot be imported, or arguments that it refuses.
-    """
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate as build
-
-    try:
-        # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
-        return build(method["peft"], _convert_="all")
-    except HydraException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"method {method['name']}: {cause}") from error

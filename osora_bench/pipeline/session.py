@@ -11,12 +11,15 @@ from typing import Any
 
 import transformers
 
-from osora_bench.cli.evaluate import adapted
 from osora_bench.common import claim, interruption
 from osora_bench.evaluation import evaluate
+from osora_bench.models import adapters
+from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet
 from osora_bench.pipeline.tracker import Tracker, tracking
-from osora_bench.planning.grid import Cell, fingerprints, processes, revision, trains
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import processes, trains
+from osora_bench.planning.identity import fingerprints, revision
 from osora_bench.records import provenance, record
 from osora_bench.training import data, reuse, train
 from osora_bench.training.fsdp import launch
@@ -101,7 +104,7 @@ class Session:
             self.workspace.release(model)
             base = self.workspace.base(cell.config)
             model = _started(cell, base)
-        trainable = train.trainable(model)
+        trainable = adapters.trainable(model)
         training = self._train(cell, base, model, tracker)
         done = reuse.Trained(training, _parameters(cell, trainable), time.time() - started)
         if not cell.config["method"]["full"]:
@@ -120,7 +123,7 @@ class Session:
             label=cell.label,
             log=tracker.log,
         )
-        train.save(model, base, cell)
+        adapters.save(model, base, cell)
         return training
 
     def _train_shared(
@@ -193,7 +196,7 @@ def _recorded(
 def _started(cell: Cell, base: Base) -> Any:
     """The model with a fresh adapter, as the cell's seed starts it."""
     transformers.set_seed(cell.config["seed"])
-    return train.adapted(base.model, cell)
+    return adapters.with_fresh_adapter(base.model, cell)
 
 
 def _parameters(cell: Cell, trainable: int) -> dict[str, int]:
@@ -213,7 +216,7 @@ def _as_trained(cell: Cell, base: Base, done: reuse.Trained, circumstances: dict
     """The model that other processes have trained and written down."""
     if cell.config["method"]["full"]:
         return base.model
-    model = adapted(base, cell.paths.adapter, cell.config)
+    model = with_saved_adapter(base, cell.paths.adapter, cell.config)
     reuse.keep(cell, model, done, circumstances)
     return model
 

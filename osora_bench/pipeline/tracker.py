@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
-from osora_bench.planning.grid import Cell
+from osora_bench.planning.cell import Cell
 
 FINISH = 5.0
 """Seconds that a process waits at its end for trackers, to tell of those that fail; what is not

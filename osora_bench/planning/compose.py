@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
-from osora_bench.planning import config
+from osora_bench.planning import checks, config
 
 
 def group_choices(group: str) -> list[str]:
@@ -164,7 +164,7 @@ def vary(
     """
     try:
         for resolved in _variants(cfg, variants):
-            config.check(resolved, where)
+            checks.check(resolved, where)
             yield resolved
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {error}") from error

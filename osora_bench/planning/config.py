@@ -5,27 +5,12 @@ its run id (names shown in tables, places on disk, how the work is split up).
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
-
-from osora_bench.common.errors import UserError, unknown
-
-DTYPES = ("float32", "bfloat16", "float16")
-LOSSES = ("text", "answer")
-SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
-TRACKERS = ("none", "wandb")
-TRACKER_MODES = ("auto", "offline", "online")
-BACKENDS = ("transformers", "vllm")
-DEVICES = ("auto", "cpu", "cuda")
-SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
-"""They treat every number alone, so that a shard is stepped as in the whole."""
-SHARDED_PRECISIONS = ("float32", "bfloat16")
-"""With float16, processes would have to agree on the scale of the loss: one's overflow is all's."""
 
 
 def shown(default: Any = MISSING) -> Any:
@@ -258,119 +243,11 @@ def chosen(suite: dict[str, Any]) -> list[dict[str, Any]]:
     return [d for d in suite["datasets"] if d["name"] not in without]
 
 
-def problems(cfg: dict[str, Any]) -> list[str]:
-    """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
-    method, task, suite, trainer = cfg["method"], cfg["task"], cfg["eval"], cfg["trainer"]
-    found = [
-        unknown(key, str(value), choices)
-        for key, value, choices in (
-            ("model.dtype", cfg["model"]["dtype"], DTYPES),
-            ("task.loss_on", task["loss_on"], LOSSES),
-            ("trainer.schedule", trainer["schedule"], SCHEDULES),
-            ("trainer.precision", trainer["precision"], DTYPES),
-            ("eval.backend", suite["backend"], BACKENDS),
-            ("tracker.report_to", cfg["tracker"]["report_to"], TRACKERS),
-            ("tracker.mode", cfg["tracker"]["mode"], TRACKER_MODES),
-            ("device", cfg["device"], DEVICES),
-        )
-        if value not in choices
-    ]
-    found += _method_problems(method)
-    at_least_one = {
-        "trainer.batch_size": trainer["batch_size"],
-        "trainer.micro_batch_size": trainer["micro_batch_size"],
-        "trainer.processes": trainer["processes"],
-        "task.max_length": task["max_length"],
-        "task.max_rows": task["max_rows"],
-        "task.validation_rows": task["validation_rows"],
-        "trainer.max_steps": trainer["max_steps"],
-        "eval.max_out_len": suite["max_out_len"],
-        "eval.batch_size": suite["batch_size"],
-        "eval.limit": suite["limit"],
-        **{f"eval.datasets.{d['name']}.limit": d["limit"] for d in suite["datasets"]},
-    }
-    found += [
-        f"{key}={value}: must be at least 1"
-        for key, value in at_least_one.items()
-        if value is not None and value < 1
-    ]
-    minutes = trainer["checkpoint_minutes"]
-    if minutes is not None and not 0 <= minutes < math.inf:
-        found.append(f"trainer.checkpoint_minutes={minutes}: must be at least 0, or null")
-    found += [
-        f"eval.datasets.{d['name']}.limit={d['limit']}: the set has {d['questions']} questions"
-        for d in suite["datasets"]
-        if d["limit"] is not None and d["limit"] > d["questions"]
-    ]
-    names = [d["name"] for d in suite["datasets"]]
-    found += [
-        f"eval.datasets: two sets are called {name!r}; tell them apart by `name`, with `abbr` for "
-        "what OpenCompass calls them"
-        for name in sorted({n for n in names if names.count(n) > 1})
-    ]
-    found += [
-        unknown("set in eval.without", n, names) for n in suite["without"] or () if n not in names
-    ]
-    if suite["without"] == []:
-        found.append("eval.without=[]: name a set, or leave it null")
-    if names and not chosen(suite):
-        found.append("eval.without leaves no set to score")
-    if not names and task["validation_rows"] is None:
-        found.append(
-            f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "
-            "task.validation_rows hold rows out (which `rates` in an experiment need)"
-        )
-    found += _sharing_problems(trainer)
-    if not trainer["learning_rate"] > 0:
-        found.append(f"trainer.learning_rate={trainer['learning_rate']}: must be above 0")
-    if trainer["max_steps"] is None and not trainer["epochs"] > 0:
-        found.append(f"trainer.epochs={trainer['epochs']}: must be above 0")
-    if not cfg["model"]["target_modules"]:
-        found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
-    found += [f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not cfg[key]]
-    if not 0 <= cfg["seed"] < 2**32:
-        found.append(f"seed={cfg['seed']}: must be between 0 and 2**32 - 1")
-    return found
+def trains(cfg: dict[str, Any]) -> bool:
+    """Whether the method changes the model at all (`none` evaluates it as it is)."""
+    return cfg["method"]["peft"] is not None or bool(cfg["method"]["full"])
 
 
-def _sharing_problems(trainer: dict[str, Any]) -> list[str]:
-    """Of how an optimiser step's rows and the weights are shared out."""
-    count, found = trainer["processes"], []
-    if trainer["batch_size"] % max(trainer["micro_batch_size"] * count, 1):
-        by = f" x trainer.processes={count}" if count > 1 else ""
-        found.append(
-            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
-            f"trainer.micro_batch_size={trainer['micro_batch_size']}{by}"
-        )
-    for key, choices in (("optimizer", SHARDED_OPTIMIZERS), ("precision", SHARDED_PRECISIONS)):
-        if count > 1 and trainer[key] not in choices:
-            found.append(
-                f"trainer.{key}={trainer[key]} cannot be shared by trainer.processes={count}; "
-                f"what can: {', '.join(choices)}"
-            )
-    return found
-
-
-def _method_problems(method: dict[str, Any]) -> list[str]:
-    rank = method["rank"]
-    if method["full"] and method["peft"] is not None:
-        return [f"method {method['name']}: full=true trains every weight; it takes no peft section"]
-    if rank is None:
-        return []
-    if rank < 1:
-        return [f"method.rank={rank} for {method['name']}: a rank is at least 1"]
-    if method["peft"] is None:
-        return [f"method.rank={rank}: method {method['name']!r} has no adapter, so no rank"]
-    if rank not in method["peft"].values():
-        return [
-            f"method.rank={rank} has no effect: conf/method/{method['name']}.yaml does not use "
-            "${method.rank} in its peft section"
-        ]
-    return []
-
-
-def check(cfg: dict[str, Any], where: str) -> None:
-    """Raise UserError with every problem of the configuration `where` at once."""
-    found = problems(cfg)
-    if found:
-        raise UserError(f"{where}: " + "\n  ".join(["cannot run", *found]))
+def processes(cfg: dict[str, Any]) -> int:
+    """How many processes share the training of a cell; 1 where nothing is trained."""
+    return int(cfg["trainer"]["processes"]) if trains(cfg) else 1

@@ -16,7 +16,8 @@ import numpy as np
 
 from osora_bench.common import paths
 from osora_bench.planning import config
-from osora_bench.planning.grid import Cell, processes, trains
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import processes, trains
 
 GPU_RATE = 0.4 * 989e12
 """Operations a second where a model needs a GPU: 40 % of an H100's bfloat16 peak, assumed."""

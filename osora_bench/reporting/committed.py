@@ -13,8 +13,9 @@ from pathlib import Path
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
-from osora_bench.planning.grid import Cell, expansion
+from osora_bench.planning.grid import expansion
 from osora_bench.reporting import render, tabulate
 from osora_bench.reporting.figures import draw
 

@@ -15,8 +15,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, FigureSpec
-from osora_bench.planning.grid import Cell
 from osora_bench.reporting import reference, tabulate
 from osora_bench.reporting.numbers import mean
 

@@ -25,8 +25,8 @@ from tabulate import tabulate
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
+from osora_bench.planning.checks import DTYPES
 from osora_bench.planning.compose import compose, composer, resolve
-from osora_bench.planning.config import DTYPES
 from osora_bench.planning.experiments import load_experiment
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ def _parts(
 
 def _lines(cells: Sequence[dict[str, Any]], one_model: bool) -> list[Line]:
     """Each cell's line; many are shared out among the machine's cores."""
-    from osora_bench.models import base
+    from osora_bench.models import skeleton
 
     if one_model:
-        base.blank(cells[0]["model"])  # refused here, once, and not in every line
+        skeleton.blank(cells[0]["model"])  # refused here, once, and not in every line
     workers = min(len(os.sched_getaffinity(0)), len(cells) // CELLS_A_PROCESS)
     if workers < 2:
         return [_line(cell) for cell in cells]

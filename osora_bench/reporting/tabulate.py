@@ -19,9 +19,9 @@ from typing import Any
 import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning.config import asked
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import asked, trains
 from osora_bench.planning.experiments import Experiment, TableSpec
-from osora_bench.planning.grid import Cell, trains
 from osora_bench.records.record import read_ledger
 from osora_bench.reporting.layouts import against
 from osora_bench.reporting.numbers import CENT, mean, percent

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench.common import files
-from osora_bench.common.errors import UserError
-from osora_bench.planning import grid
+from osora_bench.planning.cell import Cell
 from osora_bench.records import code_state
 from osora_bench.records.code_state import differs
 
@@ -26,19 +25,19 @@ class Frozen:
     path: Path
     started: str
     code: dict[str, Any]
-    cells: list[grid.Cell]
+    cells: list[Cell]
 
-    def settled(self, cell: grid.Cell) -> bool:
+    def settled(self, cell: Cell) -> bool:
         """Whether nothing is left to do for a cell in this sweep: done, damaged or failed in it."""
         state = cell.state
         return state in ("done", "damaged") or (state == "failed" and cell.failed >= self.started)
 
-    def waits(self, cell: grid.Cell) -> bool:
+    def waits(self, cell: Cell) -> bool:
         """Whether a cell is still to be run, and nobody runs it."""
         return not self.settled(cell) and cell.state != "running"
 
 
-def freeze(cells: Sequence[grid.Cell]) -> Frozen:
+def freeze(cells: Sequence[Cell]) -> Frozen:
     """Write down a sweep below its runs folder: a line on all of it, and a line for each cell."""
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     code = code_state.code()
@@ -57,7 +56,7 @@ def thaw(path: Path, only: str | None = None) -> Frozen:
     """Read a sweep back; with `only`, that cell of it alone, which takes no time in a large one."""
     head, *lines = path.read_text(encoding="utf-8").splitlines()
     told = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
-    cells = [grid.Cell(c["run_id"], c["config"], tuple(c["overrides"])) for c in told]
+    cells = [Cell(c["run_id"], c["config"], tuple(c["overrides"])) for c in told]
     if only is not None:
         cells = [cell for cell in cells if cell.run_id == only]
     return Frozen(path, **json.loads(head), cells=cells)
@@ -66,13 +65,3 @@ def thaw(path: Path, only: str | None = None) -> Frozen:
 def changes(frozen: Frozen) -> str | None:
     """How the code on disk now differs from the sweep's, None if it does not."""
     return differs(frozen.code, code_state.look(), "allow_changed=true")
-
-
-def check_content(cell: grid.Cell) -> None:
-    """Raise UserError if the files that a cell reads are not those that it was planned with."""
-    now = grid.cell(cell.config, cell.overrides)
-    if now.run_id != cell.run_id:
-        raise UserError(
-            f"{cell.label}: the model or data files on disk have changed since the sweep was "
-            "started; start it anew"
-        )

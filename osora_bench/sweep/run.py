@@ -16,11 +16,12 @@ from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.exits import FAILED, OK
 from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
-from osora_bench.planning.config import chosen
+from osora_bench.planning.cell import STATES, WAITING, Cell, check_content
+from osora_bench.planning.config import chosen, trains
 from osora_bench.planning.experiments import load_experiment
-from osora_bench.planning.grid import STATES, WAITING, Cell, expansion, revision, trains
+from osora_bench.planning.grid import expansion
+from osora_bench.planning.identity import revision
 from osora_bench.records import code_state
-from osora_bench.sweep import frozen_plan
 
 if TYPE_CHECKING:
     from osora_bench.pipeline.session import Session
@@ -271,7 +272,7 @@ def attempt(cell: Cell, counter: str = "") -> str:
 
 def _run(cell: Cell, counter: str) -> str:
     try:
-        frozen_plan.check_content(cell)
+        check_content(cell)
         session().prepare([cell])
         with interruption.current():
             made = session().run(cell)

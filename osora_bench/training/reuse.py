@@ -20,7 +20,8 @@ from osora_bench.common import files
 from osora_bench.common.fingerprint import file_sha256
 from osora_bench.common.progress import say
 from osora_bench.models import base
-from osora_bench.planning import grid
+from osora_bench.planning import identity
+from osora_bench.planning.cell import Cell
 from osora_bench.training.train import Training
 
 
@@ -33,7 +34,7 @@ class Trained:
     seconds: float
 
 
-def keep(cell: grid.Cell, model: Any, done: Trained, provenance: dict[str, Any]) -> None:
+def keep(cell: Cell, model: Any, done: Trained, provenance: dict[str, Any]) -> None:
     """Write down that the adapter in the cell's folder is that of a finished training."""
     told = {
         "files": _files(cell.paths.adapter),
@@ -41,7 +42,7 @@ def keep(cell: grid.Cell, model: Any, done: Trained, provenance: dict[str, Any])
         "provenance": provenance,
         "done": asdict(done),
     }
-    folder = cell.paths.trained(grid.training_id(cell.config))
+    folder = cell.paths.trained(identity.training_id(cell.config))
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / f"{cell.run_id}.json", json.dumps(told, indent=1))
 
@@ -54,7 +55,7 @@ class Note:
     weights: str
     done: Trained
 
-    def load(self, cell: grid.Cell, model: Any) -> bool:
+    def load(self, cell: Cell, model: Any) -> bool:
         """Put the trained tensors into the freshly started model and copy the adapter's files;
         False if that does not give the trained model. Then the model is of no use any more."""
         try:
@@ -69,7 +70,7 @@ class Note:
         self.take(cell)
         return True
 
-    def take(self, cell: grid.Cell) -> None:
+    def take(self, cell: Cell) -> None:
         """Copy the adapter's files to where the cell's own would be."""
         if self.folder != cell.paths.adapter:
             shutil.copytree(self.folder, cell.paths.adapter, dirs_exist_ok=True)
@@ -81,9 +82,9 @@ class Note:
             log({"step": step, "loss": loss})
 
 
-def find(cell: grid.Cell, provenance: dict[str, Any]) -> Note | None:
+def find(cell: Cell, provenance: dict[str, Any]) -> Note | None:
     """The training of a cell, if it was done here under the same circumstances and is whole."""
-    for place in sorted(cell.paths.trained(grid.training_id(cell.config)).glob("*.json")):
+    for place in sorted(cell.paths.trained(identity.training_id(cell.config)).glob("*.json")):
         try:
             told = json.loads(place.read_text(encoding="utf-8"))
         except ValueError as error:

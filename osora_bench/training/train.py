@@ -2,25 +2,19 @@
 
 import inspect
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from osora_bench.cli.evaluate import remember
 from osora_bench.common import interruption, progress
 from osora_bench.models import memory
-from osora_bench.models.base import Base, inside
-from osora_bench.osora import SvdStore, use_store
-from osora_bench.pipeline import preflight
-from osora_bench.planning.grid import Cell
+from osora_bench.models.base import inside
 from osora_bench.training import checkpoint
 from osora_bench.training.data import IGNORED_LABEL, TokenisedTask
 
@@ -53,27 +47,6 @@ class Training:
         """A training as it was written down."""
         held_out = told["validation"]
         return cls(**{**told, "validation": None if held_out is None else Validation(**held_out)})
-
-
-def adapted(model: Any, cell: Cell) -> Any:
-    """A base model with the cell's fresh adapter on it; without one if all of it is trained."""
-    method = cell.config["method"]
-    if method["full"]:
-        return model
-    with use_store(_store(cell)):
-        made = peft.get_peft_model(model, preflight.instantiate(method))
-        preflight.start(method)(made)
-    return made
-
-
-def _store(cell: Cell) -> SvdStore | None:
-    """Where decompositions are shared by cells and later runs: below `runs` if not elsewhere."""
-    return None if os.environ.get("OSORA_SVD_STORE") else SvdStore(cell.paths.decompositions)
-
-
-def trainable(model: torch.nn.Module) -> int:
-    """How many numbers are trained."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 class Collator:
@@ -320,21 +293,6 @@ def _validate(trainer: Any, rows: list[dict[str, list[int]]]) -> Validation:
     if not math.isfinite(total):
         raise Diverged(f"the loss on the validation rows is {total / tokens}")
     return Validation(len(rows), tokens, round(total / tokens, 6))
-
-
-def save(
-    model: Any, base: Base, cell: Cell, tensors: dict[str, torch.Tensor] | None = None
-) -> None:
-    """Write what was trained as PEFT or transformers do, and beside it what loading it takes.
-
-    Args:
-        tensors: the model's, by name; None: as it holds them.
-    """
-    given = {} if tensors is None else {"state_dict": tensors}
-    model.save_pretrained(str(cell.paths.adapter), **given)
-    remember(cell.paths.adapter, base, cell.config["method"])
-    if cell.config["method"]["full"]:  # a whole model, then
-        base.tokenizer.save_pretrained(cell.paths.adapter)
 
 
 def _brief(losses: list[tuple[int, float]], points: int) -> list[list[float]]:

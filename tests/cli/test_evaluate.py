@@ -8,11 +8,12 @@ import signal
 
 import pytest
 
-from osora_bench.cli.evaluate import ORIGIN, configuration, parser
+from osora_bench.cli.evaluate import configuration, parser
 from osora_bench.cli.main import main
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.journal import Journal
+from osora_bench.models.adapters import ORIGIN
 
 LIMITS = ["eval.datasets.0.limit=20", "eval.datasets.1.limit=20"]
 
@@ -28,7 +29,7 @@ def evaluated(capsys, *arguments):
 @pytest.fixture(scope="module")
 def trained(session, tmp_path_factory):
     """Records and folders: an adapter, one whose start changes the base, and a whole model."""
-    from osora_bench.planning import grid
+    from osora_bench.planning.cell import cell_of
     from osora_bench.planning.compose import compose, composer, resolve
 
     made = {}
@@ -37,7 +38,7 @@ def trained(session, tmp_path_factory):
         chosen = [f"method={method}", f"ledger={place}/ledger", f"runs={place}/runs", *LIMITS]
         chosen.append("trainer.max_steps=8")
         with composer():
-            cell = grid.cell(resolve(compose(chosen, "test"), "test"), chosen)
+            cell = cell_of(resolve(compose(chosen, "test"), "test"), chosen)
         made[method] = (session.run(cell), cell.paths.adapter, place)
     return made
 

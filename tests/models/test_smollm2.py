@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation.decoder import supports
-from osora_bench.models import base, smollm2
+from osora_bench.models import smollm2, weights
 from osora_bench.planning.compose import compose, composer, resolve
 
 FOLDER = paths.ROOT / smollm2.FOLDER
@@ -48,7 +48,7 @@ def test_the_built_folder_is_the_model_that_its_file_describes(monkeypatch):
     smollm2.build(FOLDER)
     with composer():
         cfg = resolve(compose(["model=smollm2-135m"], "test"), "test")
-    base.check_weights(cfg["model"])
+    weights.check_weights(cfg["model"])
 
 
 @pytest.mark.real_data

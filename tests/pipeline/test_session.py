@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
+from osora_bench.models import adapters, skeleton
 from osora_bench.models import base as models
 from osora_bench.pipeline import preflight
 from osora_bench.planning.compose import group_choices
@@ -30,7 +31,7 @@ def numbers(cell, made=None):
 def test_every_method_builds_its_adapter_with_the_rank_it_is_given(make_cell, method):
     cell = make_cell(f"method={method}", "method.rank=4")
     base = models.Workspace().base(cell.config)
-    layers = models.adapted_layers(base.model, cell.config["model"]["target_modules"])
+    layers = skeleton.adapted_layers(base.model, cell.config["model"]["target_modules"])
     adapted = peft.get_peft_model(
         base.model, instantiate(cell.config["method"]["peft"], _convert_="all")
     )
@@ -221,9 +222,9 @@ def test_pissa_starts_as_peft_starts_it_and_closer_to_the_exact_residual(make_ce
         n: t.double() for n, t in models.Workspace().base(cell.config).model.state_dict().items()
     }
     ours = peft.get_peft_model(
-        models.Workspace().base(cell.config).model, preflight.instantiate(cell.config["method"])
+        models.Workspace().base(cell.config).model, adapters.instantiate(cell.config["method"])
     )
-    preflight.start(cell.config["method"])(ours)
+    adapters.start(cell.config["method"])(ours)
     theirs = peft.get_peft_model(
         models.Workspace().base(cell.config).model,
         peft.LoraConfig(

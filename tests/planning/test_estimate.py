@@ -10,11 +10,11 @@ from osora_bench.records import record
 
 
 def test_parameters_are_those_of_the_real_modules(make_cell):
-    from osora_bench.models import base
+    from osora_bench.models import skeleton
 
     for name in ("smollm2-135m", "mistral-7b-instruct-v0.3", "qwen2-7b", "llama2-13b-chat"):
         model = make_cell(f"model={name}", "method=none", "task=toy", "trainer=toy").config["model"]
-        exact = sum(p.numel() for p in base.blank(model).parameters())
+        exact = sum(p.numel() for p in skeleton.blank(model).parameters())
         assert estimate._parameters(estimate._shape(model)) == pytest.approx(exact, rel=1e-3)
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
-from osora_bench.models import base
+from osora_bench.models import skeleton
 from osora_bench.planning import grid, smoke
 from osora_bench.planning.compose import composer
 from osora_bench.planning.experiments import load_experiment
@@ -70,7 +70,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert {n: s["questions"] for n, s in made["scores"].items()} == published
         assert cell.run_id != real.run_id
         assert cell.config["method"]["peft"] == real.config["method"]["peft"]
-        tiny = base.blank(cell.config["model"])
+        tiny = skeleton.blank(cell.config["model"])
         assert type(tiny).__name__ == FAMILIES[real.config["model"]["architecture"]["model_type"]]
         rate = real.config["trainer"]["learning_rate"]
         assert cell.config["trainer"]["learning_rate"] == rate

@@ -14,6 +14,7 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.pipeline import preflight
 from osora_bench.planning import grid as planning_grid
+from osora_bench.planning import identity
 from osora_bench.planning.compose import composer
 from osora_bench.sweep import run
 
@@ -148,7 +149,7 @@ def test_a_large_grid_equals_hydras_own_composition(grid, places):
     for cell in [*random.Random(1).sample(cells, 30), *cells[-5:]]:
         own = hydras_own(cell.overrides)
         assert own == cell.config
-        assert planning_grid.run_id(own) == cell.run_id
+        assert identity.run_id(own) == cell.run_id
 
 
 def test_hydra_composes_each_choice_of_files_once(grid, places, monkeypatch):

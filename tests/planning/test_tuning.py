@@ -7,7 +7,8 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
-from osora_bench.planning import grid
+from osora_bench.planning import config as planning_config
+from osora_bench.planning import grid, identity
 from osora_bench.records import record
 from osora_bench.sweep import run
 from osora_bench.training.train import Diverged
@@ -98,7 +99,7 @@ def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments
             "runs": [trial.run_id for trial in trials],
         }
     # the first seed's run is the trial, but for what is asked of it
-    assert grid.training_id(chosen[0].config) == grid.training_id(trials[1].config)
+    assert identity.training_id(chosen[0].config) == identity.training_id(trials[1].config)
 
 
 def test_an_include_takes_the_rates_for_ranks_and_seeds_of_its_own(experiments, places):
@@ -148,7 +149,7 @@ def diverging(session, monkeypatch, rates):
     def run_one(cell, tracker):
         rate = cell.config["trainer"]["learning_rate"]
         begun.append(rate)
-        if grid.trains(cell.config) and rate in rates:
+        if planning_config.trains(cell.config) and rate in rates:
             raise Diverged("the loss is nan at step 1 of 2")
         return whole(cell, tracker)
 

@@ -7,6 +7,7 @@ import pytest
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
@@ -94,7 +95,7 @@ def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
         config = {**cells[method].config, "trainer": {"learning_rate": rate}}
         validation = {"rows": 8, "tokens": 16, "loss": loss}
         runs = [{"training": {"validation": validation}}] if loss else []
-        return tabulate.Row(grid.Cell("x", config, ()), runs)
+        return tabulate.Row(Cell("x", config, ()), runs)
 
     cells = {c.config["method"]["name"]: c for c in grid.expand("demo")}
     rows = [trial("dora", 1e-3, 0.7), trial("dora", 1e-2, 0.6), trial("vera", 1e-2, 0.9)]

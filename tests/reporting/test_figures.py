@@ -15,6 +15,7 @@ from osora_bench.cli.main import main
 from osora_bench.common.errors import UserError
 from osora_bench.models import counting
 from osora_bench.planning import grid
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import figures, reference, render, tabulate
@@ -44,7 +45,7 @@ def rights(value: str, n: int) -> int:
     return next(k for k in range(nearest, nearest + 2) if str(tabulate.percent(k, n)) == value)
 
 
-def fed_record(cell: grid.Cell, printed: dict) -> dict:
+def fed_record(cell: Cell, printed: dict) -> dict:
     """A record of the cell with the paper's accuracies."""
     config = cell.config
     method, scores = config["method"], {}
@@ -82,9 +83,7 @@ def ledger(tmp_path_factory):
 
 
 def built(name: str, ledger, **options) -> render.Table:
-    cells = [
-        grid.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)
-    ]
+    cells = [Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)]
     tables, damaged = tabulate.build(load_experiment(name), cells, **options)
     assert damaged == []
     return tables[0]
@@ -254,7 +253,7 @@ def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
 
 def test_missing_seeds_are_said(tmp_path):
     config = expand("table4")[0].config
-    cell = grid.Cell("x", config, ())
+    cell = Cell("x", config, ())
     row = tabulate.Row(cell, [], seeds=3)
     assert row.show([Decimal("1.00"), Decimal("3.00")]) == "2.00 ± 1.41 (2 of 3 seeds)"
     assert row.show([]) == ""
@@ -275,7 +274,7 @@ def test_an_unknown_column_names_those_there_are(tmp_path):
 
 @pytest.mark.parametrize("name", ["figure1", "figure3"])
 def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
-    cells = [grid.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand(name)]
+    cells = [Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand(name)]
     twice = [figures.draw(load_experiment(name), cells, tmp_path / part) for part in "ab"]
     assert [p.suffix for p in twice[0]] == [".png", ".svg", ".pdf"]
     for first, second in zip(*twice, strict=True):
@@ -298,9 +297,7 @@ def test_figure_1_says_that_lora_grows_linearly(tmp_path):
 
 
 def test_figure_3_shows_the_numbers_of_the_records(tmp_path, ledger):
-    cells = [
-        grid.Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand("figure3")
-    ]
+    cells = [Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand("figure3")]
     figure = figures.bars(load_experiment("figure3").figures["figure3"], cells)
     heights = {round(bar.get_height(), 2) for bar in figure.axes[0].patches}
     assert {12.10, 10.08, 9.02, 54.81, 49.05, 44.73} <= heights

@@ -7,6 +7,7 @@ import pytest
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
@@ -46,7 +47,7 @@ def score(k: int, n: int = N, questions: int = N) -> dict:
     }
 
 
-def made(cell: grid.Cell, rights: tuple[int, ...], **limits: int) -> dict:
+def made(cell: Cell, rights: tuple[int, ...], **limits: int) -> dict:
     names = [d["name"] for d in cell.config["eval"]["datasets"]]
     return {
         "run_id": cell.run_id,
@@ -130,7 +131,7 @@ def test_percentages_are_rounded_half_up_like_the_papers():
 
 def test_several_seeds_are_a_mean_with_their_spread(tmp_path):
     config = grid.expand("demo")[0].config
-    cell = grid.Cell("x", config, ())
+    cell = Cell("x", config, ())
     runs = [made(cell, rights) for rights in ((400, 300), (410, 310), (420, 320))]
     row = tabulate.Row(cell, runs)
     averages = row.averages()
@@ -140,7 +141,7 @@ def test_several_seeds_are_a_mean_with_their_spread(tmp_path):
 
 def test_standard_error_is_the_binomial_one():
     config = grid.expand("demo")[0].config
-    cell = grid.Cell("x", config, ())
+    cell = Cell("x", config, ())
     row = tabulate.Row(cell, [made(cell, (250, 250))])
     # two sets of 500 at one half: sqrt(0.25 / 500 / 2) of 100 points
     assert row.standard_error() == pytest.approx(100 * (0.25 / 1000) ** 0.5)

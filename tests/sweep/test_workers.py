@@ -14,6 +14,8 @@ from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.planning import cell as planning_cell
+from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
 from osora_bench.sweep import frozen_plan, run, worker_process, workers
 from osora_bench.sweep.watch import Watch
@@ -277,14 +279,14 @@ def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
     sweep = frozen_plan.freeze([refused, unwritable, good])
     unwritable.paths.folder.parent.mkdir(parents=True)
     unwritable.paths.folder.write_text("a file where its folder should be")
-    check = frozen_plan.check_content
+    check = check_content
 
     def changed(cell):
         if cell.run_id == refused.run_id:
             raise UserError("its files have changed")
         check(cell)
 
-    monkeypatch.setattr(frozen_plan, "check_content", changed)
+    monkeypatch.setattr(planning_cell, "check_content", changed)
     assert worker_process.work(frozen_plan.thaw(sweep.path)) == exits.FAILED
     assert [c.state for c in (refused, unwritable, good)] == ["failed", "missing", "done"]
     assert refused.error == "its files have changed"
@@ -376,10 +378,10 @@ def test_files_that_changed_under_a_sweep_are_refused(make_cell, tmp_path):
     rows = source.read_text(encoding="utf-8").splitlines()
     copy.write_text("\n".join(rows) + "\n", encoding="utf-8")
     cell = make_cell(f"task.sources.0.path={copy}", *SHORT)
-    frozen_plan.check_content(cell)
+    check_content(cell)
     copy.write_text("\n".join(reversed(rows)) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="have changed since the sweep was started"):
-        frozen_plan.check_content(cell)
+        check_content(cell)
 
 
 def test_a_frozen_sweep_is_read_back_as_it_was(make_cell):

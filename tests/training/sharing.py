@@ -15,7 +15,7 @@ import torch
 
 from osora_bench.common.interruption import Interrupted
 from osora_bench.models import base as models
-from osora_bench.planning.grid import Cell
+from osora_bench.planning.cell import Cell
 from osora_bench.training.fsdp import rank_process, sharding
 
 FOLDER = Path(sys.argv[1])

@@ -16,12 +16,15 @@ import transformers
 from conftest import QUICK
 from safetensors.torch import load_file
 
-from osora_bench.cli.evaluate import adapted
 from osora_bench.common import interruption
 from osora_bench.common.errors import UserError
+from osora_bench.models import adapters as models_adapters
 from osora_bench.models import base as models
+from osora_bench.models import skeleton
+from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.pipeline import preflight
 from osora_bench.planning import estimate, grid
+from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, run, workers
@@ -53,7 +56,7 @@ STEPS = 10
 
 def composed(*overrides):
     with composer():
-        return grid.cell(resolve(compose(overrides, "test"), "test"), overrides)
+        return cell_of(resolve(compose(overrides, "test"), "test"), overrides)
 
 
 def in_two_processes(folder, cells):
@@ -99,10 +102,10 @@ def shared(tmp_path_factory):
 def alone(cell, runs):
     """The same training in this process: its cell, and what a record says of it."""
     settings = {**cell.config["trainer"], "processes": 1}
-    one = grid.Cell(cell.run_id, {**cell.config, "trainer": settings, "runs": str(runs)}, ())
+    one = Cell(cell.run_id, {**cell.config, "trainer": settings, "runs": str(runs)}, ())
     base = models.load(one.config["model"], torch.device("cpu"))
     transformers.set_seed(one.config["seed"])
-    model = train.adapted(base.model, one)
+    model = models_adapters.with_fresh_adapter(base.model, one)
     made = train.train(
         model,
         data.tokenised(one.config, base.tokenizer),
@@ -114,7 +117,7 @@ def alone(cell, runs):
         label="alone",
         log=lambda _: None,
     )
-    train.save(model, base, one)
+    models_adapters.save(model, base, one)
     return one, made
 
 
@@ -147,7 +150,7 @@ def assert_loads(cell):
         assert not any(found.values())
         return
     base = models.load(cell.config["model"], torch.device("cpu"))
-    model = adapted(base, place, cell.config)  # refuses tensors that do not match
+    model = with_saved_adapter(base, place, cell.config)  # refuses tensors that do not match
     assert model.active_peft_config.inference_mode
 
 
@@ -395,7 +398,7 @@ def test_methods_and_models_that_cannot_be_shared_are_refused(make_cell, monkeyp
 
     def named(name, **peft):
         method = {**cell.config["method"], "name": name, "rank_bounded": False, "peft": peft}
-        return grid.cell({**cell.config, "method": method})
+        return cell_of({**cell.config, "method": method})
 
     adalora = named("adalora", _target_="peft.AdaLoraConfig", init_r=64, total_step=9)
     with pytest.raises(UserError, match="processes=4: method adalora moves ranks between layers"):
@@ -403,7 +406,7 @@ def test_methods_and_models_that_cannot_be_shared_are_refused(make_cell, monkeyp
     prompt = named("prompt", _target_="peft.PromptTuningConfig", num_virtual_tokens=64)
     with pytest.raises(UserError, match="processes=4: method prompt learns a prompt"):
         preflight.check([prompt])
-    monkeypatch.setattr(models, "decoder_layers", lambda model: [])
+    monkeypatch.setattr(skeleton, "decoder_layers", lambda model: [])
     with pytest.raises(UserError, match="transformers names no layers of toy that could be shared"):
         preflight.check([cell])
 

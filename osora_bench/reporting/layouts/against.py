@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning.grid import trains
+from osora_bench.planning.config import trains
 from osora_bench.records.record import unpack
 from osora_bench.reporting.numbers import CENT
 from osora_bench.reporting.render import Table

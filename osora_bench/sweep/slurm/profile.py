@@ -12,8 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, with_cause
-from osora_bench.planning.grid import Cell, processes
+from osora_bench.planning.config import processes
 
 TOOLS = ("sbatch", "squeue", "scontrol", "srun")
 LEAST = {

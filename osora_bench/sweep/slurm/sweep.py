@@ -32,7 +32,7 @@ from typing import Any
 from osora_bench.common import claim, files
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.progress import say
-from osora_bench.planning.grid import Cell
+from osora_bench.planning.cell import Cell
 from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.run import RETRIES
 from osora_bench.sweep.slurm.profile import check_cluster, check_gpus, profile

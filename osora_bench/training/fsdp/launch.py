@@ -28,7 +28,8 @@ from typing import Any, TextIO
 import torch
 
 from osora_bench.common.interruption import SIGNALS, Interruption
-from osora_bench.planning import grid
+from osora_bench.planning import config
+from osora_bench.planning.cell import Cell
 from osora_bench.records import code_state
 from osora_bench.training import checkpoint
 from osora_bench.training.train import Training
@@ -42,7 +43,7 @@ Process = subprocess.Popen[bytes]
 Log = Callable[[dict[str, float]], None]
 
 
-def train(cell: grid.Cell, asked: Interruption, log: Log) -> tuple[Training, int]:
+def train(cell: Cell, asked: Interruption, log: Log) -> tuple[Training, int]:
     """Train a cell's adapter and write it down, from the newest checkpoint of as many processes on.
 
     Args:
@@ -57,7 +58,7 @@ def train(cell: grid.Cell, asked: Interruption, log: Log) -> tuple[Training, int
     """
     while True:
         # what is not whole is removed before all of them look
-        checkpoint.newest(cell.paths.shards(grid.processes(cell.config)))
+        checkpoint.newest(cell.paths.shards(config.processes(cell.config)))
         with tempfile.TemporaryDirectory(prefix="osora-") as folder:
             made = _once(cell, asked, log, Path(folder))
         if made is not None:
@@ -65,13 +66,13 @@ def train(cell: grid.Cell, asked: Interruption, log: Log) -> tuple[Training, int
         asked.safe_point()  # where this returns, they go on from what they have saved
 
 
-def _once(cell: grid.Cell, asked: Interruption, log: Log, folder: Path) -> dict[str, Any] | None:
+def _once(cell: Cell, asked: Interruption, log: Log, folder: Path) -> dict[str, Any] | None:
     """Start the processes and wait for them; None if they were stopped."""
     ranks: list[Process] = []
     try:
         with (folder / LOGS).open("w+", encoding="utf-8") as logs:
             relay = _Relay(logs, log)
-            for rank in range(grid.processes(cell.config)):
+            for rank in range(config.processes(cell.config)):
                 ranks.append(_started(cell, rank, folder))
             while _run(ranks):
                 if asked.number is not None:  # said at every look: it is heard once
@@ -96,8 +97,8 @@ def _run(ranks: list[Process]) -> bool:
     return None in statuses and not any(statuses)
 
 
-def _started(cell: grid.Cell, rank: int, folder: Path) -> Process:
-    count = grid.processes(cell.config)
+def _started(cell: Cell, rank: int, folder: Path) -> Process:
+    count = config.processes(cell.config)
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     threads = max(1, torch.get_num_threads() // count)
     env = {**os.environ, **{k: str(v) for k, v in places.items()}, "OMP_NUM_THREADS": str(threads)}
@@ -122,7 +123,7 @@ def _started(cell: grid.Cell, rank: int, folder: Path) -> Process:
     return process
 
 
-def _log(cell: grid.Cell) -> Path:
+def _log(cell: Cell) -> Path:
     """Of the ranks that do not speak."""
     cell.paths.trainer.mkdir(parents=True, exist_ok=True)
     return cell.paths.trainer / "ranks.log"

@@ -18,7 +18,8 @@ from typing import Any
 
 from osora_bench.common.errors import UserError
 from osora_bench.common.interruption import Interrupted
-from osora_bench.planning.grid import Cell, processes
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import processes
 from osora_bench.records import code_state
 
 PATIENCE = timedelta(hours=2)
@@ -79,6 +80,7 @@ def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]
     import torch
     import transformers
 
+    from osora_bench.models import adapters
     from osora_bench.models.base import load
     from osora_bench.training import data
     from osora_bench.training import train as training
@@ -86,8 +88,8 @@ def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]
 
     base = load(cell.config["model"], torch.device("cpu"))
     transformers.set_seed(cell.config["seed"])
-    model = training.adapted(base.model, cell)
-    trainable = training.trainable(model)
+    model = adapters.with_fresh_adapter(base.model, cell)
+    trainable = adapters.trainable(model)
     sharding.shard(model, base.model, device)
     made = training.train(
         model,
@@ -104,7 +106,7 @@ def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]
     )
     tensors = sharding.whole(model)
     if os.environ["RANK"] == "0":
-        training.save(model, base, cell, tensors)
+        adapters.save(model, base, cell, tensors)
         told = json.dumps({"training": asdict(made), "trainable": trainable})
         (folder / launch.TRAINING).write_text(told, encoding="utf-8")
 

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from osora_bench.common.interruption import Interrupted, Interruption
-from osora_bench.models.base import checksums, decoder_layers
+from osora_bench.models.base import checksums
+from osora_bench.models.skeleton import decoder_layers
 from osora_bench.training.checkpoint import Checkpoints, seal
 from osora_bench.training.data import IGNORED_LABEL
 

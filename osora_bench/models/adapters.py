@@ -1,0 +1,192 @@
+"""Adapters on a base model: fresh ones, and saved ones with what loading them takes."""
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import peft
+import torch
+
+from osora_bench.common.errors import UserError
+from osora_bench.common.progress import say
+from osora_bench.models.base import Base
+from osora_bench.osora import SvdStore, use_store
+from osora_bench.planning.cell import Cell
+
+ORIGIN = "osora_bench.json"
+"""Beside an adapter that this project trained: its base's content, and how the method starts."""
+
+
+def read_origin(place: Path) -> dict[str, Any]:
+    """What a JSON file of a model or an adapter says.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        told = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{place}: is no JSON ({error})") from error
+    if not isinstance(told, dict):
+        raise UserError(f"{place}: holds no settings by name")
+    return told
+
+
+def check_adapter(folder: Path) -> None:
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        raise UserError(f"--adapter {folder}: no folder with an adapter_config.json")
+    if "peft_type" not in read_origin(settings):
+        raise UserError(f"{settings}: names no peft_type, so PEFT did not write it")
+    tensors = ("adapter_model.safetensors", "adapter_model.bin")
+    if not any((folder / name).is_file() for name in tensors):
+        raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
+
+
+def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
+    """Write down beside a trained adapter what loading it takes."""
+    from osora_bench.models.base import digest
+
+    origin = {"base": digest(base.checksums), "start": method["start"]}
+    (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+
+
+def with_saved_adapter(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
+    """The base model with the adapter of a folder.
+
+    Raises:
+        UserError: the adapter was trained on another base, or its tensors do not fit this one.
+    """
+    from safetensors import SafetensorError
+
+    from osora_bench.models.base import digest
+
+    origin: dict[str, Any] = {"base": None, "start": None}
+    if (folder / ORIGIN).is_file():
+        origin |= read_origin(folder / ORIGIN)
+    if origin["base"] not in (None, digest(base.checksums)):
+        raise UserError(
+            f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
+        )
+    try:
+        model = _load(base.model, folder, origin["start"])
+    except SafetensorError as error:
+        raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        why = shorten(str(error), 300)
+        raise UserError(f"--adapter {folder} is not for {cfg['model']['name']}: {why}") from error
+    said = model.active_peft_config.base_model_name_or_path
+    if origin["base"] is None and said and Path(said).name != Path(cfg["model"]["path"]).name:
+        say(f"WARNING: {folder} says that it was made for {said}, not {cfg['model']['path']}")
+    return model
+
+
+def _load(base: Any, folder: Path, start: str | None) -> Any:
+    from hydra.utils import get_method
+    from peft import PeftConfig, PeftModel, get_peft_model
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    import osora_bench.osora  # noqa: F401 (makes the method known)
+
+    if start is None:
+        with warnings.catch_warnings():  # of missing keys: `_check_names` refuses them
+            warnings.simplefilter("ignore")
+            model = PeftModel.from_pretrained(base, str(folder))
+    else:  # the base weights change with the start, and the saved tensors belong to the changed
+        settings = PeftConfig.from_pretrained(str(folder))
+        settings.inference_mode = False
+        model = get_peft_model(base, settings)
+        get_method(start)(model)
+        set_peft_model_state_dict(model, load_peft_weights(str(folder)))
+    _check_names(model, folder)
+    return model
+
+
+def _check_names(model: Any, folder: Path) -> None:
+    """PEFT passes over tensors without a place in the model, over places without a tensor, and over
+    what is no number."""
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    tensors = load_peft_weights(str(folder))
+    here, stored = set(get_peft_model_state_dict(model)), set(tensors)
+    if spoilt := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:
+        raise ValueError(f"{len(spoilt)} tensors hold NaN or infinite numbers, such as {spoilt[0]}")
+    if here != stored:
+        first = sorted(here ^ stored)[0]
+        where = "this model has" if first in here else "only the file has"
+        raise ValueError(f"{len(here ^ stored)} tensors do not match, the first {where}: {first}")
+
+
+def start(method: dict[str, Any]) -> Callable[[Any], None]:
+    """The function that `method.start` names, or one that does nothing.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if method["start"] is None:
+        return lambda _: None
+    from hydra.utils import get_method
+
+    try:
+        named: Callable[[Any], None] = get_method(method["start"])
+    except Exception as error:  # Hydra wraps an ImportError in several others
+        raise UserError(f"method {method['name']}: start: {error}") from error
+    return named
+
+
+def instantiate(method: dict[str, Any]) -> Any:
+    """Build the method's PEFT configuration from its `peft` section.
+
+    Raises:
+        UserError: a class that cannot be imported, or arguments that it refuses.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate as build
+
+    try:
+        # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
+        return build(method["peft"], _convert_="all")
+    except HydraException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"method {method['name']}: {cause}") from error
+
+
+def with_fresh_adapter(model: Any, cell: Cell) -> Any:
+    """A base model with the cell's fresh adapter on it; without one if all of it is trained."""
+    method = cell.config["method"]
+    if method["full"]:
+        return model
+    with use_store(_store(cell)):
+        made = peft.get_peft_model(model, instantiate(method))
+        start(method)(made)
+    return made
+
+
+def _store(cell: Cell) -> SvdStore | None:
+    """Where decompositions are shared by cells and later runs: below `runs` if not elsewhere."""
+    return None if os.environ.get("OSORA_SVD_STORE") else SvdStore(cell.paths.decompositions)
+
+
+def trainable(model: torch.nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def save(
+    model: Any, base: Base, cell: Cell, tensors: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write what was trained as PEFT or transformers do, and beside it what loading it takes.
+
+    Args:
+        tensors: the model's, by name; None: as it holds them.
+    """
+    given = {} if tensors is None else {"state_dict": tensors}
+    model.save_pretrained(str(cell.paths.adapter), **given)
+    remember(cell.paths.adapter, base, cell.config["method"])
+    if cell.config["method"]["full"]:  # a whole model, then
+        base.tokenizer.save_pretrained(cell.paths.adapter)

@@ -1,0 +1,89 @@
+"""A model without weights: its modules and their shapes, on the meta device."""
+
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from osora_bench.common.errors import UserError
+from osora_bench.models.weights import location
+
+
+def blank(model: dict[str, Any]) -> nn.Module:
+    """A model of the configured architecture on the meta device, a new one at each call: from the
+    model's file alone, or, where that says nothing of it, from the config.json that `path` holds.
+
+    Raises:
+        UserError: an architecture that transformers has no causal language model for.
+    """
+    if model["architecture"] is None:
+        return _blank(AutoConfig.from_pretrained(location(model), local_files_only=True))
+    try:
+        return _blank(AutoConfig.for_model(**model["architecture"]))
+    except Exception as error:  # whatever a class makes of values that it does not expect
+        raise UserError(
+            f"model {model['name']}: transformers makes no causal language model of its "
+            f"configuration: {shorten(str(error), 200)}"
+        ) from error
+
+
+def _blank(config: Any) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:
+    """Names of the modules that PEFT would adapt, with (d_out, d_in) of each.
+
+    Raises:
+        UserError: a name that matches no module, or a module that is no matrix.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for target in target_modules:
+        matched = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{target}")}
+        if not matched:
+            linear = {
+                n.rpartition(".")[2]
+                for n, m in model.named_modules()
+                if isinstance(m, nn.Linear | Conv1D)
+            }
+            raise UserError(
+                f"model.target_modules: {target!r} matches no module. "
+                f"Linear layers here: {', '.join(sorted(linear))}"
+            )
+        for name, module in matched.items():
+            weight = getattr(module, "weight", None)
+            if weight is None or weight.dim() != 2:
+                raise UserError(
+                    f"model.target_modules: {name} ({type(module).__name__}) is no matrix"
+                )
+            shapes[name] = (weight.shape[0], weight.shape[1])
+    return shapes
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The model's repeated layers, as its class in transformers names them; perhaps none."""
+    names = getattr(model, "_no_split_modules", None) or ()
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:
+    """Refuse a rank that an adapted layer cannot have, or modules that match nothing.
+
+    Args:
+        skeleton: the model's modules; their shapes are all that is read.
+    """
+
+    model, method = cfg["model"], cfg["method"]
+    shapes = adapted_layers(skeleton, model["target_modules"])
+    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
+    if method["rank_bounded"] and method["rank"] > min(shape):
+        raise UserError(
+            f"{model['name']} {method['name']}: rank {method['rank']} is above min(d_out, d_in) of "
+            f"{name} ({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is "
+            f"{min(shape)}"
+        )
