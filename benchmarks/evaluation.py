@@ -30,10 +30,9 @@ import torch
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from osora_bench.evaluation import evaluate
+from osora_bench.evaluation import checks, evaluate, suites, tasks
 from osora_bench.evaluation.decoder import _shared
 from osora_bench.evaluation.in_memory_model import InMemoryModel
-from osora_bench.pipeline import preflight
 from osora_bench.planning.compose import compose, composer, resolve
 
 TIE = 1e-3
@@ -58,14 +57,14 @@ class Recorder(InMemoryModel):
 
 def questions(suite: dict[str, Any], model: Any, tokenizer: Any, runs: Path) -> dict[str, Any]:
     """(kind, prompts, most new tokens) of each set of a suite."""
-    configs = evaluate.prepare(suite, runs)
+    configs = suites.prepare(suite, runs)
     found = {}
     for name, config in configs.items():
         recorder = Recorder(model, tokenizer, chat=True, label=name)
-        recorder.dialogues = not evaluate._by_perplexity(config)
+        recorder.dialogues = not suites.by_perplexity(config)
         with (
             contextlib.suppress(Asked),
-            evaluate._quiet(runs / "log"),
+            tasks.quiet(runs / "log"),
             evaluate._work(runs / name) as work,
         ):
             evaluate._run(recorder, config, suite["max_out_len"], work)
@@ -254,7 +253,7 @@ def main() -> int:
     args = parser.parse_args()
     PreTrainedTokenizerBase.batch_encode_plus = lambda self, texts, **k: self(texts, **k)
     suite, runs = suite_of(args), Path("runs/benchmark")
-    preflight.check_suite(suite, runs, "with another current folder")
+    checks.check_suite(suite, runs, "with another current folder")
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     print(f"{args.model}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")

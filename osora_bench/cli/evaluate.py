@@ -43,11 +43,11 @@ def main(argv: Sequence[str]) -> int:
     cfg = configuration(args)
     check(args, cfg)
     say("loading torch, transformers and OpenCompass ...")
-    from osora_bench.evaluation import evaluate
+    from osora_bench.evaluation import evaluate, suites
     from osora_bench.models.base import Workspace, quiet
 
     quiet()
-    evaluate.prepare(cfg["eval"], Path(cfg["runs"]))
+    suites.prepare(cfg["eval"], Path(cfg["runs"]))
     base = Workspace().base(cfg)
     model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)
     folder = args.output or Path(cfg["runs"]) / "evaluate" / name(args, cfg, model)
@@ -122,11 +122,11 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     if args.adapter is not None:
         check_adapter(args.adapter)
     from osora_bench.common import files
+    from osora_bench.evaluation import checks
     from osora_bench.models.weights import check_weights
-    from osora_bench.pipeline import preflight
 
     folder = args.output or Path(cfg["runs"])
-    preflight.check_suite(cfg["eval"], folder, "with --output or runs=")
+    checks.check_suite(cfg["eval"], folder, "with --output or runs=")
     files.check_writable(folder)
     check_weights(cfg["model"])
     if args.merge and args.adapter is None:
@@ -147,8 +147,8 @@ def write(
     folder: Path, args: argparse.Namespace, cfg: dict[str, Any], scores: dict[str, Any]
 ) -> None:
     """Keep the scores with what they are of."""
-    from osora_bench.evaluation.evaluate import not_run
     from osora_bench.evaluation.journal import cannot_write
+    from osora_bench.evaluation.scores import not_run
     from osora_bench.models.base import device_of
     from osora_bench.records.provenance import provenance
 

@@ -1,6 +1,5 @@
 """Predictions -> verdicts: OpenCompass's evaluation task, made to judge every single question."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +10,8 @@ from opencompass.utils import get_logger
 
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import corrections, scores
+from osora_bench.evaluation.tasks import read_results, rewrite, task
 from osora_bench.records.record import pack
-
-
-def task(config: ConfigDict, work: Path, settings: dict[str, Any]) -> Config:
-    """The configuration of an OpenCompass task on one dataset, with its files in `work`."""
-    model = {"type": "InMemoryModel", "abbr": "cell", "run_cfg": {"num_gpus": 0}, **settings}
-    return Config(
-        {
-            "models": [model],
-            "datasets": [[config]],
-            "work_dir": str(work),
-            "eval": {"runner": {"task": {"dump_details": True}}},
-        }
-    )
-
-
-def _place(folder: Path, config: ConfigDict) -> Path:
-    return folder / "cell" / f"{config['abbr']}.json"
-
-
-def _read(folder: Path, config: ConfigDict) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(_place(folder, config).read_text(encoding="utf-8"))
-    return content
-
-
-def predictions(config: ConfigDict, work: Path) -> dict[str, Any]:
-    """What OpenCompass's inference has left in a work folder."""
-    return _read(work / "predictions", config)
-
-
-def rewrite(made: dict[str, Any], config: ConfigDict, work: Path) -> None:
-    """Put other predictions into a work folder."""
-    place = _place(work / "predictions", config)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(made), encoding="utf-8")
 
 
 def judge(config: ConfigDict, work: Path, metric: str) -> dict[str, Any]:
@@ -58,7 +24,7 @@ def judge(config: ConfigDict, work: Path, metric: str) -> dict[str, Any]:
         UserError: it returns no such number, or gives a question a part of its points.
     """
     Judge(task(config, work, {}), metric).run()
-    return _read(work / "results", config)
+    return read_results(work / "results", config)
 
 
 def check(config: ConfigDict, work: Path, metric: str) -> None:

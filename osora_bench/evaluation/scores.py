@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from osora_bench.common.errors import UserError
+from osora_bench.records.record import pack
+
 UNREAD = ("", "NULL", "None", "null")
 """What OpenCompass's post-processors return for an output in which they find no answer."""
 
@@ -73,3 +76,66 @@ def write(answers: list[Answer], path: Path) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as file:
         for answer in answers:
             file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One dataset's result: `k` of `n` questions right, of `questions` that the set has.
+
+    `right` holds the verdict of each question (`record.pack`). `unread` are the outputs in which
+    the post-processor found no answer; `too_long`, among them, those of questions with a prompt
+    that leaves no room in the model's context, which are not asked. `corrected` is the score
+    without a known mistake of the post-processor (corrections.py), where there is one; the headline
+    stays OpenCompass's.
+    """
+
+    k: int
+    n: int
+    questions: int
+    accuracy: float
+    right: str
+    unread: int
+    too_long: int
+    corrected: dict[str, Any] | None
+
+
+def not_run(suite: dict[str, Any], scores: dict[str, Score]) -> dict[str, str]:
+    """By set, what was asked for by the suite's name and is not in the scores."""
+    told: dict[str, list[str]] = {}
+    for dataset in suite["datasets"]:
+        score = scores.get(dataset["name"])
+        if score is None:
+            told[dataset["name"]] = ["left out by eval.without"]
+            continue
+        told[dataset["name"]] = reasons = []
+        if score.n < score.questions:
+            reasons.append(f"{score.questions - score.n} of {score.questions} questions: limited")
+        if score.too_long:
+            reasons.append(f"{score.too_long} prompts: longer than the model's context")
+    return {name: "; ".join(reasons) for name, reasons in told.items() if reasons}
+
+
+def score_of(
+    result: dict[str, Any],
+    found: list[Answer],
+    dataset: dict[str, Any],
+    too_long: int,
+    corrected: dict[str, Any] | None,
+) -> Score:
+    """A result file as a score; its verdicts must add up to the accuracy that it states."""
+    metric = dataset["metric"]
+    verdicts = [answer.right for answer in found]
+    k, n = sum(verdicts), len(verdicts)
+    stated = result[metric]
+    if abs(100 * k / n - stated) > 1e-6 and stated != round(100 * k / n, 2):  # some round it
+        raise UserError(f"{dataset['name']}: OpenCompass says {stated}, its verdicts say {k}/{n}")
+    return Score(
+        k=k,
+        n=n,
+        questions=dataset["questions"],
+        accuracy=float(result[metric]),
+        right=pack(verdicts),
+        unread=sum(answer.read is None for answer in found),
+        too_long=too_long,
+        corrected=corrected,
+    )

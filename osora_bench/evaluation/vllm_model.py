@@ -6,7 +6,6 @@ untouched base where that is exact, else merged into a copy of the base model.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,12 @@ import peft
 from peft.utils.save_and_load import get_base_model_state_dict
 
 from osora_bench.common.errors import UserError
+from osora_bench.evaluation.checks import check_installed
 from osora_bench.evaluation.in_memory_model import Finished, InMemoryModel
 from osora_bench.osora import OsoraConfig, save_lora
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Those that vLLM can be told to make room for."""
-
-
-def check_installed() -> None:
-    """Raise UserError where vLLM is not installed."""
-    if find_spec("vllm") is None:
-        raise UserError(
-            "eval.backend=vllm: vLLM is not installed here (`pip install vllm`, on a machine with "
-            "a GPU); eval.backend=transformers runs everywhere"
-        )
 
 
 class VllmModel(InMemoryModel):

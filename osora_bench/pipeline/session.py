@@ -13,6 +13,8 @@ import transformers
 
 from osora_bench.common import claim, interruption
 from osora_bench.evaluation import evaluate
+from osora_bench.evaluation.scores import Score, not_run
+from osora_bench.evaluation.suites import prepare
 from osora_bench.models import adapters
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet
@@ -21,7 +23,7 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import processes, trains
 from osora_bench.planning.identity import fingerprints, revision
 from osora_bench.records import provenance, record
-from osora_bench.training import data, reuse, train
+from osora_bench.training import callbacks, data, reuse, train
 from osora_bench.training.fsdp import launch
 
 UNTRAINED = reuse.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
@@ -40,7 +42,7 @@ class Session:
         """Load the questions of every suite once; a set of the wrong size stops all now."""
         suites = {json.dumps(cell.config["eval"], sort_keys=True): cell for cell in cells}
         for cell in suites.values():
-            evaluate.prepare(cell.config["eval"], cell.paths.runs)
+            prepare(cell.config["eval"], cell.paths.runs)
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, evaluate and record one cell; return its record."""
@@ -48,7 +50,7 @@ class Session:
         with tracking(cell, _portable(cell.config)) as tracker:
             try:
                 made = self._run(cell, tracker)
-            except train.Diverged as error:
+            except callbacks.Diverged as error:
                 if not cell.tries_rate:
                     raise
                 told = {"diverged": str(error)}
@@ -176,7 +178,7 @@ def _recorded(
     training: dict[str, Any] | None,
     *,
     parameters: dict[str, int],
-    scores: dict[str, evaluate.Score],
+    scores: dict[str, Score],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """A cell's record, written."""
@@ -185,7 +187,7 @@ def _recorded(
         "parameters": parameters,
         "training": training,
         "scores": {name: asdict(score) for name, score in scores.items()},
-        "not_run": evaluate.not_run(cell.config["eval"], scores),
+        "not_run": not_run(cell.config["eval"], scores),
         "measured": _measured(seconds, cell),
     }
     record.write(made, cell.ledger)

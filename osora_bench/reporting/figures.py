@@ -17,8 +17,9 @@ import matplotlib.pyplot as plt
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, FigureSpec
-from osora_bench.reporting import reference, tabulate
+from osora_bench.reporting import reference
 from osora_bench.reporting.numbers import mean
+from osora_bench.reporting.rows import recorded
 
 matplotlib.use("agg")
 
@@ -117,7 +118,7 @@ def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> A
     """Avg. by rank; the bars are one standard error of the questions on each side."""
     rows = [
         row
-        for row in tabulate.recorded(cells, others=others)[0]
+        for row in recorded(cells, others=others)[0]
         if row.cell.config["method"]["rank"] is not None
     ]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
@@ -153,7 +154,7 @@ def _label(cells: Sequence[Cell], method: str) -> str:
 
 def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
     """Figure 3: a group of bars a dataset, ours filled, the paper's outlined beside them."""
-    rows = tabulate.recorded(cells, others=others)[0]
+    rows = recorded(cells, others=others)[0]
     printed = reference.load(spec.reference) if spec.reference is not None else {}
     datasets = cells[0].config["eval"]["datasets"]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")

@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
+import pandas as pd
+
 CENT = Decimal("0.01")
+
+NOT_IN_GRID = "-"
 
 
 def percent(k: int, n: int) -> Decimal:
@@ -14,3 +18,28 @@ def percent(k: int, n: int) -> Decimal:
 def mean(values: Sequence[Decimal]) -> Decimal:
     """Mean of printed values, rounded half up: what the paper's Avg. column is."""
     return (sum(values, Decimal(0)) / len(values)).quantize(CENT, ROUND_HALF_UP)
+
+
+def shown_values(values: Sequence[Decimal]) -> str:
+    """One seed as it is; several as mean and sample standard deviation; none as nothing."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return str(values[0])
+    spread = pd.Series([float(v) for v in values]).std(ddof=1)
+    return f"{mean(values)} ± {Decimal(spread).quantize(CENT, ROUND_HALF_UP)}"
+
+
+def count(values: Sequence[Decimal]) -> str:
+    """A whole number as it is; the mean of several."""
+    return str(mean(values)).removesuffix(".00") if values else ""
+
+
+def scientific(value: float) -> str:
+    """2e-5, as the paper prints a rate."""
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def mean_or_none(values: Sequence[Decimal]) -> Decimal | None:
+    return mean(values) if values else None

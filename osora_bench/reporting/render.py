@@ -1,43 +1,12 @@
 """A table as Markdown, LaTeX and CSV. Knows nothing of records or layouts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
 
-from osora_bench.reporting.reference import PARAMS, SETTINGS, Key
-
-LIMITED = "†"
-"""Marks, on request, what is no full result of the experiment's own seeds."""
-SOURCE = ""
-"""Heading of the column that says whose numbers a line has."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """A value of ours, or none yet, and where the paper's stands."""
-
-    key: Key
-    value: Decimal | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text, where its best values stand, and what a reader must know of it.
-
-    `groups` holds, for each row, a heading that stands above the rows that share it. `numbers`
-    holds by column what the text shows, or None where the grid has no cell.
-    """
-
-    name: str
-    title: str
-    frame: pd.DataFrame
-    best: pd.DataFrame
-    notes: list[str] = field(default_factory=list)
-    groups: list[str] | None = None
-    numbers: dict[str, list[Number | None]] = field(default_factory=dict)
+from osora_bench.reporting.reference import PARAMS, SETTINGS
+from osora_bench.reporting.table import LIMITED, SOURCE, Table
 
 
 def _for_reading(table: Table) -> pd.DataFrame:

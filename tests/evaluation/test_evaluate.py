@@ -19,8 +19,9 @@ from transformers import (
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import corrections, evaluate, judging
-from osora_bench.evaluation import scores as evaluation_scores
+from osora_bench.evaluation import corrections, evaluate, judging, tasks
+from osora_bench.evaluation import scores as scoring
+from osora_bench.evaluation import suites as evaluation_suites
 from osora_bench.evaluation.in_memory_model import InMemoryModel, messages
 from osora_bench.evaluation.journal import Journal
 from osora_bench.records.record import unpack
@@ -93,14 +94,12 @@ def test_every_question_of_the_toy_sets_is_answered_and_judged_as_by_the_stock_w
     theirs = stock(True)
     for suite in ("toy", "toy-validation"):
         cell = make_cell(f"eval={suite}", "eval.datasets.0.limit=60", "eval.datasets.1.limit=60")
-        for name, config in evaluate.prepare(cell.config["eval"], tmp_path).items():
+        for name, config in evaluation_suites.prepare(cell.config["eval"], tmp_path).items():
             found = []
             for who, model in (("ours", wrapped(toy)), ("stock", theirs)):
                 work = tmp_path / name / who
                 made = evaluate._run(model, config, 32, work)
-                found.append(
-                    evaluation_scores.collect(judging.judge(config, work, "accuracy"), made)
-                )
+                found.append(scoring.collect(judging.judge(config, work, "accuracy"), made))
             assert len(found[0]) == 60
             for one, other in zip(*found, strict=True):
                 assert (one.output, one.read, one.right) == (other.output, other.read, other.right)
@@ -273,7 +272,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
 )
 def test_the_suites_answer_length_bounds_that_of_each_set(override, lengths, make_cell):
     cell = make_cell(override)
-    configs = evaluate.prepare(cell.config["eval"], cell.paths.runs).values()
+    configs = evaluation_suites.prepare(cell.config["eval"], cell.paths.runs).values()
     assert {c.infer_cfg.inferencer.max_out_len for c in configs} == lengths
 
 
@@ -281,14 +280,16 @@ def test_data_sets_are_built_once_a_process_not_once_a_cell(toy, make_cell, monk
     """OpenCompass's two tasks would build each set anew, for every cell, one of them twice."""
     built = []
     whole = evaluate.build_dataset_from_cfg
-    monkeypatch.setattr(evaluate, "_built", {})
-    monkeypatch.setattr(evaluate, "_prepared", {})
+    monkeypatch.setattr(tasks, "_built", {})
+    monkeypatch.setattr(evaluation_suites, "_prepared", {})
     monkeypatch.setattr(
         evaluate, "build_dataset_from_cfg", lambda cfg: built.append(cfg["abbr"]) or whole(cfg)
     )
     read = []
-    shipped = evaluate.dataset_config
-    monkeypatch.setattr(evaluate, "dataset_config", lambda d: read.append(d["name"]) or shipped(d))
+    shipped = evaluation_suites.dataset_config
+    monkeypatch.setattr(
+        evaluation_suites, "dataset_config", lambda d: read.append(d["name"]) or shipped(d)
+    )
     for name in ("one", "two", "three"):
         cell = make_cell("eval.datasets.0.limit=3", "eval.datasets.1.limit=3")
         evaluate.evaluate(*toy, cell.config, cell.paths.folder / name, name)
@@ -300,7 +301,7 @@ def test_a_set_that_is_left_out_is_told(toy, make_cell):
     scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
     assert list(scores) == ["gsm8k-toy"]
     long = dataclasses.replace(scores["gsm8k-toy"], too_long=2)
-    assert evaluate.not_run(cell.config["eval"], {"gsm8k-toy": long}) == {
+    assert scoring.not_run(cell.config["eval"], {"gsm8k-toy": long}) == {
         "gsm8k-toy": "497 of 500 questions: limited; 2 prompts: longer than the model's context",
         "commonsenseqa-toy": "left out by eval.without",
     }
@@ -332,7 +333,7 @@ def test_turns_of_one_role_become_one():
 
 
 def test_shipped_configurations_are_found_by_their_name():
-    config = evaluate.dataset_config(GSM8K)
+    config = evaluation_suites.dataset_config(GSM8K)
     assert config.infer_cfg.inferencer.max_out_len == 7
     assert "test_range" not in config.reader_cfg
 
@@ -352,35 +353,35 @@ GSM8K = {
 )
 def test_a_limit_asks_the_first_questions_and_a_suites_spreads_them(own, suites, asked):
     dataset, suite = {**GSM8K, "limit": own}, {"limit": suites, "max_out_len": 9}
-    config = evaluate._bounded(evaluate.dataset_config(dataset), dataset, suite)
+    config = evaluation_suites._bounded(evaluation_suites.dataset_config(dataset), dataset, suite)
     assert config.reader_cfg.test_range == asked
     assert len(range(1319)[slice(*map(int, asked[1:-1].split(":")))]) == (own or suites)
 
 
 def judged(*verdicts):
-    return [evaluation_scores.Answer("q", "o", "o", right) for right in verdicts]
+    return [scoring.Answer("q", "o", "o", right) for right in verdicts]
 
 
 def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
     dataset = {"name": "x", "questions": 2, "metric": "accuracy"}
-    assert evaluate._score({"accuracy": 50.0}, judged(True, False), dataset, 0, None).k == 1
+    assert scoring.score_of({"accuracy": 50.0}, judged(True, False), dataset, 0, None).k == 1
     third = {**dataset, "questions": 3}
     verdicts = judged(True, False, False)
-    assert evaluate._score({"accuracy": 33.33}, verdicts, third, 0, None).accuracy == 33.33
+    assert scoring.score_of({"accuracy": 33.33}, verdicts, third, 0, None).accuracy == 33.33
     with pytest.raises(UserError, match="x: OpenCompass says 33.34, its verdicts say 1/3"):
-        evaluate._score({"accuracy": 33.34}, verdicts, third, 0, None)
+        scoring.score_of({"accuracy": 33.34}, verdicts, third, 0, None)
     with pytest.raises(UserError, match="x: OpenCompass says 60.0, its verdicts say 1/2"):
-        evaluate._score({"accuracy": 60.0}, judged(True, False), dataset, 0, None)
+        scoring.score_of({"accuracy": 60.0}, judged(True, False), dataset, 0, None)
 
 
 def test_a_model_that_knows_the_answers_scores_full_marks(toy, make_cell, monkeypatch):
     """The whole way through OpenCompass with answers that are right, then wrong for every third."""
     cell = make_cell("eval.datasets.0.limit=30", "eval.datasets.1.limit=30")
     suite = cell.config["eval"]
-    configs = evaluate.prepare(suite, cell.paths.runs)
+    configs = evaluation_suites.prepare(suite, cell.paths.runs)
     known = []  # what a prompt contains, and its right answer, in the order of the questions
     for config in configs.values():
-        for row in evaluate._build(config).test:
+        for row in tasks.build_dataset(config).test:
             right = row.get("answerKey") or row["answer"].split("#### ")[1]
             known.append(
                 ([row["question"], *(f"{c}. {row[c]}" for c in "ABCDE" if c in row)], right)
@@ -418,8 +419,8 @@ def test_a_number_with_separators_is_corrected_beside_the_official_score(
 ):
     """OpenCompass reads "0,021" as 021."""
     cell = make_cell("eval.datasets.0.limit=9", "eval.datasets.1.limit=9")
-    config = evaluate.prepare(cell.config["eval"], cell.paths.runs)["gsm8k-toy"]
-    golds = [row["answer"].split("#### ")[1] for row in evaluate._build(config).test]
+    config = evaluation_suites.prepare(cell.config["eval"], cell.paths.runs)["gsm8k-toy"]
+    golds = [row["answer"].split("#### ")[1] for row in tasks.build_dataset(config).test]
 
     def answer(self, inputs, max_out_len, **_):
         # right; right but for leading zeros that make a separator; wrong
@@ -429,7 +430,7 @@ def test_a_number_with_separators_is_corrected_beside_the_official_score(
     work = cell.paths.folder
     made = evaluate._run(wrapped(toy), config, 32, work)
     result = judging.judge(config, work, "accuracy")
-    official = [a.right for a in evaluation_scores.collect(result, made)]
+    official = [a.right for a in scoring.collect(result, made)]
     found = judging.corrected(config, official, made, work, "accuracy")
     corrected = unpack(found["right"], 9)
     assert corrected[::3] == official[::3] == [True] * 3
@@ -463,7 +464,7 @@ def test_separators_of_thousands(text, rewritten):
 def test_siqas_answers_that_are_a_letter_alone_are_read(text, official, corrected):
     """By the configuration's own post-processor, before and after."""
     siqa = {"name": "siqa", "config": "siqa_gen_18632c", "abbr": None, "max_out_len": None}
-    config = evaluate.dataset_config(siqa)
+    config = evaluation_suites.dataset_config(siqa)
     settings = dict(config.eval_cfg.pred_postprocessor)
     read = settings.pop("type")
     correction = corrections.of(config)
@@ -471,7 +472,7 @@ def test_siqas_answers_that_are_a_letter_alone_are_read(text, official, correcte
     assert read(text, **settings) == official
     assert read(correction.rewrite(text), **settings) == corrected
     arc = {"name": "ARC-c", "config": "ARC_c_gen_1e0de5", "abbr": None, "max_out_len": None}
-    assert corrections.of(evaluate.dataset_config(arc)) is None
+    assert corrections.of(evaluation_suites.dataset_config(arc)) is None
 
 
 def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):

@@ -8,7 +8,7 @@ from opencompass.openicl.icl_evaluator import BaseEvaluator
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import evaluate, judging, scores
+from osora_bench.evaluation import evaluate, judging, scores, suites, tasks
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.records.record import unpack
 
@@ -96,11 +96,11 @@ class Named(BaseEvaluator):
 )
 def test_what_is_neither_right_nor_wrong_is_refused(evaluator, told, asking, tmp_path):
     cfg = asking(SIQA, siqa_files())
-    (config,) = evaluate.prepare(cfg["eval"], tmp_path).values()
+    (config,) = suites.prepare(cfg["eval"], tmp_path).values()
     config = evaluate.copy.deepcopy(config)
     config.eval_cfg.evaluator = {"type": evaluator}
     made = {str(i): {"origin_prompt": "?", "prediction": "to rest"} for i in range(4)}
-    judging.rewrite(made, config, tmp_path / "work")
+    tasks.rewrite(made, config, tmp_path / "work")
     with pytest.raises(UserError, match=told):
         judging.judge(config, tmp_path / "work", "accuracy")
 
@@ -108,14 +108,14 @@ def test_what_is_neither_right_nor_wrong_is_refused(evaluator, told, asking, tmp
 def test_a_metric_that_is_not_stated_is_told_before_any_question_is_asked(asking, tmp_path):
     cfg = asking({**SIQA, "metric": "f1"}, siqa_files())
     with pytest.raises(UserError, match="siqa: OpenCompass returned no f1, but accuracy; the set"):
-        evaluate.prepare(cfg["eval"], tmp_path)
+        suites.prepare(cfg["eval"], tmp_path)
 
 
 def test_an_evaluator_that_says_nothing_of_single_questions_is_refused(asking, tmp_path):
     cfg = asking(SIQA, siqa_files())
-    (config,) = evaluate.prepare(cfg["eval"], tmp_path).values()
+    (config,) = suites.prepare(cfg["eval"], tmp_path).values()
     made = {str(i): {"prediction": "to rest"} for i in range(4)}  # without a prompt: no details
-    judging.rewrite(made, config, tmp_path / "work")
+    tasks.rewrite(made, config, tmp_path / "work")
     with pytest.raises(UserError, match="siqa: OpenCompass's evaluator judges no single question"):
         judging.judge(config, tmp_path / "work", "accuracy")
 
@@ -142,7 +142,7 @@ def test_a_question_whose_texts_exceed_the_context_is_not_asked_and_not_right(
     configuration may name a batch size of its own."""
     cfg = asking(RACE, race_files(1))
     runs = evaluate.Path(cfg["runs"])
-    (config,) = evaluate.prepare(cfg["eval"], runs).values()
+    (config,) = suites.prepare(cfg["eval"], runs).values()
     if own is not None:
         monkeypatch.setitem(config.infer_cfg.inferencer, "batch_size", own)
     (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()

@@ -10,7 +10,7 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import evaluate
+from osora_bench.evaluation import evaluate, suites
 from osora_bench.pipeline import preflight
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
 from osora_bench.sweep import run
@@ -35,7 +35,7 @@ def task(name: str) -> dict:
 def shots(config) -> int:
     """Worked examples in a dataset's prompt: turns of the model's, or fixed retrieved rows."""
     fixed = config.infer_cfg.retriever.get("fix_id_list", [])
-    if fixed or evaluate._by_perplexity(config):  # by perplexity: one template for each answer
+    if fixed or suites.by_perplexity(config):  # by perplexity: one template for each answer
         return len(fixed)
     turns = config.infer_cfg.prompt_template.template["round"]
     return sum(turn["role"] == "BOT" for turn in turns)
@@ -44,17 +44,17 @@ def shots(config) -> int:
 @pytest.mark.parametrize("name", SUITES)
 def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
     for dataset in suite(name)["datasets"]:
-        config = evaluate.dataset_config(dataset)
+        config = suites.dataset_config(dataset)
         assert shots(config) == dataset["shots"], dataset["name"]
         length = config.infer_cfg.inferencer.get("max_out_len", suite(name)["max_out_len"])
         assert length == 512, "the authors' setting"
-        assert evaluate._by_perplexity(config) == name.endswith("-ppl")
+        assert suites.by_perplexity(config) == name.endswith("-ppl")
         assert ("gen" in dataset["config"]) != name.endswith("-ppl")
 
 
 def test_maths_two_configurations_differ_in_the_scoring_only():
     older, newer = (
-        evaluate.dataset_config(suite(name)["datasets"][0]) for name in ("math", "math-verify")
+        suites.dataset_config(suite(name)["datasets"][0]) for name in ("math", "math-verify")
     )
     assert older.infer_cfg.prompt_template == newer.infer_cfg.prompt_template
     assert older.eval_cfg.evaluator.type is not newer.eval_cfg.evaluator.type
@@ -84,12 +84,12 @@ def test_the_prompts_of_training_are_those_of_the_evaluation():
     """The model is trained on the words that OpenCompass asks with."""
     row = {"query": "Q?", "response": "R"}
     source = task("math")["sources"][0]
-    asked = evaluate.dataset_config(suite("gsm8k")["datasets"][0])
+    asked = suites.dataset_config(suite("gsm8k")["datasets"][0])
     last = asked.infer_cfg.prompt_template.template["round"][-1]["prompt"]
     assert source["prompt"].format(**row) == last.format(question="Q?")
     assert source["first"] == 100_000
     assert "{Question}" in task("gpqa")["sources"][0]["prompt"]
-    gpqa = evaluate.dataset_config(suite("gpqa")["datasets"][0])
+    gpqa = suites.dataset_config(suite("gpqa")["datasets"][0])
     asked = gpqa.infer_cfg.prompt_template.template["round"][-1]["prompt"]
     assert task("gpqa")["sources"][0]["prompt"] == asked.replace("{question}", "{Question}")
 
@@ -217,7 +217,7 @@ def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
 def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
     if missing(name):
         pytest.skip(f"OSORA_DATA has no {', '.join(missing(name))}")
-    evaluate.prepare(suite(name), tmp_path)  # raises where a number differs
+    suites.prepare(suite(name), tmp_path)  # raises where a number differs
 
 
 @pytest.mark.real_data

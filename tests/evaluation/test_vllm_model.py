@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import evaluate, vllm_model
+from osora_bench.evaluation import checks, evaluate, suites, vllm_model
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.vllm_model import VllmModel, lora_rank
 from osora_bench.osora import OsoraConfig, start_pissa
@@ -145,7 +145,7 @@ def test_perplexities_are_refused_before_a_model_is_loaded(tmp_path, make_cell, 
     chosen = ["eval=commonsenseqa-ppl", "eval.datasets.0.limit=2", "eval.backend=vllm"]
     cell = make_cell(*chosen)
     with pytest.raises(UserError, match="commonsense_qa: perplexities need eval.backend=transform"):
-        evaluate.prepare(cell.config["eval"], tmp_path)
+        suites.prepare(cell.config["eval"], tmp_path)
 
 
 def test_adapters_that_vllm_cannot_have(engines, tmp_path):
@@ -160,4 +160,4 @@ def test_adapters_that_vllm_cannot_have(engines, tmp_path):
 def test_without_vllm_it_says_so(monkeypatch):
     monkeypatch.setattr(vllm_model, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="vLLM is not installed here"):
-        vllm_model.check_installed()
+        checks.check_installed()

@@ -11,7 +11,7 @@ from osora_bench.planning import config as planning_config
 from osora_bench.planning import grid, identity
 from osora_bench.records import record
 from osora_bench.sweep import run
-from osora_bench.training.train import Diverged
+from osora_bench.training.callbacks import Diverged
 
 EXPERIMENT = """\
 title: Tuned

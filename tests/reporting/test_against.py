@@ -10,8 +10,9 @@ from osora_bench.planning import grid
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.records import record
-from osora_bench.reporting import render, tabulate
-from osora_bench.reporting.layouts import against
+from osora_bench.reporting import render
+from osora_bench.reporting import rows as reporting_rows
+from osora_bench.reporting.layouts import against, tuning
 from reporting.test_tabulate import score
 
 
@@ -25,7 +26,7 @@ def row(cell, verdicts_by_seed):
             n = len(right)
             scores[name] = {**score(sum(right), n, n), "right": record.pack(right)}
         runs.append({"scores": scores, "training": None})
-    return tabulate.Row(cell, runs, len(runs))
+    return reporting_rows.Row(cell, runs, len(runs))
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
     rows = [
         row(cells["osora"], verdicts),
         row(cells["lora"], [[[True, False, False, True]] * 2]),
-        tabulate.Row(cells["vera"], []),
+        reporting_rows.Row(cells["vera"], []),
     ]
     spec = TableSpec("against", "T", baseline="osora")
     table = against.against("t", spec, rows)
@@ -95,11 +96,11 @@ def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
         config = {**cells[method].config, "trainer": {"learning_rate": rate}}
         validation = {"rows": 8, "tokens": 16, "loss": loss}
         runs = [{"training": {"validation": validation}}] if loss else []
-        return tabulate.Row(Cell("x", config, ()), runs)
+        return reporting_rows.Row(Cell("x", config, ()), runs)
 
     cells = {c.config["method"]["name"]: c for c in grid.expand("demo")}
     rows = [trial("dora", 1e-3, 0.7), trial("dora", 1e-2, 0.6), trial("vera", 1e-2, 0.9)]
-    table = against.tuning("t", TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
+    table = tuning.tuning("t", TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
     text = render.markdown(table)
     assert [r.split() for r in text.splitlines() if r.startswith("| DoRA")] == [
         ["|", "DoRA,", "r", "=", "16", "|", "0.7000", "|", "**0.6000**", "|", "-", "|"]

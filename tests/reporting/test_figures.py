@@ -19,6 +19,8 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import figures, reference, render, tabulate
+from osora_bench.reporting import rows as reporting_rows
+from osora_bench.reporting import table as reporting_table
 
 HEADS = {
     "table1": ["Model", "Method", "BoolQ", "PIQA", "SIQA", "HellaSwag", "WinoGrande", "ARC_e",
@@ -82,7 +84,7 @@ def ledger(tmp_path_factory):
     return folder
 
 
-def built(name: str, ledger, **options) -> render.Table:
+def built(name: str, ledger, **options) -> reporting_table.Table:
     cells = [Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)]
     tables, damaged = tabulate.build(load_experiment(name), cells, **options)
     assert damaged == []
@@ -254,7 +256,7 @@ def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
 def test_missing_seeds_are_said(tmp_path):
     config = expand("table4")[0].config
     cell = Cell("x", config, ())
-    row = tabulate.Row(cell, [], seeds=3)
+    row = reporting_rows.Row(cell, [], seeds=3)
     assert row.show([Decimal("1.00"), Decimal("3.00")]) == "2.00 ± 1.41 (2 of 3 seeds)"
     assert row.show([]) == ""
 

@@ -10,7 +10,9 @@ from osora_bench.planning import grid
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
-from osora_bench.reporting import render, tabulate
+from osora_bench.reporting import numbers, render, tabulate
+from osora_bench.reporting import rows as reporting_rows
+from osora_bench.reporting.layouts import methods
 
 GOLDEN = Path(__file__).parent / "golden"
 N = 500
@@ -133,16 +135,16 @@ def test_several_seeds_are_a_mean_with_their_spread(tmp_path):
     config = grid.expand("demo")[0].config
     cell = Cell("x", config, ())
     runs = [made(cell, rights) for rights in ((400, 300), (410, 310), (420, 320))]
-    row = tabulate.Row(cell, runs)
+    row = reporting_rows.Row(cell, runs)
     averages = row.averages()
     assert averages == [Decimal("70.00"), Decimal("72.00"), Decimal("74.00")]
-    assert tabulate._show(averages) == "72.00 ± 2.00"
+    assert numbers.shown_values(averages) == "72.00 ± 2.00"
 
 
 def test_standard_error_is_the_binomial_one():
     config = grid.expand("demo")[0].config
     cell = Cell("x", config, ())
-    row = tabulate.Row(cell, [made(cell, (250, 250))])
+    row = reporting_rows.Row(cell, [made(cell, (250, 250))])
     # two sets of 500 at one half: sqrt(0.25 / 500 / 2) of 100 points
     assert row.standard_error() == pytest.approx(100 * (0.25 / 1000) ** 0.5)
 
@@ -166,8 +168,8 @@ def test_corrected_scores_have_a_column_of_their_own(tmp_path):
     (spec,) = [s for s in experiment.tables.values() if s.layout == "methods"][:1]
     spec.columns, spec.methods = ["method", "average", "corrected"], ["lora"]
     spec.select = None
-    rows, _ = tabulate.recorded(cells[:1])
-    table = tabulate.by_method("t", spec, rows)
+    rows, _ = reporting_rows.recorded(cells[:1])
+    table = methods.by_method("t", spec, rows)
     assert table.frame.iloc[0, 1:].tolist() == ["30.00", "35.00"]
     assert "Avg. corrected: without what OpenCompass misreads (GSM8K-toy: commas are none)." in (
         table.notes

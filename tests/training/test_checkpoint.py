@@ -18,14 +18,14 @@ from osora_bench.common.claim import claimed, holder, note
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.sweep import run
-from osora_bench.training import checkpoint, train
+from osora_bench.training import callbacks, checkpoint, collator
 
 STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
     """Send this process a signal in the middle of a training step."""
-    asked = train.Collator.__call__
+    asked = collator.Collator.__call__
     calls = iter(range(1, 1000))
 
     def collate(self, rows):
@@ -33,7 +33,7 @@ def stop_at(monkeypatch, step, number=signal.SIGTERM):
             os.kill(os.getpid(), number)
         return asked(self, rows)
 
-    monkeypatch.setattr(train.Collator, "__call__", collate)
+    monkeypatch.setattr(collator.Collator, "__call__", collate)
 
 
 def run_to_the_end(cell, monkeypatch, steps):
@@ -225,9 +225,9 @@ def test_gradients_that_are_no_numbers_stop_the_cell_at_its_step():
     """The weights are spoilt then, even if no loss comes after it to show that."""
     state = TrainerState(global_step=12, max_steps=12)
     logs = {"loss": 1.0, "grad_norm": float("inf")}
-    with pytest.raises(train.Diverged, match="norm of the gradients is inf at step 12 of 12"):
-        train.LossGuard().on_log(SimpleNamespace(fp16=False), state, None, logs=logs)
-    train.LossGuard().on_log(SimpleNamespace(fp16=True), state, None, logs=logs)
+    with pytest.raises(callbacks.Diverged, match="norm of the gradients is inf at step 12 of 12"):
+        callbacks.LossGuard().on_log(SimpleNamespace(fp16=False), state, None, logs=logs)
+    callbacks.LossGuard().on_log(SimpleNamespace(fp16=True), state, None, logs=logs)
 
 
 def test_out_of_memory_is_named_with_the_setting_to_change(make_cell, session, monkeypatch):

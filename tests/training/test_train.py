@@ -5,8 +5,9 @@ import pytest
 import torch
 import transformers as tf
 
+from osora_bench.training.collator import Collator, takes_places
 from osora_bench.training.data import IGNORED_LABEL
-from osora_bench.training.train import Collator, arguments, takes_places
+from osora_bench.training.train import arguments
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 FAMILIES = {

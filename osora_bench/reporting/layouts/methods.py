@@ -1,0 +1,113 @@
+"""Layout `methods`: rows model x method (Tables 1, 2, 4 to 8)."""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+import pandas as pd
+
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.config import trains
+from osora_bench.planning.experiments import TableSpec
+from osora_bench.reporting.layouts.notes import notes_below, rules_below
+from osora_bench.reporting.numbers import count, mean_or_none, scientific
+from osora_bench.reporting.reference import AVERAGE, PARAMS, SETTINGS
+from osora_bench.reporting.rows import Row, limit_mark, numbers_of
+from osora_bench.reporting.table import CORRECTED, Table, best_marks
+
+COLUMNS = {
+    "model": "Model",
+    "method": "Method",
+    "rank": SETTINGS[0],
+    "learning_rate": SETTINGS[1],
+    "batch_size": SETTINGS[2],
+    "params": PARAMS,
+    "datasets": "",
+    "average": AVERAGE,
+    "unread": "Unread",
+    "corrected": CORRECTED,
+}
+"""Columns of the layout `methods` and their headings; a suite's datasets head their own."""
+
+
+def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
+    """Tables 1, 2 and 4 to 8: a row a method, grouped by model; the columns of `spec`."""
+    chosen = _ordered(all_rows, spec)
+    wanted = spec.columns or _usual_columns(chosen, spec)
+    for column in wanted:
+        if column not in COLUMNS:
+            raise UserError(f"table {name}: {unknown('column', column, COLUMNS)}")
+    models = [row.cell.config["model"]["label"] for row in chosen]
+    frame: dict[str, list[str]] = {}
+    scores: dict[str, list[list[Decimal]]] = {}
+    for column in wanted:
+        if column in ("datasets", "average", "corrected"):
+            found = _scores(chosen, column)
+            scores |= found
+            frame |= {
+                label: [r.show(v) for r, v in zip(chosen, values, strict=True)]
+                for label, values in found.items()
+            }
+        else:
+            heading = spec.headings.get(column, COLUMNS[column])
+            frame[heading] = [_setting(row, column) for row in chosen]
+    best = best_marks(models, scores).reindex(columns=list(frame), fill_value=False)
+    numbers = {c: numbers_of(chosen, c, [mean_or_none(v) for v in scores[c]]) for c in scores}
+    if "params" in wanted:
+        counts = [Decimal(text) if text else None for text in frame[PARAMS]]
+        numbers[PARAMS] = numbers_of(chosen, PARAMS, counts)
+    groups = models if "model" not in wanted and len(set(models)) > 1 else None
+    notes = notes_below(chosen) if scores else []
+    notes += rules_below(chosen) if "corrected" in wanted else []
+    return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers)
+
+
+def _ordered(chosen: Sequence[Row], spec: TableSpec) -> list[Row]:
+    """By model, then by method: both in the order of the experiment, or methods in the table's."""
+    models = list(dict.fromkeys(row.cell.config["model"]["name"] for row in chosen))
+    methods = spec.methods or list(dict.fromkeys(r.cell.config["method"]["name"] for r in chosen))
+
+    def position(row: Row) -> tuple[int, int]:
+        config = row.cell.config
+        return models.index(config["model"]["name"]), methods.index(config["method"]["name"])
+
+    return sorted(chosen, key=position)
+
+
+def _usual_columns(chosen: Sequence[Row], spec: TableSpec) -> list[str]:
+    ranks = {row.cell.config["method"]["rank"] for row in chosen}
+    rank = ["rank"] if len(ranks) > 1 and spec.select is not None else []
+    params = ["params"] if spec.params else []
+    return ["model", "method", *rank, *params, "datasets", "average"]
+
+
+def _scores(chosen: Sequence[Row], column: str) -> dict[str, list[list[Decimal]]]:
+    if not chosen:
+        return {}
+    if column != "datasets":
+        corrected = column == "corrected"
+        return {COLUMNS[column]: [row.averages(corrected=corrected) for row in chosen]}
+    suite = chosen[0].cell.config["eval"]
+    return {
+        f"{d['label']}{limit_mark(suite, d)}": [row.values(d["name"]) for row in chosen]
+        for d in suite["datasets"]
+    }
+
+
+def _setting(row: Row, column: str) -> str:
+    config = row.cell.config
+    settings: dict[str, Callable[[], str]] = {
+        "model": lambda: str(config["model"]["label"]),
+        "method": lambda: str(config["method"]["label"]),
+        "rank": lambda: str(config["method"]["rank"] or ""),
+        "learning_rate": lambda: scientific(config["trainer"]["learning_rate"]),
+        "batch_size": lambda: str(config["trainer"]["batch_size"]),
+        "params": lambda: _params(row),
+        "unread": lambda: count(row.unread()),
+    }
+    return settings[column]()
+
+
+def _params(row: Row) -> str:
+    if not trains(row.cell.config):
+        return "0"
+    return str(row.shown[0]["parameters"].get("trainable", "")) if row.shown else ""

@@ -1,0 +1,45 @@
+"""Layout `tuning`: the learning rates that were tried, and their losses."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from osora_bench.reporting.table import Table
+
+if TYPE_CHECKING:
+    from osora_bench.planning.experiments import TableSpec
+    from osora_bench.reporting.rows import Row
+
+
+def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
+    """The loss on held-out rows by method and learning rate; the lowest of a method in bold."""
+    from osora_bench.reporting.numbers import NOT_IN_GRID, scientific
+
+    found: dict[str, dict[float, str]] = {}
+    for row in rows:
+        config = row.cell.config
+        label = f"{config['method']['label']}, r = {config['method']['rank']}"
+        losses = [validation["loss"] for validation in _validations(row)]
+        loss = f"{np.mean(losses):.4f}" if losses else "diverged" if row.runs else ""
+        found.setdefault(label, {})[config["trainer"]["learning_rate"]] = loss
+    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+    frame = pd.DataFrame(
+        [[label, *(by.get(rate, NOT_IN_GRID) for rate in rates)] for label, by in found.items()],
+        columns=["Method", *map(scientific, rates)],
+    )
+    losses_only = frame.iloc[:, 1:].apply(pd.to_numeric, errors="coerce")
+    best = losses_only.eq(losses_only.min(axis="columns"), axis="index")
+    best.insert(0, "Method", False)
+    sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
+    notes = [
+        f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
+        for count, tokens in sorted(sizes)
+    ]
+    return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
+
+
+def _validations(row: "Row") -> list[dict[str, Any]]:
+    """Of the runs that have a loss: one that diverged has none."""
+    return [r["training"]["validation"] for r in row.runs if "diverged" not in r["training"]]

@@ -1,0 +1,54 @@
+"""Layouts `ranks` and `rates`: rows the values of one setting, columns methods (Table 3)."""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+
+from osora_bench.planning.experiments import TableSpec
+from osora_bench.reporting.layouts.notes import notes_below
+from osora_bench.reporting.numbers import NOT_IN_GRID, mean_or_none
+from osora_bench.reporting.reference import AVERAGE
+from osora_bench.reporting.rows import Row, numbers_of
+from osora_bench.reporting.table import Number, Table, best_marks
+
+
+def by_value(
+    heading: str,
+    value_of: Callable[[dict[str, Any]], Any],
+    name: str,
+    spec: TableSpec,
+    all_rows: Sequence[Row],
+) -> Table:
+    """Table 3: a row a rank, a column a method, Avg. inside; "-" where the grid has no such cell.
+
+    `value_of` takes what varies down the rows from a configuration, rank or another value; cells
+    that have none are left out.
+    """
+    chosen = [row for row in all_rows if value_of(row.cell.config) is not None]
+    labels = {r.cell.config["method"]["name"]: r.cell.config["method"]["label"] for r in chosen}
+    values = sorted({value_of(r.cell.config) for r in chosen})
+    cells = {(r.cell.config["method"]["name"], value_of(r.cell.config)): r for r in chosen}
+    frame: dict[str, list[str]] = {heading: [str(value) for value in values]}
+    columns: dict[str, list[list[Decimal]]] = {}
+    numbers: dict[str, list[Number | None]] = {}
+    for method in spec.methods or list(labels):
+        found = [cells.get((method, value)) for value in values]
+        label = labels.get(method, method)
+        columns[label] = [row.averages() if row else [] for row in found]
+        frame[label] = [
+            row.show(averages) if row else NOT_IN_GRID
+            for row, averages in zip(found, columns[label], strict=True)
+        ]
+        numbers[label] = numbers_of(
+            found, _only_set(chosen), [mean_or_none(v) for v in columns[label]]
+        )
+    best = best_marks([""] * len(values), columns).reindex(columns=list(frame), fill_value=False)
+    return Table(name, spec.title, pd.DataFrame(frame), best, notes_below(chosen), numbers=numbers)
+
+
+def _only_set(chosen: Sequence[Row]) -> str:
+    """What the average is an average of: one set goes by its own name."""
+    sets = chosen[0].cell.config["eval"]["datasets"] if chosen else []
+    return sets[0]["label"] if len(sets) == 1 else AVERAGE

@@ -1,0 +1,153 @@
+"""Records grouped into the rows of tables: cells that differ in their seed only."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from math import sqrt
+from typing import Any
+
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import asked, trains
+from osora_bench.records.record import read_ledger
+from osora_bench.reporting.numbers import mean, percent, shown_values
+from osora_bench.reporting.reference import Key
+from osora_bench.reporting.table import LIMITED, Number
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells that differ in their seed only, with the runs that have finished.
+
+    `others` are runs of other seeds or of a part of the questions: in a table on request only.
+    """
+
+    cell: Cell
+    runs: list[dict[str, Any]]
+    seeds: int = 1
+    others: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def datasets(self) -> list[str]:
+        return [d["name"] for d in self.cell.config["eval"]["datasets"]]
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        return self.runs + self.others
+
+    def planned(self, dataset: str) -> int:
+        """How many questions of a set count as all: those that the suite's own limit leaves."""
+        suite = self.cell.config["eval"]
+        (found,) = (d for d in suite["datasets"] if d["name"] == dataset)
+        return _planned(suite, found)
+
+    def values(self, dataset: str, *, corrected: bool = False) -> list[Decimal]:
+        """Accuracies by seed on one dataset, those without known mistakes if `corrected`: one that
+        was cut short is left out, unless asked for."""
+        scores = [run["scores"][dataset] for run in self.shown if dataset in run["scores"]]
+        full = [s for s in scores if s["n"] == self.planned(dataset) or self.others]
+        judged = [(corrected and s["corrected"]) or s for s in full]
+        return [percent(j["k"], s["n"]) for j, s in zip(judged, full, strict=True)]
+
+    def unread(self) -> list[Decimal]:
+        """Answers by seed in which nothing could be read, of all sets together."""
+        return [Decimal(sum(s["unread"] for s in run["scores"].values())) for run in self.shown]
+
+    def averages(self, *, corrected: bool = False) -> list[Decimal]:
+        """Avg. of the datasets by seed."""
+        by_set = [self.values(name, corrected=corrected) for name in self.datasets]
+        if any(len(values) < len(self.shown) for values in by_set):
+            return []
+        return [mean(values) for values in zip(*by_set, strict=True)]
+
+    def standard_error(self) -> float:
+        """Binomial standard error of one run's Avg., in points: questions are what varies."""
+        variances = []
+        for run in self.shown:
+            scores = [run["scores"][name] for name in self.datasets]
+            terms = [s["k"] / s["n"] * (1 - s["k"] / s["n"]) / s["n"] for s in scores]
+            variances.append(sum(terms) / len(scores) ** 2)
+        return 100 * sqrt(max(variances, default=0.0))
+
+    def show(self, values: Sequence[Decimal]) -> str:
+        """`_show`, with the number of seeds where some of the experiment's are missing, and a mark
+        where a run is not one of the experiment's own full ones."""
+        text = shown_values(values)
+        if text and len(values) < self.seeds:
+            text += f" ({len(values)} of {self.seeds} seeds)"
+        return text + LIMITED if text and self.others else text
+
+    def key(self, column: str) -> Key:
+        config = self.cell.config
+        return Key(
+            config["model"]["name"], config["method"]["name"], config["method"]["rank"], column
+        )
+
+
+def rows(
+    cells: Sequence[Cell], records: dict[str, dict[str, Any]], *, others: bool = False
+) -> list[Row]:
+    """Cells grouped over their seeds, in the order of the experiment.
+
+    With `others`, records that are not of these cells but differ from one only in seed or in how
+    many questions were asked join its row, and limited ones count.
+    """
+    grouped: dict[str, list[Cell]] = {}
+    for cell in cells:
+        key = json.dumps({k: v for k, v in cell.config.items() if k != "seed"}, sort_keys=True)
+        grouped.setdefault(key, []).append(cell)
+    families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records.values() if others else ():
+        families.setdefault(_family(record["config"]), []).append(record)
+    made = []
+    for same in grouped.values():
+        own = {cell.run_id for cell in same}
+        runs = [records[cell.run_id] for cell in same if cell.run_id in records]
+        strangers: list[dict[str, Any]] = []
+        if others:
+            alike = families.get(_family(same[0].config), [])
+            strangers = [r for r in alike if r["run_id"] not in own or _limited(r)]
+            runs = [run for run in runs if not _limited(run)]
+        made.append(Row(same[0], runs, len(same), strangers))
+    return made
+
+
+def _limited(record: dict[str, Any]) -> bool:
+    return any(score["n"] < score["questions"] for score in record["scores"].values())
+
+
+def _family(config: dict[str, Any]) -> tuple[str, ...]:
+    """What runs share that differ in seed or in the number of questions only."""
+    method = config["method"]
+    trainer = json.dumps(config["trainer"], sort_keys=True) if trains(config) else ""
+    names = [config[group]["name"] for group in ("model", "method", "task", "eval")]
+    return (*names, str(method["rank"]), json.dumps(method["peft"], sort_keys=True), trainer)
+
+
+def recorded(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row], list[str]]:
+    """The rows of cells with the records of their ledgers, and a line for each damaged one."""
+    records: dict[str, dict[str, Any]] = {}
+    damaged: list[str] = []
+    for folder in sorted({cell.ledger for cell in cells}):
+        ledger = read_ledger(folder)
+        records |= ledger.records
+        damaged += ledger.damaged
+    return rows(cells, records, others=others), damaged
+
+
+def limit_mark(suite: dict[str, Any], dataset: dict[str, Any]) -> str:
+    """Marks a set of which the suite asks a part only."""
+    return LIMITED if _planned(suite, dataset) < dataset["questions"] else ""
+
+
+def _planned(suite: dict[str, Any], dataset: dict[str, Any]) -> int:
+    return dataset["questions"] if suite.get("limit") is None else len(asked(suite, dataset))
+
+
+def numbers_of(
+    chosen: Sequence[Row | None], column: str, values: Sequence[Decimal | None]
+) -> list[Number | None]:
+    return [
+        None if row is None else Number(row.key(column), value)
+        for row, value in zip(chosen, values, strict=True)
+    ]
