@@ -37,11 +37,12 @@ from pathlib import Path
 import psutil
 
 from osora_bench.common import exits, paths
+from osora_bench.pipeline import attempt as attempts
+from osora_bench.pipeline.attempt import attempt, explained, session
 from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.grid import expand
 from osora_bench.records import record
-from osora_bench.sweep import run
 
 sys.path.append(str(paths.ROOT / "tests"))
 from sweep.slurm_cluster import DAEMONS, Cluster
@@ -54,7 +55,7 @@ DAMAGES = 3
 MARK = "OSORA_FAULTS"
 """Environment of every process of the sweep under attack: only such are ever killed."""
 START = """\
-import sys; from osora_bench import slurm
+import sys; from osora_bench.sweep.slurm import sweep as slurm
 slurm.LOOK_EVERY, slurm.ASK_EVERY, slurm.GRACE = 0.5, 1.0, 3.0
 from osora_bench.cli.main import main; sys.exit(main())"""
 PAGE = 4096
@@ -334,11 +335,10 @@ def in_a_child(of: Cell, log: Path) -> None:
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            explained = run.explained
-            run.explained = lambda error, of: print(_where(error)) or explained(error, of)
+            attempts.explained = lambda error, of: print(_where(error)) or explained(error, of)
             try:
-                run.session().prepare([of])
-                run.attempt(of)
+                session().prepare([of])
+                attempt(of)
             except OSError as error:
                 print(_where(error))
             finally:
@@ -350,7 +350,7 @@ def in_a_child(of: Cell, log: Path) -> None:
 def fill_disk(folder: Path, every: int) -> bool:
     """Give a cell a disk that is full after ever more pages; whether nothing was lost."""
     place, log = folder / "disk", folder / "log"
-    run.session()
+    session()
     with disk_of(place, ROOM):
         of = small_cell(place)
         in_a_child(of, log)

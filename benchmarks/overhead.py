@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from osora_bench.pipeline.attempt import attempt, session
 from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
-from osora_bench.sweep import run
 
 QUICK = ["trainer.max_steps=2", "trainer.batch_size=1", "trainer.micro_batch_size=1",
          "eval.datasets.0.limit=2", "eval.datasets.1.limit=2", "eval.max_out_len=2"]  # fmt: skip
@@ -110,14 +110,14 @@ def main() -> None:
 
 def measure(cells: list[Cell], model: str) -> None:
     """Run the cells and print a line for each."""
-    run.session().prepare(cells)
+    session().prepare(cells)
     others, own = Stopwatch(), Stopwatch()
     watch(others, own)
     lines, worst, worst_cpu = [], 0.0, 0.0
     for cell in cells:
         others.wall.clear(), others.cpu.clear()
         wall, cpu = time.perf_counter(), time.process_time()
-        assert run.attempt(cell) == "done", cell.error
+        assert attempt(cell) == "done", cell.error
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         rest, rest_cpu = wall - others.wall.total(), cpu - others.cpu.total()
         worst, worst_cpu = max(worst, rest), max(worst_cpu, rest_cpu)

@@ -10,7 +10,7 @@ from osora_bench.planning.compose import compose, composer, resolve
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch; why: osora_bench/sweep/run.py
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # why: pipeline/attempt.py
 
 import absl.logging
 import pytest
@@ -50,6 +50,6 @@ def make_cell(places):
 
 @pytest.fixture(scope="session")
 def session():
-    from osora_bench.sweep.run import session
+    from osora_bench.pipeline.attempt import session
 
     return session()

@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -121,19 +121,6 @@ def _sha256(place: Path) -> str:
     return fingerprint(place).removeprefix("sha256:")
 
 
-def summary(chosen_set: DataSet) -> str:
-    """In a few words, what the data folder has of a set: complete, or what stands against it."""
-    states = {file.path: state(file) for file in chosen_set.files}
-    parts = []
-    for kind in (State.WRONG, State.MISSING):
-        found = [path for path, is_ in states.items() if is_ is kind]
-        if kind is State.MISSING and len(found) == len(states):
-            parts.append("missing")
-        elif found:
-            parts.append(f"{kind.value}: {', '.join(Path(path).name for path in found)}")
-    return "; ".join(parts) or "complete"
-
-
 def count_rows(place: Path) -> int:
     """Rows of a .jsonl or .lst file (lines), a .json (entries) or a .csv (records).
 
@@ -179,41 +166,6 @@ def examine(file: File) -> Finding:
         told.append("its checksum is not known, so only the rows were counted")
     told += [note for digest, note in file.also.items() if digest == _sha256(place)]
     return Finding("right", "; ".join(told))
-
-
-def listing(names: Sequence[str]) -> Iterator[str]:
-    """One line a set: name, licence, questions, state, source."""
-    head = ("set", "licence", "questions", "in the data folder", "source")
-    rows = [head] + [
-        (
-            name,
-            each.licence,
-            "-" if each.questions is None else f"{each.questions:,}",
-            summary(each),
-            each.source + (" (gated)" if each.gated else ""),
-        )
-        for name, each in chosen(names).items()
-    ]
-    width = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        yield "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
-    yield f"data folder (OSORA_DATA): {paths.data_root()}"
-
-
-def verify(names: Sequence[str]) -> int:
-    """Print every file of the sets with what was found; exit status 1 unless all are right."""
-    counts = {"right": 0, "missing": 0, "wrong": 0}
-    for name, each in chosen(names).items():
-        for file in each.files:
-            finding = examine(file)
-            counts[finding.kind] += 1
-            told = f"WRONG: {finding.told}" if finding.kind == "wrong" else finding.told
-            print(f"{name:14s} {file.path:42s} {told}")
-    told = ", ".join(f"{number} {kind}" for kind, number in counts.items())
-    print(f"{sum(counts.values())} files below {paths.data_root()}: {told}")
-    if counts["missing"]:
-        print("`osora-bench data fetch` gets what is missing")
-    return int(counts["missing"] + counts["wrong"] > 0)
 
 
 def gated(path: str) -> bool:

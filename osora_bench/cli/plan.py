@@ -1,20 +1,22 @@
 """What `osora-bench plan` shows: every cell, its state, what it will take, what it can tell."""
 
+import json
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from osora_bench.cli.options import experiment_option, run_options
 from osora_bench.common.process import without_collecting
+from osora_bench.pipeline.messages import counted, warnings, where
 from osora_bench.planning import estimate
 from osora_bench.planning.cell import WAITING, Cell
 from osora_bench.planning.config import trains
 from osora_bench.planning.grid import Expansion, validation_loss
 from osora_bench.planning.identity import training_id
 from osora_bench.records import record
-from osora_bench.sweep.run import counted, warnings, where
-from osora_bench.sweep.slurm import sweep
+from osora_bench.sweep.slurm import queue
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Line:
     cell: Cell
     state: str
     cost: estimate.Estimate | None
-    job: sweep.Job | None
+    job: queue.Job | None
     why: str  # of a state that needs a word more
 
     @property
@@ -68,10 +70,10 @@ def lines(expansion: Expansion) -> list[Line]:
         known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
     for line in damaged:
         print(f"damaged record, left alone: {line}", file=sys.stderr)
-    jobs = sweep.queued(expansion.cells)
+    jobs = queue.queued(expansion.cells)
     made = []
     for cell in expansion.cells:
-        state, job = sweep.state(cell, jobs), jobs.get(cell.run_id)
+        state, job = queue.state(cell, jobs), jobs.get(cell.run_id)
         made.append(Line(cell, state, estimate.of(cell, known), job, _why(cell, state, job)))
     for waiting in expansion.waiting:
         cost = estimate.of(waiting.cell, known)
@@ -79,7 +81,7 @@ def lines(expansion: Expansion) -> list[Line]:
     return made
 
 
-def _why(cell: Cell, state: str, job: sweep.Job | None) -> str:
+def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
     told: dict[str, Callable[[], str]] = {
         "running": lambda: where(cell),
         "queued": lambda: f"  {job}",
@@ -135,3 +137,18 @@ def _precision(cells: Sequence[Cell]) -> list[str]:
         for count, error in [estimate.precision(suite)]
         if count
     ]
+
+
+def plan_verb(arguments: Sequence[str]) -> int:
+    """Print every cell with its run id, state, and what it is expected to take."""
+    from osora_bench.planning.grid import expansion, together
+
+    names, rest = experiment_option(arguments)
+    # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
+    _, overrides = run_options([a for a in rest if a != "--json"])
+    made = lines(together(expansion(name, overrides) for name in names.split(",")))
+    if "--json" in rest:
+        print(json.dumps([line.plain() for line in made], indent=1))
+    else:
+        print("\n".join(text(made)))
+    return 0

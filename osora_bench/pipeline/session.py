@@ -2,27 +2,29 @@
 
 import gc
 import json
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import transformers
 
-from osora_bench.common import claim, interruption
+from osora_bench.common import interruption
 from osora_bench.evaluation import evaluate
-from osora_bench.evaluation.scores import Score, not_run
 from osora_bench.evaluation.suites import prepare
 from osora_bench.models import adapters
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet
+from osora_bench.pipeline.recording import (
+    circumstances_of,
+    parameters_of,
+    portable_config,
+    recorded,
+    tracked,
+)
 from osora_bench.pipeline.tracker import Tracker, tracking
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import processes, trains
-from osora_bench.planning.identity import fingerprints, revision
-from osora_bench.records import provenance, record
 from osora_bench.training import callbacks, data, reuse, train
 from osora_bench.training.fsdp import launch
 
@@ -47,22 +49,22 @@ class Session:
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, evaluate and record one cell; return its record."""
         cell.paths.folder.mkdir(parents=True, exist_ok=True)
-        with tracking(cell, _portable(cell.config)) as tracker:
+        with tracking(cell, portable_config(cell.config)) as tracker:
             try:
                 made = self._run(cell, tracker)
             except callbacks.Diverged as error:
                 if not cell.tries_rate:
                     raise
                 told = {"diverged": str(error)}
-                made = _recorded(
-                    cell, _circumstances(cell), told, parameters={}, scores={}, seconds={}
+                made = recorded(
+                    cell, circumstances_of(cell), told, parameters={}, scores={}, seconds={}
                 )
-            tracker.end(_tracked(made), failed=False)
+            tracker.end(tracked(made), failed=False)
         return made
 
     def _run(self, cell: Cell, tracker: Tracker) -> dict[str, Any]:
         cell.paths.failure.unlink(missing_ok=True)
-        circumstances, done = _circumstances(cell), UNTRAINED
+        circumstances, done = circumstances_of(cell), UNTRAINED
         if processes(cell.config) > 1:
             done = self._train_shared(cell, circumstances, tracker)
         loading = time.time()
@@ -83,7 +85,7 @@ class Session:
         seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
         seconds["total"] = sum(seconds.values())
         training = None if done.training is None else asdict(done.training)
-        return _recorded(
+        return recorded(
             cell,
             circumstances,
             training,
@@ -108,7 +110,7 @@ class Session:
             model = _started(cell, base)
         trainable = adapters.trainable(model)
         training = self._train(cell, base, model, tracker)
-        done = reuse.Trained(training, _parameters(cell, trainable), time.time() - started)
+        done = reuse.Trained(training, parameters_of(cell, trainable), time.time() - started)
         if not cell.config["method"]["full"]:
             reuse.keep(cell, model, done, circumstances)
         return model, done
@@ -141,7 +143,7 @@ class Session:
                 return earlier.done
         self.workspace.clear()
         training, trainable = launch.train(cell, interruption.current(), tracker.log)
-        return reuse.Trained(training, _parameters(cell, trainable), time.time() - started)
+        return reuse.Trained(training, parameters_of(cell, trainable), time.time() - started)
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
@@ -168,42 +170,10 @@ class Session:
         return self._tokenised[key]
 
 
-def _circumstances(cell: Cell) -> dict[str, Any]:
-    return provenance.provenance(device_of(cell.config), processes(cell.config))
-
-
-def _recorded(
-    cell: Cell,
-    circumstances: dict[str, Any],
-    training: dict[str, Any] | None,
-    *,
-    parameters: dict[str, int],
-    scores: dict[str, Score],
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """A cell's record, written."""
-    made = {
-        **_origin(cell, circumstances),
-        "parameters": parameters,
-        "training": training,
-        "scores": {name: asdict(score) for name, score in scores.items()},
-        "not_run": not_run(cell.config["eval"], scores),
-        "measured": _measured(seconds, cell),
-    }
-    record.write(made, cell.ledger)
-    evaluate.forget(cell.paths.evaluation)
-    return made
-
-
 def _started(cell: Cell, base: Base) -> Any:
     """The model with a fresh adapter, as the cell's seed starts it."""
     transformers.set_seed(cell.config["seed"])
     return adapters.with_fresh_adapter(base.model, cell)
-
-
-def _parameters(cell: Cell, trainable: int) -> dict[str, int]:
-    size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
-    return {"trainable": trainable, "adapter_bytes": size}
 
 
 def _to_evaluate(cell: Cell) -> dict[str, Any]:
@@ -221,51 +191,3 @@ def _as_trained(cell: Cell, base: Base, done: reuse.Trained, circumstances: dict
     model = with_saved_adapter(base, cell.paths.adapter, cell.config)
     reuse.keep(cell, model, done, circumstances)
     return model
-
-
-def _origin(cell: Cell, circumstances: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of where it comes from."""
-    return {
-        "run_id": cell.run_id,
-        "config": _portable(cell.config),
-        "provenance": {
-            **circumstances,
-            "revision": revision(cell.config),
-            "fingerprints": _without_folders(fingerprints(cell.config)),
-        },
-    }
-
-
-def _portable(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what only places the run on this machine."""
-    places = ("ledger", "runs", "device", "tracker")
-    return {key: _without_folders(value) for key, value in cfg.items() if key not in places}
-
-
-def _without_folders(node: Any) -> Any:
-    """Absolute paths as bare names: what lies there is in the run id by its bytes."""
-    if isinstance(node, dict):
-        return {_without_folders(key): _without_folders(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_without_folders(value) for value in node]
-    return record.portable(node) if isinstance(node, str) else node
-
-
-def _tracked(made: dict[str, Any]) -> dict[str, Any]:
-    """What a tracker shows of a finished cell."""
-    scores = {f"accuracy/{name}": score["accuracy"] for name, score in made["scores"].items()}
-    seconds = {f"seconds/{name}": value for name, value in made["measured"]["seconds"].items()}
-    peak = made["measured"]["peak_memory_mb"]
-    return {**scores, **seconds, **made["parameters"], "peak_memory_mb": peak}
-
-
-def _measured(seconds: dict[str, float], cell: Cell) -> dict[str, Any]:
-    """Costs of this run: seconds by stage since its last start, how many starts it took, peak
-    memory so far of the process or of the largest that it started, when it ended."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return {
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "starts": claim.note(cell.paths.folder).get("starts", 1),
-        "peak_memory_mb": max(resource.getrusage(one).ru_maxrss for one in who) >> 10,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

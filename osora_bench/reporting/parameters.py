@@ -5,22 +5,19 @@ seconds each, so nothing here imports torch before another process has begun to 
 """
 
 import copy
-import csv
-import io
 import itertools
 import json
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from tabulate import tabulate
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
@@ -183,37 +180,3 @@ def read_config_file(place: Path) -> dict[str, Any]:
     if dtype not in DTYPES:
         raise UserError(f"{place}: {unknown('dtype', str(dtype), DTYPES)}")
     return {"name": name, "label": name, "architecture": architecture, "dtype": dtype}
-
-
-def markdown(lines: Sequence[Line]) -> str:
-    """The counts as a table; a rank that a layer cannot have says so in place of numbers."""
-    shown = [
-        {
-            "Model": line.model,
-            "Method": line.method,
-            "r": "" if line.rank is None else str(line.rank),
-            "Trainable": _thousands(line.count.trainable) if line.count else line.problem,
-            "Adapter bytes": _thousands(line.count.adapter_bytes) if line.count else "",
-            "Frozen extra bytes": _thousands(line.count.frozen_bytes) if line.count else "",
-        }
-        for line in lines
-    ]
-    alignment = ("left", "left", "right", "right", "right", "right")
-    return str(
-        tabulate(shown, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=alignment)
-    )
-
-
-def csv_text(lines: Sequence[Line]) -> str:
-    """The counts for machines: one line each, numbers as they are."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["model", "method", "rank", "trainable", "adapter_bytes", "frozen_bytes"])
-    for line in lines:
-        numbers = astuple(line.count) if line.count else (line.problem, "", "")
-        writer.writerow([line.model, line.method, line.rank or "", *numbers])
-    return stream.getvalue()
-
-
-def _thousands(value: int) -> str:
-    return f"{value:,}"

@@ -1,10 +1,10 @@
 """What happens to the cells of a sweep that other processes run, told as it happens."""
 
 from osora_bench.common.progress import say
+from osora_bench.pipeline.messages import damage, summary
 from osora_bench.planning.cell import Cell
 from osora_bench.records import record
 from osora_bench.sweep.frozen_plan import Frozen
-from osora_bench.sweep.run import damage, summary
 
 
 class Watch:

@@ -13,9 +13,9 @@ from osora_bench.common.errors import UserError
 from osora_bench.common.exits import BROKEN, FAILED, LOST, MISTAKE, OK
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
+from osora_bench.pipeline.attempt import DeviceLost, attempt
 from osora_bench.records.code_state import CHANGED
 from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.run import DeviceLost, attempt
 
 
 def work(sweep: frozen_plan.Frozen, allow_changed: bool = False) -> int:

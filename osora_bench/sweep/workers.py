@@ -17,10 +17,11 @@ from osora_bench.common import claim
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.exits import INTERRUPTED, LOST, MISTAKE
 from osora_bench.common.progress import say
+from osora_bench.pipeline.messages import less_memory, where
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import processes
 from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.run import RETRIES, less_memory, where
+from osora_bench.sweep.options import RETRIES
 from osora_bench.sweep.watch import Watch
 
 LOOK_EVERY = 0.5

@@ -520,7 +520,7 @@ def test_a_misspelled_key_names_the_file(registry, capsys):
 
 def test_listing_imports_no_torch():
     code = (
-        "import sys; from osora_bench import cli; cli.main(['data', 'list']); "
+        "import sys; from osora_bench.cli.main import main; main(['data', 'list']); "
         "heavy = {'torch', 'datasets', 'opencompass'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -7,13 +7,15 @@ import sys
 
 import pytest
 
-from osora_bench.__main__ import NoRecord
-from osora_bench.__main__ import main as cell_main
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.pipeline import messages
+from osora_bench.pipeline.attempt import session
 from osora_bench.records import code_state
 from osora_bench.sweep import run
+from osora_bench.sweep.multirun import NoRecord
+from osora_bench.sweep.multirun import main as cell_main
 
 
 @pytest.fixture
@@ -208,7 +210,7 @@ def test_scores_are_told_in_the_suites_order(make_cell):
         "training": None,
         "measured": {"seconds": {"train": 0.0, "evaluate": 1.0}},
     }
-    told = run.summary(make_cell("method=none"), made)
+    told = messages.summary(make_cell("method=none"), made)
     assert told.index("gsm8k-toy 50.00") < told.index("commonsenseqa-toy 50.00")
 
 
@@ -243,7 +245,7 @@ def test_a_run_looks_at_the_code_before_anything_else(here, monkeypatch):
 def test_code_that_changes_while_it_is_loaded_stops_the_start(monkeypatch):
     monkeypatch.setattr(code_state, "look", lambda: {"tree": "another", "diff": None})
     with pytest.raises(UserError, match="the code was changed while it was loaded"):
-        run.session.__wrapped__()
+        session.__wrapped__()
 
 
 @pytest.mark.parametrize("verb", ["plan", "tables"])

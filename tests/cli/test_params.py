@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 
+from osora_bench.cli import params
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapters, counting, skeleton
@@ -188,7 +189,7 @@ def test_a_process_without_torch_composes_beside_the_import():
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (
         run.stdout.strip()
-        == parameters.csv_text(parameters.table(["toy"], ["lora", "osora"], [8, 65])).strip()
+        == params.csv_text(parameters.table(["toy"], ["lora", "osora"], [8, 65])).strip()
     )
 
 
@@ -217,7 +218,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text):
 def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
     lines = parameters.table(["qwen2-7b"], ["osora", "vera"], [1024])
     assert lines[0].count is None
-    assert "the largest rank for osora here is 512" in parameters.markdown(lines)
+    assert "the largest rank for osora here is 512" in params.markdown(lines)
     assert lines[1].count is not None
 
 

@@ -12,8 +12,8 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import evaluate, suites
 from osora_bench.pipeline import preflight
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
-from osora_bench.sweep import run
 from osora_bench.training import data
 
 REAL = paths.data_root()
@@ -146,7 +146,7 @@ def test_gpqas_questions_stay_out_of_records(make_cell, tmp_path, monkeypatch):
         "trainer.precision=float32", "method=lora", *rows, "eval.max_out_len=4",
     )  # fmt: skip
     preflight.check([cell])
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     with gzip.open(cell.paths.evaluation / "answers" / "GPQA_diamond.jsonl.gz", "rt") as answers:
         assert answers.read().count(secrets[0]) == 4
     kept = [p for p in tmp_path.rglob("*") if p.is_file() and "data" not in p.parts[-3:]]

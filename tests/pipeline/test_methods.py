@@ -12,10 +12,10 @@ from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.models import counting
 from osora_bench.pipeline import preflight
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning import grid
 from osora_bench.records import record
 from osora_bench.reporting import parameters
-from osora_bench.sweep import run
 
 ADALORA = """\
 name: adalora
@@ -129,7 +129,7 @@ def test_adalora_really_allocates_its_rank(two_more_methods, make_cell, session,
 
     monkeypatch.setattr(RankAllocator, "update_and_allocate", watched)
     cell = make_cell("method=adalora", *QUICK, "trainer.max_steps=4")
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     assert [step for step, _ in budgets] == [1, 2, 3]  # from total_step - tfinal on it is fixed
     assert budgets[0][1] > budgets[-1][1]
 
@@ -141,7 +141,7 @@ def test_full_fine_tuning_trains_every_weight_and_leaves_the_next_cell_a_fresh_b
     before = {
         n: t.clone() for n, t in session.workspace.base(cell.config).model.state_dict().items()
     }
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     made = record.read(cell.record)
     model = session.workspace.base(cell.config).model
     assert made["parameters"]["trainable"] == sum(p.numel() for p in model.parameters())

@@ -13,7 +13,9 @@ from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapters, skeleton
 from osora_bench.models import base as models
+from osora_bench.pipeline import attempt as attempts
 from osora_bench.pipeline import preflight
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.sweep import run
@@ -52,7 +54,7 @@ def test_every_method_builds_its_adapter_with_the_rank_it_is_given(make_cell, me
 @pytest.mark.parametrize("method", ["none", "lora", "dora", "pissa", "vera", "osora"])
 def test_a_cell_leaves_one_whole_record(make_cell, session, method):
     cell = make_cell(f"method={method}", *QUICK)
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     made = record.read(cell.record)
     assert made["config"]["method"]["name"] == method
     assert set(made["scores"]) == {"gsm8k-toy", "commonsenseqa-toy"}
@@ -76,9 +78,9 @@ def test_one_seed_gives_one_record_and_another_seed_another(make_cell, tmp_path,
     def made(where, seed, before=()):
         chosen = [f"ledger={tmp_path}/{where}", f"runs={tmp_path}/{where}", f"seed={seed}", *QUICK]
         for method in before:  # what ran before in the process must not matter
-            assert run.attempt(make_cell(*chosen, f"method={method}", "method.rank=4")) == "done"
+            assert attempt(make_cell(*chosen, f"method={method}", "method.rank=4")) == "done"
         cell = make_cell(*chosen, "method=lora", "trainer.max_steps=4")
-        assert run.attempt(cell) == "done"
+        assert attempt(cell) == "done"
         adapter = peft.load_peft_weights(str(cell.paths.adapter))
         return numbers(cell), adapter
 
@@ -97,7 +99,7 @@ def test_the_next_cell_finds_the_base_weights_as_loaded(make_cell, session, meth
     fresh = {
         n: t.clone() for n, t in models.Workspace().base(cell.config).model.state_dict().items()
     }
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     after = session.workspace.base(cell.config).model
     assert after.state_dict().keys() == fresh.keys()
     assert all(torch.equal(t, fresh[n]) for n, t in after.state_dict().items())
@@ -109,13 +111,13 @@ def test_the_base_model_is_loaded_once_for_cells_that_leave_it_alone(make_cell, 
     session.workspace.base(make_cell().config)
     loads = session.workspace.loads
     for method in ("lora", "vera", "osora"):
-        assert run.attempt(make_cell(f"method={method}", "method.rank=4", *QUICK)) == "done"
+        assert attempt(make_cell(f"method={method}", "method.rank=4", *QUICK)) == "done"
     assert session.workspace.loads == loads
 
 
 def test_training_lowers_the_loss(make_cell, session):
     cell = make_cell("method=lora", *QUICK, "trainer.max_steps=40", "trainer.learning_rate=3e-3")
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     curve = record.read(cell.record)["training"]["loss"]
     assert curve[-1][1] < 0.7 * curve[0][1]
 
@@ -146,7 +148,7 @@ def test_what_is_done_is_not_run_again(make_cell, session, capsys, monkeypatch):
     cell = make_cell("method=osora", *QUICK)
     assert run.run_missing([cell]) == exits.OK
     before = cell.record.read_bytes()
-    monkeypatch.setattr(run, "session", lambda: pytest.fail("nothing is left to run"))
+    monkeypatch.setattr(attempts, "session", lambda: pytest.fail("nothing is left to run"))
     assert run.run_missing([cell]) == exits.OK
     assert cell.record.read_bytes() == before
     assert "1 cells: 1 done\n" in capsys.readouterr().out
@@ -162,7 +164,7 @@ def test_a_damaged_record_is_left_alone_and_said(make_cell, session, capsys):
 
 
 def test_a_multirun_is_one_process_and_one_record_a_cell(tmp_path, monkeypatch, session):
-    from osora_bench.__main__ import main
+    from osora_bench.sweep.multirun import main
 
     monkeypatch.chdir(tmp_path)
     loads = session.workspace.loads
@@ -173,7 +175,7 @@ def test_a_multirun_is_one_process_and_one_record_a_cell(tmp_path, monkeypatch, 
 
 
 def test_a_cell_that_fails_in_a_multirun_stops_no_other(tmp_path, monkeypatch, session, capsys):
-    from osora_bench.__main__ import main
+    from osora_bench.sweep.multirun import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["-m", "method=pissa,osora", "method.rank=65,8", *QUICK]) == exits.MISTAKE
@@ -183,11 +185,11 @@ def test_a_cell_that_fails_in_a_multirun_stops_no_other(tmp_path, monkeypatch, s
 
 def test_a_tracked_cell_leaves_an_offline_run_and_the_same_record(make_cell, tmp_path, session):
     plain = make_cell("method=lora", *QUICK)
-    assert run.attempt(plain) == "done"
+    assert attempt(plain) == "done"
     other = [f"ledger={tmp_path}/other", f"runs={tmp_path}/other"]
     tracked = make_cell("method=lora", *QUICK, "tracker=wandb", *other)
     assert tracked.run_id == plain.run_id
-    assert run.attempt(tracked) == "done"
+    assert attempt(tracked) == "done"
     assert numbers(tracked) == numbers(plain)
     until = time.monotonic() + 60  # the tracker has a process of its own
     while not (made := list(tracked.paths.folder.glob("wandb/offline-run-*"))):
@@ -200,7 +202,7 @@ def test_nothing_is_left_in_the_current_folder(make_cell, tmp_path, session, mon
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert run.attempt(make_cell("method=lora", *QUICK)) == "done"
+    assert attempt(make_cell("method=lora", *QUICK)) == "done"
     assert list(elsewhere.iterdir()) == []
 
 
@@ -211,7 +213,7 @@ def test_cells_share_one_decomposition_of_each_weight(make_cell, session, monkey
     real = store.top_triplets
     monkeypatch.setattr(store, "top_triplets", lambda w, r: calls.append(r) or real(w, r))
     for method, rank in (("osora", 8), ("osora", 16), ("pissa", 8), ("osora_k", 4)):
-        assert run.attempt(make_cell(f"method={method}", f"method.rank={rank}", *QUICK)) == "done"
+        assert attempt(make_cell(f"method={method}", f"method.rank={rank}", *QUICK)) == "done"
     layers = 2 * session.workspace.base(make_cell().config).model.config.num_hidden_layers
     assert len(calls) == layers
 

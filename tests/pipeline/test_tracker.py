@@ -17,10 +17,10 @@ from sweeps import wait_until
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.pipeline import preflight, tracker
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.pipeline.tracker import tracking
 from osora_bench.planning import config, grid
 from osora_bench.records import record
-from osora_bench.sweep import run
 
 BLOCK = 32768
 FAKE = """
@@ -111,7 +111,7 @@ def test_an_offline_run_holds_the_cell_and_changes_nothing_of_it(
     cell = make_cell(*one, "tracker=wandb")
     plain = make_cell(*one, f"ledger={tmp_path}/plain", f"runs={tmp_path}/plain")
     assert cell.run_id == plain.run_id
-    assert run.attempt(cell) == run.attempt(plain) == "done"
+    assert attempt(cell) == attempt(plain) == "done"
     tracker._wait_for_all()
     assert "WARNING" not in capsys.readouterr().out
     (place,) = cell.paths.folder.glob(f"wandb/offline-run-*-{cell.run_id}/*.wandb")
@@ -174,7 +174,7 @@ def test_a_dead_or_slow_tracker_costs_a_cell_one_warning(
 
 def test_a_cell_ends_with_its_record_whatever_its_tracker_does(wandb_that, session, capsys):
     cell, _ = wandb_that("init hangs")
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     (left,) = tracker._finishing
     left.give_up("is given up by this test")
     assert capsys.readouterr().out.count("WARNING") == 1
@@ -243,7 +243,7 @@ def test_a_job_waits_longer_and_ends_it(wandb_that, monkeypatch, capsys):
 
 def test_one_that_is_left_to_itself_ends():
     code = (
-        "import os, sys; from osora_bench import tracker_process as one\n"
+        "import os, sys; from osora_bench.pipeline import tracker_process as one\n"
         "print(os.getpid(), flush=True); one.ORPHANED = 1.0; one._end_with(int(sys.argv[1]))"
     )
     left = f"{sys.executable} -c '{code}' $$ & sleep 1"
@@ -278,7 +278,7 @@ def test_signals_mean_the_cell_and_its_death_ends_the_run(wandb_that):
 def test_what_does_not_reach_its_server_is_kept_offline(tmp_path):
     """wandb itself, and a server that is not there."""
     code = (
-        "import sys; from osora_bench import tracker_process\n"
+        "import sys; from osora_bench.pipeline import tracker_process\n"
         "tracker_process.ANSWER = 2.0; sys.exit(tracker_process.main())"
     )
     dead = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}

@@ -61,7 +61,7 @@ def test_durations(hours, told):
 
 
 def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_path, session):
-    from osora_bench.sweep import run
+    from osora_bench.pipeline.attempt import attempt
 
     limits = ["trainer.max_steps=2", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
     arguments = ["plan", "experiment=demo", *places, *limits]
@@ -75,7 +75,7 @@ def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_p
     from osora_bench.planning.grid import expand
 
     cells = expand("demo", [*places, *limits])
-    assert run.attempt(cells[0]) == "done"
+    assert attempt(cells[0]) == "done"
     capsys.readouterr()
     cells[1].paths.folder.mkdir(parents=True)
     cells[1].fail("ValueError: no\nmore of it")

@@ -9,6 +9,7 @@ import torch
 from conftest import QUICK
 from omegaconf import OmegaConf
 
+from osora_bench.cli.run import run_verb
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import skeleton
@@ -148,4 +149,4 @@ def test_a_mistake_in_an_experiment_is_told_before_anything_runs(
     monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path)
     monkeypatch.setattr(run, "run_missing", lambda *_, **__: pytest.fail("it was run"))
     with pytest.raises(UserError, match=message):
-        run.run_experiment("wrong", places)
+        run_verb(["experiment=wrong", *places])

@@ -13,10 +13,10 @@ from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.pipeline import preflight
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning import grid as planning_grid
 from osora_bench.planning import identity
 from osora_bench.planning.compose import composer
-from osora_bench.sweep import run
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_record_is_found_also_where_the_files_that_it_was_made_with_are_not(
     shutil.copy(source, tmp_path / "train.jsonl")
     shutil.copytree(model, tmp_path / "model")
     cell = make_cell(*chosen)
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     (tmp_path / "train.jsonl").unlink()
     shutil.rmtree(tmp_path / "model")
     assert make_cell(*chosen) == cell

@@ -5,10 +5,10 @@ import subprocess
 import pytest
 from conftest import QUICK
 
-from osora_bench import __main__
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.records import code_state, record
+from osora_bench.sweep import multirun
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_a_multirun_goes_on_with_other_code_only_if_that_is_allowed(
     arguments = ["-m", "method=none", *places, *QUICK]
     code_state.code()  # asked once a process: this is the start's
     monkeypatch.setattr(code_state, "look", lambda: {"commit": "1" * 40, "dirty": 0, "diff": None})
-    assert __main__.main(arguments) == exits.MISTAKE
+    assert multirun.main(arguments) == exits.MISTAKE
     assert ", this is commit 111111111111; OSORA_ALLOW_CHANGED=1 runs it" in capsys.readouterr().err
     monkeypatch.setenv("OSORA_ALLOW_CHANGED", "1")
     monkeypatch.setenv(code_state.CHANGED, "")  # so that it is taken back after this test
-    assert __main__.main(arguments) == exits.OK
+    assert multirun.main(arguments) == exits.OK
     (made,) = tmp_path.glob("ledger/*.json")
     assert record.read(made)["provenance"]["changed_since_plan"] is True

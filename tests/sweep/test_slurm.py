@@ -17,9 +17,11 @@ from osora_bench.cli.main import main
 from osora_bench.common import exits
 from osora_bench.common.claim import claimed
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.pipeline.attempt import explained
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, run
 from osora_bench.sweep.slurm import job_process, profile
+from osora_bench.sweep.slurm import queue as slurm_queue
 from osora_bench.sweep.slurm import sweep as slurm
 from osora_bench.sweep.watch import Watch
 from sweep.slurm_cluster import MISSING, PACKAGES, Cluster
@@ -41,9 +43,9 @@ def cluster(tmp_path_factory):
     ):
         for name, value in {**made.environment, "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)
-        slurm.array_limit.cache_clear()
+        slurm_queue.array_limit.cache_clear()
         yield made
-        slurm.array_limit.cache_clear()
+        slurm_queue.array_limit.cache_clear()
 
 
 QUICK = {"LOOK_EVERY": 0.5, "ASK_EVERY": 0.5, "GRACE": 2.0}
@@ -76,9 +78,11 @@ def in_one_process(cells):
 def start(cells, *launcher):
     """Watch a sweep from another process, as the command line does."""
     code = (
-        "import sys; from pathlib import Path; from osora_bench import frozen, run, slurm\n"
+        "import sys; from pathlib import Path; from osora_bench.sweep import frozen_plan, run\n"
+        "from osora_bench.sweep.slurm import sweep as slurm\n"
         f"vars(slurm).update({QUICK})\n"
-        "sys.exit(run.run_missing(frozen.thaw(Path(sys.argv[1])).cells, launcher=sys.argv[2:]))"
+        "cells = frozen_plan.thaw(Path(sys.argv[1])).cells\n"
+        "sys.exit(run.run_missing(cells, launcher=sys.argv[2:]))"
     )
     sweep = frozen_plan.freeze(cells)
     command = [sys.executable, "-c", code, str(sweep.path), *(launcher or ON_SLURM)]
@@ -91,7 +95,9 @@ def submissions(cell):
 
 def job_of(cell):
     """The id of a cell's job once it is in the queue."""
-    return wait_until(lambda: slurm.queued([cell]).get(cell.run_id), f"job of {cell.label}").id
+    return wait_until(
+        lambda: slurm_queue.queued([cell]).get(cell.run_id), f"job of {cell.label}"
+    ).id
 
 
 def checkpoints(cell):
@@ -193,7 +199,7 @@ def test_killed_and_requeued_cells_end_with_the_record_of_an_undisturbed_run(clu
 def test_the_starting_process_may_die_and_the_next_one_attaches(cluster, grid, capsys):
     cells = grid("slurm", ["osora", "lora", "pissa"], *LONG)
     first = start(cells)
-    wait_until(lambda: all(c.run_id in slurm.queued(cells) for c in cells), "jobs of all")
+    wait_until(lambda: all(c.run_id in slurm_queue.queued(cells) for c in cells), "jobs of all")
     launching = psutil.Process(first.pid).children()
     for one in [psutil.Process(first.pid), *launching]:
         one.kill()
@@ -209,7 +215,7 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(cluster, grid, c
 
 
 def state_of(cell):
-    return slurm.state(cell, slurm.queued([cell]))
+    return slurm_queue.state(cell, slurm_queue.queued([cell]))
 
 
 @needs_slurm
@@ -221,7 +227,7 @@ def test_a_held_job_is_told_and_cancelled_ones_are_not_tried_again(cluster, grid
     number = job_of(cells[0])
     array = number.partition("_")[0]
     assert state_of(cells[0]) == "queued"
-    job_there = slurm.queued(cells)[cells[0].run_id]
+    job_there = slurm_queue.queued(cells)[cells[0].run_id]
     assert str(job_there) == f"job {number} (pending, JobHeldUser)"
     with start(cells, *ON_SLURM, hold, "hydra.launcher.mem_gb=2") as other:
         assert other.stdout is not None
@@ -273,7 +279,7 @@ def test_jobs_of_others_are_not_mistaken_for_ours(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     for name in ("osora-train", "osora-0123456789ab-1", "osora-a-b-c", "x|y"):
         cluster.ask("sbatch", f"--job-name={name}", "--hold", "--output=/dev/null", "--wrap=true")
-    assert slurm.queue(cell.paths.runs) == {}
+    assert slurm_queue.queue(cell.paths.runs) == {}
     cluster.ask("scancel", "--me")
 
 
@@ -300,7 +306,7 @@ def test_the_job_that_counts_is_an_active_one_or_the_last(rows, states, grid, mo
     monkeypatch.setattr(
         slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, told)
     )
-    jobs = slurm.queue(cells[0].paths.runs)
+    jobs = slurm_queue.queue(cells[0].paths.runs)
     assert [jobs[c.run_id].state for c in cells if c.run_id in jobs] == states.split()
 
 
@@ -308,7 +314,7 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
     """A cell is submitted anew after a scancel, and its new job is never seen."""
     (cell,) = grid("slurm", ["osora"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"array_parallelism": 2})
-    before = slurm.Job("2", "CANCELLED", "None", cell.paths.folder / "no.log")
+    before = slurm_queue.Job("2", "CANCELLED", "None", cell.paths.folder / "no.log")
     monkeypatch.setattr(slurm, "queue", lambda runs: {cell.run_id: before})
     monkeypatch.setattr(slurm, "array_limit", lambda: 4)
     monkeypatch.setattr(slurm, "GRACE", 0.0)
@@ -325,7 +331,7 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
 
 def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypatch):
     cells = grid("slurm", ["osora", "lora"], *SHORT)
-    theirs = slurm.Submission(frozen_plan.freeze(cells).path.with_suffix("") / "slurm-1")
+    theirs = slurm_queue.Submission(frozen_plan.freeze(cells).path.with_suffix("") / "slurm-1")
     theirs.folder.mkdir(parents=True)
     (theirs.folder / "cells.json").write_text(json.dumps([cells[0].run_id]))
     ours = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {})
@@ -344,7 +350,7 @@ def test_a_cell_without_a_trace_of_its_job_fails_after_its_retries(grid, capsys)
 
     def lose(state):
         sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
-        sweep._needs_job(cell, slurm.Job("7_1", state, "None", cell.paths.folder / "no.log"))
+        sweep._needs_job(cell, slurm_queue.Job("7_1", state, "None", cell.paths.folder / "no.log"))
 
     lose("FAILED")
     assert not sweep.plan.settled(cell)
@@ -384,7 +390,7 @@ def test_a_job_that_is_run_again_notices_that_its_cell_is_done(grid, session, ca
 def test_a_time_limit_reached_too_often_names_the_setting(grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     error = UncompletedJobError("Job not requeued because: timed-out too many times.")
-    assert "more often than hydra.launcher.max_num_timeout allows" in run.explained(error, cell)
+    assert "more often than hydra.launcher.max_num_timeout allows" in explained(error, cell)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +446,7 @@ def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
     sweep = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {})
     reasons = ["PartitionTimeLimit", "PartitionTimeLimit", "QOSMaxJobsPerUserLimit"]
     for number, (cell, reason) in enumerate(zip(cells, reasons, strict=True)):
-        job = slurm.Job(str(number), "PENDING", reason, cell.paths.folder / "no.log")
+        job = slurm_queue.Job(str(number), "PENDING", reason, cell.paths.folder / "no.log")
         assert not sweep._needs_job(cell, job)
     told = capsys.readouterr().out.splitlines()
     assert told == [f"{cells[0].label}: job 0 waits, perhaps for ever: PartitionTimeLimit"]
@@ -457,7 +463,7 @@ def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatc
 
     def launch(self, run_ids, arrays):
         tried.append(now[0])
-        submission = slurm.Submission(sweep.folder / f"slurm-{len(tried)}")
+        submission = slurm_queue.Submission(sweep.folder / f"slurm-{len(tried)}")
         submission.folder.mkdir(parents=True)
         (submission.folder / "cells.json").write_text(json.dumps(run_ids))
         (submission.folder / "launcher.log").write_text("Unable to contact slurm controller")
@@ -516,11 +522,11 @@ def test_a_refusal_on_the_way_is_told_after_the_jobs_have_ended(grid, monkeypatc
         if state is None:
             cells[0].fail("for the sake of a verdict")
             return {}
-        return {cells[0].run_id: slurm.Job("7", state, "None", cells[0].paths.folder / "log")}
+        return {cells[0].run_id: slurm_queue.Job("7", state, "None", cells[0].paths.folder / "log")}
 
     def launch(self, run_ids, arrays):
         number = 1 + len(list(self.folder.glob("slurm-*")))
-        submission = slurm.Submission(self.folder / f"slurm-{number}")
+        submission = slurm_queue.Submission(self.folder / f"slurm-{number}")
         submission.folder.mkdir(parents=True)
         (submission.folder / "cells.json").write_text(json.dumps(run_ids))
         (submission.folder / "launcher.log").write_text(

@@ -14,6 +14,7 @@ from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.pipeline.attempt import DeviceLost
 from osora_bench.planning import cell as planning_cell
 from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
@@ -305,7 +306,7 @@ def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monke
     monkeypatch.setattr(sys, "argv", ["worker", str(sweep.path)])
     assert worker_process.main() == exits.LOST
     assert [c.state for c in cells] == ["failed", "missing"]
-    with pytest.raises(run.DeviceLost):
+    with pytest.raises(DeviceLost):
         run.run_missing(cells)
     assert [c.state for c in cells] == ["failed", "missing"]
     assert "2 cells: 1 missing, 1 failed" in capsys.readouterr().out
@@ -315,8 +316,8 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_p
     place = [f"ledger={tmp_path}/ledger", f"runs={tmp_path}/runs", *LONG]
     cell = make_cell(*place, "method=lora")
     code = (
-        "from osora_bench import frozen, run; import sys; from pathlib import Path\n"
-        "run.run_missing(frozen.thaw(Path(sys.argv[1])).cells, workers=2)"
+        "from osora_bench.sweep import frozen_plan, run; import sys; from pathlib import Path\n"
+        "run.run_missing(frozen_plan.thaw(Path(sys.argv[1])).cells, workers=2)"
     )
     sweep = frozen_plan.freeze([cell])
     parent = subprocess.Popen([sys.executable, "-c", code, str(sweep.path)])

@@ -15,9 +15,9 @@ from transformers import TrainerState
 
 from osora_bench.common import interruption
 from osora_bench.common.claim import claimed, holder, note
+from osora_bench.pipeline.attempt import DeviceLost, attempt
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
-from osora_bench.sweep import run
 from osora_bench.training import callbacks, checkpoint, collator
 
 STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
@@ -42,10 +42,10 @@ def run_to_the_end(cell, monkeypatch, steps):
         with monkeypatch.context() as patch:
             stop_at(patch, step)
             with pytest.raises(interruption.Interrupted, match="SIGTERM"):
-                run.attempt(cell)
+                attempt(cell)
         assert cell.state == "missing"
         assert checkpoint.newest(cell.paths.trainer) is not None
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
 
 
 @pytest.mark.parametrize("method", [m for m in group_choices("method") if m != "none"])
@@ -61,7 +61,7 @@ def test_interrupted_cells_give_the_same_record_and_adapter(
         )
         for name in ("whole", "broken")
     )  # fmt: skip
-    assert run.attempt(whole) == "done"
+    assert attempt(whole) == "done"
     per_step = 4  # batches
     chance = random.Random(method)
     # each start goes on from the last checkpoint: 2 to 11 batches further, and 12 steps in all
@@ -113,7 +113,7 @@ def test_a_signal_after_the_last_safe_point_ends_the_process_once_the_cell_is_do
     with monkeypatch.context() as patch:
         patch.setattr(record, "write", late)
         with pytest.raises(interruption.Interrupted, match="SIGTERM"):
-            run.attempt(cell)
+            attempt(cell)
     assert cell.state == "done"
     interruption.current().safe_point()  # nothing is left of it
 
@@ -160,12 +160,12 @@ def test_an_evaluation_that_is_interrupted_goes_on(make_cell, session, tmp_path,
         patch.setattr(Journal, "put", interrupting)
         for answers in range(1, 13):
             with pytest.raises(interruption.Interrupted):
-                run.attempt(cell)
+                attempt(cell)
             assert len(kept.read_text().splitlines()) == 1 + answers
-        assert run.attempt(cell) == "done"
+        assert attempt(cell) == "done"
     assert len(set(given)) == len(given) == 12
     assert not kept.exists()
-    assert run.attempt(whole) == "done"
+    assert attempt(whole) == "done"
     assert numbers(cell) == numbers(whole)
 
 
@@ -195,7 +195,7 @@ def test_checkpoints_are_written_in_time_and_few_are_kept(make_cell, session, mo
         seen.append((folder.name, len(list(folder.parent.glob("checkpoint-*")))))
 
     monkeypatch.setattr(checkpoint, "seal", seal)
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     assert [name for name, _ in seen] == [f"checkpoint-{i}" for i in range(1, 13)]
     assert {count for _, count in seen[1:]} == {checkpoint.KEPT}
 
@@ -215,7 +215,7 @@ def test_a_loss_that_is_no_number_stops_the_cell_at_its_step(
 
     monkeypatch.setattr(Linear, "forward", spoiled)
     cell = make_cell("method=osora", *STEPS, "trainer.micro_batch_size=32")
-    assert run.attempt(cell) == "failed"
+    assert attempt(cell) == "failed"
     assert cell.state == "failed"
     assert "Diverged: the loss is nan at step" in cell.error
     assert "of 12; a smaller trainer.learning_rate" in cell.error
@@ -247,8 +247,8 @@ def test_out_of_memory_is_named_with_the_setting_to_change(make_cell, session, m
 
         monkeypatch.setattr(session, "_run", fail)
         cell = make_cell("method=lora", *STEPS)
-        with contextlib.suppress(run.DeviceLost):  # after what CUDA says, a new process is needed
-            assert run.attempt(cell) == "failed"
+        with contextlib.suppress(DeviceLost):  # after what CUDA says, a new process is needed
+            assert attempt(cell) == "failed"
         assert cell.error.startswith("out of memory: trainer.micro_batch_size (now 32)")
 
 
@@ -259,7 +259,7 @@ def test_a_cell_that_runs_is_left_to_its_runner(make_cell, session):
         assert cell.state == "running"
         told = holder(cell.paths.folder)
         assert (told["pid"], told["starts"], told["job"]) == (os.getpid(), 1, None)
-        assert run.attempt(cell) == "running"  # another opening of the file: another holder
+        assert attempt(cell) == "running"  # another opening of the file: another holder
     assert cell.state == "missing"
     assert holder(cell.paths.folder) is None
     assert note(cell.paths.folder) == {}
@@ -286,5 +286,5 @@ def test_a_lock_dies_with_its_holder(make_cell, tmp_path):
 
 def test_adapters_of_peft_are_loaded_as_they_were_saved(make_cell, session):
     cell = make_cell("method=osora", *STEPS)
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     assert peft.load_peft_weights(str(cell.paths.adapter))

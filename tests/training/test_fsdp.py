@@ -23,11 +23,12 @@ from osora_bench.models import base as models
 from osora_bench.models import skeleton
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.pipeline import preflight
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning import estimate, grid
 from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.records import record
-from osora_bench.sweep import frozen_plan, run, workers
+from osora_bench.sweep import frozen_plan, workers
 from osora_bench.sweep.slurm import profile
 from osora_bench.sweep.watch import Watch
 from osora_bench.training import checkpoint, data, train
@@ -216,11 +217,11 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
 
     monkeypatch.setattr(launch, "_started", start)
     with pytest.raises(interruption.Interrupted, match="SIGTERM"):
-        run.attempt(cell)
+        attempt(cell)
     assert len(processes) == 2
     assert all(process.poll() is not None for process in processes)
     assert checkpoint.newest(cell.paths.shards(2)).name == "checkpoint-1"
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     made, whole = record.read(cell.record), shared["osora"]
     assert made["measured"]["starts"] == 2
     assert made["config"]["trainer"]["processes"] == 2
@@ -235,7 +236,7 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     # another suite of the same training starts no process
     other = make_cell(*cell.overrides, "eval.datasets.0.limit=5")
     assert other.run_id != cell.run_id
-    assert run.attempt(other) == "done"
+    assert attempt(other) == "done"
     assert len(processes) == 4
     assert record.read(other.record)["training"] == made["training"]
     assert (other.paths.adapter / adapters[0].name).read_bytes() == adapters[0].read_bytes()

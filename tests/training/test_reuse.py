@@ -7,9 +7,9 @@ import pytest
 import torch
 from pipeline.test_session import numbers
 
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning import identity
 from osora_bench.records import record
-from osora_bench.sweep import run
 from osora_bench.training import reuse, train
 
 STEPS = ["trainer.max_steps=3", "method.rank=4"]
@@ -41,7 +41,7 @@ def test_a_second_suite_trains_nothing_and_records_the_same(
     assert first.run_id != second.run_id
     assert identity.training_id(first.config) == identity.training_id(second.config)
     for cell in (alone, first, second):
-        assert run.attempt(cell) == "done"
+        assert attempt(cell) == "done"
     assert len(trainings) == 2  # alone, and first
     assert numbers(second) == numbers(alone)
     taken, own = (peft.load_peft_weights(str(c.paths.adapter)) for c in (second, alone))
@@ -58,7 +58,7 @@ def test_a_method_that_saves_less_than_it_learns_trains_again(
     adalora = ["method=lora", "method.peft._target_=peft.AdaLoraConfig", "~method.peft.r"]
     adalora += ["~method.peft.lora_alpha", *(f"+method.peft.{k}={v}" for k, v in schedule.items())]
     first, second = (make_cell(*chosen, *adalora) for chosen in (FIRST, SECOND))
-    assert [run.attempt(first), run.attempt(second)] == ["done", "done"]
+    assert [attempt(first), attempt(second)] == ["done", "done"]
     assert len(trainings) == 2
     assert "trained before, but not to be had from its adapter" in capsys.readouterr().out
     one, two = (record.read(c.record)["training"] for c in (first, second))
@@ -68,7 +68,7 @@ def test_a_method_that_saves_less_than_it_learns_trains_again(
 @pytest.mark.parametrize("harm", ["adapter", "versions", "code"])
 def test_what_is_not_the_same_any_more_is_trained_again(harm, make_cell, session, trainings):
     first, second = make_cell("method=osora", *FIRST), make_cell("method=osora", *SECOND)
-    assert run.attempt(first) == "done"
+    assert attempt(first) == "done"
     note = first.paths.trained(identity.training_id(first.config)) / f"{first.run_id}.json"
     if harm == "adapter":
         file = first.paths.adapter / "adapter_model.safetensors"
@@ -83,7 +83,7 @@ def test_what_is_not_the_same_any_more_is_trained_again(harm, make_cell, session
         told = json.loads(note.read_text())
         told["provenance"]["code"]["commit"] = "0" * 40
         note.write_text(json.dumps(told))
-    assert run.attempt(second) == "done"
+    assert attempt(second) == "done"
     assert len(trainings) == 2
 
 
@@ -92,7 +92,7 @@ def test_the_loss_on_held_out_rows_is_that_of_each_row_by_itself(make_cell, sess
     cell = make_cell(
         "method=lora", "eval=none", "task.validation_rows=20", "task.max_rows=64", *STEPS
     )
-    assert run.attempt(cell) == "done"
+    assert attempt(cell) == "done"
     told = record.read(cell.record)["training"]["validation"]
     assert record.read(cell.record)["scores"] == {}
     base = session.workspace.base(cell.config)

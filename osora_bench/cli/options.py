@@ -1,0 +1,94 @@
+"""What stands on the command line besides the configuration's own keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from osora_bench.common.errors import UserError, unknown
+
+HOW = ("workers", "retries", "allow_changed")
+"""Options that say how cells are run."""
+
+
+def experiment_option(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """What `experiment=` names, and the other arguments."""
+    flags = [a for a in arguments if a.startswith("-") and a != "--json"]
+    if flags:
+        raise UserError(f"unknown option {flags[0]}; `osora-bench --help` lists what there is")
+    named = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
+    if len(named) != 1:
+        from osora_bench.common import paths
+
+        names = ", ".join(sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml")))
+        raise UserError(f"name one experiment: experiment=NAME. Valid: {names}")
+    return named[0], [a for a in arguments if not a.startswith("experiment=")]
+
+
+def run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """How cells are to be run (as of `run.run_by`), and the other arguments."""
+    options, overrides = own_options(arguments, HOW)
+    how: dict[str, Any] = {"workers": _count(options.get("workers", "1"), "workers")}
+    if "retries" in options:
+        how["retries"] = _count(options["retries"], "retries", least=0)
+    how["allow_changed"] = choice(options, "allow_changed", "true")
+    how["launcher"], overrides = _launcher(overrides)
+    if how["launcher"] and "workers" in options:
+        raise UserError(
+            f"workers={how['workers']} and {how['launcher'][0]}: name one way to run the cells"
+        )
+    from osora_bench.planning import compose
+    from osora_bench.sweep.slurm import profile
+
+    if how["launcher"]:
+        profile.profile(how["launcher"])
+    compose.check_overrides(overrides, also=(*HOW, "scale"))
+    return how, overrides
+
+
+def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments that are Hydra's own, the choice of a launcher first, and the others."""
+    own = [a for a in arguments if a.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    own.sort(key=lambda a: not a.startswith("hydra/launcher="))
+    if own and not own[0].startswith("hydra/launcher="):
+        raise UserError(f"{own[0]} needs a launcher: hydra/launcher=slurm")
+    if others := [a for a in own[1:] if not a.lstrip("+~").startswith("hydra.launcher.")]:
+        raise UserError(
+            f"{others[0]}: beside one hydra/launcher=NAME, only hydra.launcher.KEY=VALUE is taken"
+        )
+    return own, [a for a in arguments if a not in own]
+
+
+def _count(text: str, key: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{key}={text}: a whole number of at least {least}")
+    return int(text)
+
+
+def own_options(arguments: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A verb's own KEY=VALUE options, and the other arguments."""
+    own = [a for a in arguments if a.partition("=")[0] in known]
+    keys = [a.partition("=")[0] for a in own]
+    if twice := [key for key in known if keys.count(key) > 1]:
+        raise UserError(f"{twice[0]}= is given twice")
+    bare = [a for a in own if "=" not in a]
+    if bare:
+        raise UserError(f"{bare[0]}: needs a value, {bare[0]}=...")
+    return dict(a.split("=", 1) for a in own), [a for a in arguments if a not in own]
+
+
+def choice(options: dict[str, str], key: str, valid: str) -> bool:
+    """Whether an option that knows one value is given."""
+    if key in options and options[key] != valid:
+        raise UserError(unknown(f"value of {key}", options[key], [valid]))
+    return key in options
+
+
+def members(given: str | None, group: str) -> list[str]:
+    """The members of a config group that a list names; by default every one."""
+    from osora_bench.planning.compose import group_choices
+
+    choices = group_choices(group)
+    named = choices if given is None else given.split(",")
+    for name in named:
+        if name not in choices:
+            raise UserError(unknown(group, name, choices))
+    return named

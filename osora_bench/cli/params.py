@@ -1,0 +1,81 @@
+"""osora-bench params: every method's parameters and bytes as Markdown or CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from osora_bench.cli.options import members, own_options
+from osora_bench.common.errors import UserError, unknown
+from osora_bench.reporting.parameters import Line
+
+if TYPE_CHECKING:
+    pass
+
+
+def params_verb(arguments: Sequence[str]) -> int:
+    """Count parameters of models x methods x ranks."""
+    known = ("model", "method", "rank", "config", "modules")
+    options, rest = own_options(arguments, known)
+    if wrong := [a for a in rest if a != "--csv"]:
+        raise UserError(unknown("option", wrong[0], ["--csv", *(f"{k}=" for k in known)]))
+    if "model" in options and "config" in options:
+        raise UserError("model= and config= both say which model: name one of them")
+    config = Path(options["config"]) if "config" in options else None
+    # what is not in a config.json, the modules to adapt, is then any model's: q_proj and v_proj
+    models = ["toy"] if config else members(options.get("model"), "model")
+    methods = members(options.get("method"), "method")
+    ranks = None
+    if "rank" in options:
+        try:
+            ranks = [int(text) for text in options["rank"].split(",")]
+        except ValueError as error:
+            raise UserError(f"rank={options['rank']}: whole numbers, e.g. rank=8,16") from error
+        if min(ranks) < 1:
+            raise UserError(f"rank={options['rank']}: a rank is at least 1")
+    modules = options["modules"].split(",") if "modules" in options else None
+    from osora_bench.reporting import parameters
+
+    lines = parameters.table(models, methods, ranks, config, modules)
+    if modules is not None and not any(line.count for line in lines):
+        raise UserError("\n".join(dict.fromkeys(str(line.problem) for line in lines)))
+    print(csv_text(lines) if "--csv" in rest else markdown(lines))
+    return 0
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The counts as a table; a rank that a layer cannot have says so in place of numbers."""
+    shown = [
+        {
+            "Model": line.model,
+            "Method": line.method,
+            "r": "" if line.rank is None else str(line.rank),
+            "Trainable": _thousands(line.count.trainable) if line.count else line.problem,
+            "Adapter bytes": _thousands(line.count.adapter_bytes) if line.count else "",
+            "Frozen extra bytes": _thousands(line.count.frozen_bytes) if line.count else "",
+        }
+        for line in lines
+    ]
+    alignment = ("left", "left", "right", "right", "right", "right")
+    return str(
+        tabulate(shown, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=alignment)
+    )
+
+
+def csv_text(lines: Sequence[Line]) -> str:
+    """The counts for machines: one line each, numbers as they are."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["model", "method", "rank", "trainable", "adapter_bytes", "frozen_bytes"])
+    for line in lines:
+        numbers = astuple(line.count) if line.count else (line.problem, "", "")
+        writer.writerow([line.model, line.method, line.rank or "", *numbers])
+    return stream.getvalue()
+
+
+def _thousands(value: int) -> str:
+    return f"{value:,}"

@@ -1,0 +1,79 @@
+"""osora-bench tables | figures | results | audit: what records say."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from osora_bench.cli.options import choice, experiment_option, own_options
+from osora_bench.common.errors import UserError
+
+
+def tables_verb(arguments: Sequence[str]) -> int:
+    """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
+    from osora_bench.common.process import without_collecting
+    from osora_bench.planning.experiments import load_experiment
+    from osora_bench.planning.grid import expansion
+    from osora_bench.reporting import render, tabulate
+
+    name, rest = experiment_option(arguments)
+    options, overrides = own_options(rest, ("out", "params", "compare", "others"))
+    cells = expansion(name, overrides).everything
+    experiment = load_experiment(name)
+    if not experiment.tables:
+        print(f"{name}: experiments/{name}.yaml names no tables")
+    params = choice(options, "params", "true")
+    for spec in experiment.tables.values():
+        spec.params = spec.params or params
+    compare = choice(options, "compare", "paper")
+    others = choice(options, "others", "true") or "scale=smoke" in overrides
+    with without_collecting():
+        tables, damaged = tabulate.build(experiment, cells, compare=compare, others=others)
+    folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
+    written = render.write(tables, folder)
+    for table in tables:
+        print(render.markdown(table))
+    for line in damaged:
+        print(f"damaged record, left alone: {line}", file=sys.stderr)
+    for ledger in sorted({cell.ledger for cell in cells if not cell.ledger.is_dir()}):
+        print(f"no ledger yet: {ledger}", file=sys.stderr)
+    if written:
+        print(f"written to {folder}: {', '.join(p.name for p in written)}")
+    return 0
+
+
+def figures_verb(arguments: Sequence[str]) -> int:
+    """Draw an experiment's figures."""
+    from osora_bench.planning.experiments import load_experiment
+    from osora_bench.planning.grid import expansion
+    from osora_bench.reporting import figures
+
+    name, rest = experiment_option(arguments)
+    options, overrides = own_options(rest, ("out",))
+    cells = expansion(name, overrides).everything
+    folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
+    written = figures.draw(load_experiment(name), cells, folder, others="scale=smoke" in overrides)
+    if written:
+        print(f"written to {folder}: {', '.join(p.name for p in written)}")
+    return 0
+
+
+def results_verb(arguments: Sequence[str]) -> int:
+    """Make the committed tables, figures and pages anew."""
+    from osora_bench.common import paths
+    from osora_bench.reporting import committed
+
+    if arguments:
+        raise UserError(f"results takes no argument, not {arguments[0]}")
+    written = committed.regenerate()
+    folders = sorted({str(path.parent.relative_to(paths.ROOT)) for path in written})
+    print(f"{len(written)} files in {', '.join(folders)}")
+    return 0
+
+
+def audit_verb(arguments: Sequence[str]) -> int:
+    """Show what arithmetic says of the paper's printed numbers."""
+    from osora_bench.reporting import reference
+
+    for line in reference.audit():
+        print(line)
+    return 0

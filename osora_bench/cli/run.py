@@ -1,0 +1,44 @@
+"""osora-bench run and cell: run the cells that have no record yet."""
+
+from collections.abc import Sequence
+
+from osora_bench.cli.options import experiment_option, run_options
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.experiments import Experiment, load_experiment
+
+
+def run_verb(arguments: Sequence[str]) -> int:
+    """Run what is missing of an experiment."""
+    from osora_bench.planning.grid import expansion
+    from osora_bench.records import code_state
+    from osora_bench.sweep.run import run_experiment
+
+    # looked at once a process: what runs is what is here now, not after the checks
+    code_state.code()
+    name, rest = experiment_option(arguments)
+    how, overrides = run_options(rest)
+    experiment = load_experiment(name)
+    if not experiment.trains:
+        print(f"{name}: nothing to run, it is made from the configuration alone")
+        return 0
+    now = expansion(name, overrides)
+    check_shown(experiment, now.everything)
+    return run_experiment(name, overrides, now, hint=experiment.hint, **how)
+
+
+def cell_verb(arguments: Sequence[str]) -> int:
+    """One cell through Hydra's own entry point."""
+    from osora_bench.sweep.multirun import main as hydra_main
+
+    return hydra_main(arguments)
+
+
+def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise UserError if the experiment's tables or figures could not be made in the end."""
+    from osora_bench.reporting import tabulate
+
+    tabulate.check(experiment, cells)
+    if experiment.figures:
+        from osora_bench.reporting import figures
+
+        figures.check(experiment)

@@ -1,0 +1,87 @@
+"""What people are told of cells."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from osora_bench.common.exits import FAILED, OK
+from osora_bench.common.progress import say
+from osora_bench.planning.cell import STATES, Cell
+from osora_bench.planning.config import chosen, trains
+from osora_bench.planning.identity import revision
+
+if TYPE_CHECKING:
+    pass
+
+
+def where(cell: Cell) -> str:
+    """On which host, in which process, since when a cell runs."""
+    holder = cell.holder or {}
+    if not holder:
+        return ""
+    job = f", job {holder['job']}" if holder["job"] else ""
+    return f" on {holder['host']} (pid {holder['pid']}{job}) since {holder['since']}"
+
+
+def verdict(cells: Sequence[Cell]) -> int:
+    """Say what became of every cell, by state; the exit status: OK only if all have their
+    record."""
+    states = {cell.run_id: cell.state for cell in cells}
+    for cell in sorted(cells, key=lambda c: STATES.index(states[c.run_id])):
+        state = states[cell.run_id]
+        if state == "failed":
+            say(f"failed: {cell.label}: {cell.error}  (see {cell.paths.failure})")
+        elif state == "damaged":
+            say(f"damaged: {damage(cell)}")
+        elif state != "done":
+            say(f"{state}: {cell.label}{where(cell) if state == 'running' else ''}")
+    say(f"{len(cells)} cells: {counted(states.values())}")
+    say(f"records: {', '.join(sorted({str(cell.ledger) for cell in cells}))}")
+    return OK if set(states.values()) <= {"done"} else FAILED
+
+
+def counted(states: Iterable[str]) -> str:
+    """`3 done, 1 failed`."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def warnings(cells: Sequence[Cell]) -> list[str]:
+    """What a reader must know of cells before their numbers, each once."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        model, task = cell.config["model"], cell.config["task"]
+        if revision(cell.config) == "UNPINNED":
+            line = f"model {model['name']} is UNPINNED: {model['path']} may change under its name"
+            found[line] = None
+        if trains(cell.config) and task["warning"] is not None:
+            found[f"task {task['name']}: {task['warning']}"] = None
+    return list(found)
+
+
+def damage(cell: Cell) -> str:
+    """What to do about a record that cannot be read."""
+    return f"{cell.record} is damaged and left alone: move it away to run {cell.label} again"
+
+
+def less_memory(cell: Cell) -> str:
+    """The settings by which a cell takes less memory."""
+    micro = cell.config["trainer"]["micro_batch_size"]
+    return (
+        f"trainer.micro_batch_size (now {micro}), trainer.gradient_checkpointing=true or "
+        "eval.batch_size"
+    )
+
+
+def summary(cell: Cell, made: dict[str, Any]) -> str:
+    """One line of a finished cell: scores, last loss, seconds."""
+    if made["training"] and "diverged" in made["training"]:
+        return f"{cell.label}: diverged, {made['training']['diverged']}"
+    names = [dataset["name"] for dataset in chosen(cell.config["eval"])]  # a record sorts them
+    scores = "  ".join(f"{name} {made['scores'][name]['accuracy']:.2f}" for name in names)
+    loss = f"  loss {made['training']['loss'][-1][1]:.3f}" if made["training"] else ""
+    seconds = made["measured"]["seconds"]
+    return (
+        f"{cell.label}: {scores}{loss}  "
+        f"(train {seconds['train']:.1f} s, evaluate {seconds['evaluate']:.1f} s)"
+    )

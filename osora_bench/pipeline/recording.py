@@ -1,0 +1,95 @@
+"""What a cell's record holds, and writing it."""
+
+import resource
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from osora_bench.common import claim
+from osora_bench.evaluation import evaluate
+from osora_bench.evaluation.scores import Score, not_run
+from osora_bench.models.base import device_of
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import processes
+from osora_bench.planning.identity import fingerprints, revision
+from osora_bench.records import provenance, record
+
+
+def circumstances_of(cell: Cell) -> dict[str, Any]:
+    return provenance.provenance(device_of(cell.config), processes(cell.config))
+
+
+def recorded(
+    cell: Cell,
+    circumstances: dict[str, Any],
+    training: dict[str, Any] | None,
+    *,
+    parameters: dict[str, int],
+    scores: dict[str, Score],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """A cell's record, written."""
+    made = {
+        **_origin(cell, circumstances),
+        "parameters": parameters,
+        "training": training,
+        "scores": {name: asdict(score) for name, score in scores.items()},
+        "not_run": not_run(cell.config["eval"], scores),
+        "measured": _measured(seconds, cell),
+    }
+    record.write(made, cell.ledger)
+    evaluate.forget(cell.paths.evaluation)
+    return made
+
+
+def parameters_of(cell: Cell, trainable: int) -> dict[str, int]:
+    size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
+    return {"trainable": trainable, "adapter_bytes": size}
+
+
+def _origin(cell: Cell, circumstances: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of where it comes from."""
+    return {
+        "run_id": cell.run_id,
+        "config": portable_config(cell.config),
+        "provenance": {
+            **circumstances,
+            "revision": revision(cell.config),
+            "fingerprints": _without_folders(fingerprints(cell.config)),
+        },
+    }
+
+
+def portable_config(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what only places the run on this machine."""
+    places = ("ledger", "runs", "device", "tracker")
+    return {key: _without_folders(value) for key, value in cfg.items() if key not in places}
+
+
+def _without_folders(node: Any) -> Any:
+    """Absolute paths as bare names: what lies there is in the run id by its bytes."""
+    if isinstance(node, dict):
+        return {_without_folders(key): _without_folders(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_folders(value) for value in node]
+    return record.portable(node) if isinstance(node, str) else node
+
+
+def tracked(made: dict[str, Any]) -> dict[str, Any]:
+    """What a tracker shows of a finished cell."""
+    scores = {f"accuracy/{name}": score["accuracy"] for name, score in made["scores"].items()}
+    seconds = {f"seconds/{name}": value for name, value in made["measured"]["seconds"].items()}
+    peak = made["measured"]["peak_memory_mb"]
+    return {**scores, **seconds, **made["parameters"], "peak_memory_mb": peak}
+
+
+def _measured(seconds: dict[str, float], cell: Cell) -> dict[str, Any]:
+    """Costs of this run: seconds by stage since its last start, how many starts it took, peak
+    memory so far of the process or of the largest that it started, when it ended."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "starts": claim.note(cell.paths.folder).get("starts", 1),
+        "peak_memory_mb": max(resource.getrusage(one).ru_maxrss for one in who) >> 10,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
