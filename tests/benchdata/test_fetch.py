@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from osora_bench.benchdata import fetch, sets
+from osora_bench.benchdata import download, sets
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
@@ -130,10 +130,10 @@ def test_a_fresh_fetch_brings_the_file_and_a_second_one_asks_for_nothing(
 ):
     server.files["/a.jsonl"] = ROWS
     registry(entry({"url": f"{server.url}/a.jsonl"}))
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert (place / "mine" / "test.jsonl").read_bytes() == ROWS
     assert left_over(place) == ["mine/test.jsonl"]
-    assert main.main(["data", "fetch"]) == 0
+    assert main(["data", "fetch"]) == 0
     assert "nothing to fetch: mine complete" in capsys.readouterr().out
     assert server.asked == [("/a.jsonl", None)]
 
@@ -143,7 +143,7 @@ def test_a_download_goes_on_where_an_earlier_one_stopped(place, registry, server
     registry(entry({"url": f"{server.url}/a.jsonl"}))
     (place / "mine").mkdir(parents=True)
     (place / "mine" / "test.jsonl.part").write_bytes(ROWS[:1000])
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert server.asked == [("/a.jsonl", "bytes=1000-")]
     assert (place / "mine" / "test.jsonl").read_bytes() == ROWS
     assert left_over(place) == ["mine/test.jsonl"]
@@ -153,7 +153,7 @@ def test_a_connection_that_breaks_is_taken_up_again(place, registry, server):
     server.files["/a.jsonl"] = ROWS
     server.cuts = [500, 700]
     registry(entry({"url": f"{server.url}/a.jsonl"}))
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert [asked for _, asked in server.asked] == [None, "bytes=500-", "bytes=1200-"]
     assert (place / "mine" / "test.jsonl").read_bytes() == ROWS
 
@@ -162,10 +162,10 @@ def test_what_breaks_again_and_again_is_kept_for_the_next_fetch(place, registry,
     server.files["/a.jsonl"] = ROWS
     server.cuts = [100, 100, 100]
     registry(entry({"url": f"{server.url}/a.jsonl"}))
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     assert "interrupted; 300 bytes are kept" in capsys.readouterr().err
     assert left_over(place) == ["mine/test.jsonl.part"]
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert server.asked[-1] == ("/a.jsonl", "bytes=300-")
     assert (place / "mine" / "test.jsonl").read_bytes() == ROWS
 
@@ -178,7 +178,7 @@ def test_what_is_left_of_another_version_is_downloaded_from_the_start(
     registry(entry({"url": f"{server.url}/a.jsonl"}))
     (place / "mine").mkdir(parents=True)
     (place / "mine" / "test.jsonl.part").write_bytes(stale)
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert [asked for _, asked in server.asked] == [f"bytes={len(stale)}-", None]
     assert (place / "mine" / "test.jsonl").read_bytes() == ROWS
 
@@ -188,7 +188,7 @@ def test_a_part_that_was_whole_needs_no_more_bytes(place, registry, server):
     registry(entry({"url": f"{server.url}/a.jsonl"}))
     (place / "mine").mkdir(parents=True)
     (place / "mine" / "test.jsonl.part").write_bytes(ROWS)
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert left_over(place) == ["mine/test.jsonl"]
     assert len(server.asked) == 1
 
@@ -196,7 +196,7 @@ def test_a_part_that_was_whole_needs_no_more_bytes(place, registry, server):
 def test_other_bytes_than_the_checksum_says_never_get_the_name(place, registry, server, capsys):
     server.files["/a.jsonl"] = ROWS + b"\n"
     registry(entry({"url": f"{server.url}/a.jsonl"}))
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     assert "/a.jsonl: other bytes than the checksum says" in capsys.readouterr().err
     assert left_over(place) == []
 
@@ -205,7 +205,7 @@ def test_the_next_origin_is_tried_where_one_fails(place, registry, server, capsy
     server.files |= {"/wrong.jsonl": b"{}\n", "/right.jsonl": ROWS}
     names = ("none", "wrong", "right")
     registry(entry(*({"url": f"{server.url}/{name}.jsonl"} for name in names)))
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert [path for path, _ in server.asked] == [f"/{name}.jsonl" for name in names]
     assert (place / "mine" / "test.jsonl").read_bytes() == ROWS
 
@@ -216,7 +216,7 @@ def test_a_file_that_no_origin_has_is_told_with_every_reason(place, registry, se
         entry({"url": f"{server.url}/gone.jsonl"}, path="mine/gone.jsonl"),
         entry({"url": f"{server.url}/there.jsonl"}),
     )
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     error = capsys.readouterr().err
     assert f"mine: mine/gone.jsonl could not be had:\n  {server.url}/gone.jsonl: 404" in error
     assert "no host answered" not in error
@@ -233,7 +233,7 @@ def test_members_of_an_archive_are_taken_from_one_download(place, registry, serv
         entry({**origin, "member": "in/test.jsonl"}),
         entry({**origin, "member": "in/labels.lst"}, path="mine/labels.lst", data=labels),
     )
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert [asked for _, asked in server.asked] == [None, "bytes=300-"]
     assert left_over(place) == ["mine/labels.lst", "mine/test.jsonl"]
     assert (place / "mine" / "labels.lst").read_bytes() == labels
@@ -257,7 +257,7 @@ def test_archives_that_do_not_hold_what_they_should(place, registry, server, cap
     origin = {"url": "{url}/a.zip", "member": "in/test.jsonl", **more}
     origin["url"] = origin["url"].format(url=server.url)
     registry(entry(origin), entry(origin, path="mine/again.jsonl"))
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     assert capsys.readouterr().err.count(told) == 2
     assert len(server.asked) == 1, "an archive is asked for once, whatever came of it"
     assert left_over(place) == []
@@ -267,12 +267,12 @@ def test_rows_are_counted_where_no_checksum_is_known(place, registry, server, ca
     server.files["/a.zip"] = zipped(rows=ROWS)
     origin = {"url": f"{server.url}/a.zip", "member": "rows"}
     registry(entry(origin, data=None, rows=3999))
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     assert "4,000 rows instead of 3,999" in capsys.readouterr().err
     assert left_over(place) == []
     registry(entry(origin, data=None))
-    assert main.main(["data", "fetch", "mine"]) == 0
-    assert main.main(["data", "verify", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "verify", "mine"]) == 0
     assert "4,000 rows; its checksum is not known" in capsys.readouterr().out
 
 
@@ -281,7 +281,7 @@ def test_without_network_it_says_what_to_do_instead(place, registry, capsys):
         free.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{free.getsockname()[1]}"
     registry(entry({"url": f"{closed}/a.jsonl"}, {"url": f"{closed}/b.jsonl"}))
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     error = capsys.readouterr().err
     assert f"{closed}/a.jsonl: [Errno {errno.ECONNREFUSED}]" in error
     assert f"{closed}/b.jsonl: no answer from" in error, "a silent host is asked once"
@@ -293,7 +293,7 @@ def test_without_network_it_says_what_to_do_instead(place, registry, capsys):
 def test_offline_nothing_is_asked_for(place, registry, server, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     registry(entry({"url": f"{server.url}/a.jsonl"}))
-    assert main.main(["data", "fetch", "mine"]) == 2
+    assert main(["data", "fetch", "mine"]) == 2
     error = capsys.readouterr().err
     assert "cannot fetch: HF_HUB_OFFLINE is set" in error
     assert "name it with OSORA_DATA" in error
@@ -311,13 +311,13 @@ def test_a_file_with_another_checksum_is_overwritten_only_on_request(
     mine = place / "mine" / "test.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b'{"mine": 1}\n')
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     error = capsys.readouterr().err
     assert f"mine: {mine}: sha256 {sha256(mine.read_bytes())} instead of {sha256(ROWS)}" in error
     assert "`osora-bench data fetch mine --replace` overwrites it" in error
     assert mine.read_bytes() == b'{"mine": 1}\n'
     assert (place / "mine" / "b.jsonl").read_bytes() == ROWS, "what is missing comes all the same"
-    assert main.main(["data", "fetch", "mine", "--replace"]) == 0
+    assert main(["data", "fetch", "mine", "--replace"]) == 0
     assert mine.read_bytes() == ROWS
 
 
@@ -326,7 +326,7 @@ def test_a_wrong_file_stays_where_its_replacement_cannot_be_had(place, registry,
     mine = place / "mine" / "test.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine\n")
-    assert main.main(["data", "fetch", "mine", "--replace"]) == 1
+    assert main(["data", "fetch", "mine", "--replace"]) == 1
     assert mine.read_bytes() == b"mine\n"
 
 
@@ -355,19 +355,19 @@ def gated(registry, server):
 def test_gated_questions_come_only_by_name_and_with_the_password(
     place, gated, server, capsys, monkeypatch
 ):
-    assert main.main(["data", "fetch"]) == 0
+    assert main(["data", "fetch"]) == 0
     assert "secret: left out, its authors ask for care" in capsys.readouterr().out
-    assert main.main(["data", "fetch", "secret"]) == 1
+    assert main(["data", "fetch", "secret"]) == 1
     assert "set OSORA_TEST_PASSWORD" in capsys.readouterr().err
     assert server.asked == []
     monkeypatch.setenv("OSORA_TEST_PASSWORD", "wrong")
-    assert main.main(["data", "fetch", "secret"]) == 1
+    assert main(["data", "fetch", "secret"]) == 1
     assert "dataset/made_up.csv: Bad password" in capsys.readouterr().err
     assert left_over(place) == []
     monkeypatch.setenv("OSORA_TEST_PASSWORD", "open-sesame")
-    assert main.main(["data", "fetch", "secret"]) == 0
+    assert main(["data", "fetch", "secret"]) == 0
     assert left_over(place) == ["secret/made_up.csv"]
-    assert main.main(["data", "verify", "secret"]) == 0
+    assert main(["data", "verify", "secret"]) == 0
 
 
 def test_gated_questions_are_not_written_where_git_would_commit_them(
@@ -375,14 +375,14 @@ def test_gated_questions_are_not_written_where_git_would_commit_them(
 ):
     monkeypatch.setenv("OSORA_TEST_PASSWORD", "open-sesame")
     subprocess.run(["git", "init", "--quiet", str(place.parent)], check=True)
-    assert main.main(["data", "fetch", "secret"]) == 2
+    assert main(["data", "fetch", "secret"]) == 2
     assert (
         "inside a git repository that does not ignore it: name another folder with OSORA_DATA"
         in capsys.readouterr().err
     )
     assert (server.asked, place.exists()) == ([], False)
     (place.parent / ".gitignore").write_text("/data/\n")
-    assert main.main(["data", "fetch", "secret"]) == 0
+    assert main(["data", "fetch", "secret"]) == 0
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
@@ -393,12 +393,12 @@ def test_rows_of_the_hub_are_written_in_opencompasss_form(place, registry, serve
     origin = {"url": f"{server.url}/hub.jsonl", "sha256": sha256(lines)}
     file = entry(path=f"mine/test{suffix}", data=None, rows=3)
     registry({**file, "origins": [{**origin, "columns": {"problem": "topic"}}]})
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     assert "has no column 'topic'" in capsys.readouterr().err
     assert left_over(place) == []
     columns = {"problem": "problem", "type": "subject"}
     registry({**file, "origins": [{**origin, "columns": columns}]})
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     text = (place / "mine" / f"test{suffix}").read_text(encoding="utf-8")
     wanted = [{"problem": row["problem"], "type": "sums"} for row in rows]
     if suffix == ".json":
@@ -413,7 +413,7 @@ def test_a_file_of_the_hub_that_cannot_be_read(place, registry, server, capsys, 
     server.files["/hub.jsonl"] = content
     origin = {"url": f"{server.url}/hub.jsonl", "columns": {"problem": "problem"}}
     registry(entry(origin, data=None))
-    assert main.main(["data", "fetch", "mine"]) == 1
+    assert main(["data", "fetch", "mine"]) == 1
     assert f"{server.url}/hub.jsonl: " in capsys.readouterr().err
     assert left_over(place) == []
 
@@ -422,7 +422,7 @@ def test_the_hub_can_be_a_mirror(place, registry, server, monkeypatch):
     server.files["/mirror/datasets/x/resolve/main/a.jsonl"] = ROWS
     monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror/")
     registry(entry({"url": "https://huggingface.co/datasets/x/resolve/main/a.jsonl"}))
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
 
 
 def test_a_full_disk_is_told_before_and_while_it_fills(
@@ -431,9 +431,9 @@ def test_a_full_disk_is_told_before_and_while_it_fills(
     server.files["/a.jsonl"] = ROWS
     registry(entry({"url": f"{server.url}/a.jsonl"}))
     with monkeypatch.context() as patched:
-        usage = fetch.shutil.disk_usage(place.parent)
-        patched.setattr(fetch.shutil, "disk_usage", lambda _: usage._replace(free=10))
-        assert main.main(["data", "fetch", "mine"]) == 2
+        usage = download.shutil.disk_usage(place.parent)
+        patched.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=10))
+        assert main(["data", "fetch", "mine"]) == 2
     assert f"cannot write there ({len(ROWS):,} bytes to come, 10 free)" in capsys.readouterr().err
     assert left_over(place) == []
 
@@ -441,11 +441,11 @@ def test_a_full_disk_is_told_before_and_while_it_fills(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(fetch.os, "fsync", full)
-        assert main.main(["data", "fetch", "mine"]) == 2
+        patched.setattr(download.os, "fsync", full)
+        assert main(["data", "fetch", "mine"]) == 2
     assert f"{place}: cannot write there (No space left on device)" in capsys.readouterr().err
     assert left_over(place) == ["mine/test.jsonl.part"]
-    assert main.main(["data", "fetch", "mine"]) == 0
+    assert main(["data", "fetch", "mine"]) == 0
     assert (place / "mine" / "test.jsonl").read_bytes() == ROWS
 
 
@@ -465,10 +465,10 @@ def test_verify_counts_the_rows_of_every_form(place, registry, capsys, form):
     name, content, rows, told = FORMS[form]
     registry(entry(path=name, data=None, rows=rows))
     place.mkdir()
-    assert main.main(["data", "verify"]) == 1
+    assert main(["data", "verify"]) == 1
     assert "1 right" not in capsys.readouterr().out, "missing"
     (place / name).write_bytes(content)
-    assert main.main(["data", "verify"]) == int(told.startswith("WRONG"))
+    assert main(["data", "verify"]) == int(told.startswith("WRONG"))
     out = capsys.readouterr().out
     assert told in out
     assert f"1 files below {place}" in out
@@ -490,9 +490,9 @@ def test_verify_and_list_tell_right_rebuilt_and_wrong_copies(place, registry, ca
         ),
     ):
         mine.write_bytes(content)
-        assert main.main(["data", "verify", "mine"]) == 1
+        assert main(["data", "verify", "mine"]) == 1
         assert verified in capsys.readouterr().out
-        assert main.main(["data", "list"]) == 0
+        assert main(["data", "list"]) == 0
         assert listed in capsys.readouterr().out
 
 
@@ -508,13 +508,13 @@ def test_verify_and_list_tell_right_rebuilt_and_wrong_copies(place, registry, ca
     ],
 )
 def test_mistakes_name_what_there_is(place, capsys, arguments, told):
-    assert main.main(["data", *arguments]) == 2
+    assert main(["data", *arguments]) == 2
     assert told in capsys.readouterr().err
 
 
 def test_a_misspelled_key_names_the_file(registry, capsys):
     registry(entry(), licens="MIT")
-    assert main.main(["data", "list"]) == 2
+    assert main(["data", "list"]) == 2
     assert "conf/data/mine.yaml: Key 'licens' not in 'DataSet'" in capsys.readouterr().err
 
 

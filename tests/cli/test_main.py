@@ -26,21 +26,21 @@ def here(tmp_path, monkeypatch):
 
 
 def test_plan_lists_every_cell_with_its_state(here, capsys):
-    assert main.main(["plan", "experiment=demo"]) == 0
+    assert main(["plan", "experiment=demo"]) == 0
     out = capsys.readouterr().out
     assert "missing  toy osora r=64 seed=0" in out
     assert out.splitlines()[-1].startswith("17 cells: 17 missing; about ")
 
 
 def test_plan_as_json(here, capsys):
-    assert main.main(["plan", "experiment=table3", "--json"]) == 0
+    assert main(["plan", "experiment=table3", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) == 14
     assert listed[0]["label"] == "qwen2-7b lora r=2 seed=42"
 
 
 def test_tables_without_records_render(here, capsys):
-    assert main.main(["tables", "experiment=demo", "out=shown"]) == 0
+    assert main(["tables", "experiment=demo", "out=shown"]) == 0
     assert "No run has finished yet." in capsys.readouterr().out
     assert {p.suffix for p in (here / "shown").iterdir()} == {".md", ".csv", ".tex"}
 
@@ -53,7 +53,7 @@ def test_parameter_counts_are_a_column_on_request(here, capsys, monkeypatch):
     )
     heads = []
     for more in ([], ["params=true"]):
-        assert main.main(["tables", "experiment=mine", "out=shown", *more]) == 0
+        assert main(["tables", "experiment=mine", "out=shown", *more]) == 0
         heads.append((here / "shown" / "t.csv").read_text().splitlines()[0])
     assert heads == [
         "Model,Method,GSM8K-toy,CSQA-toy,Avg.",
@@ -91,14 +91,14 @@ def test_a_full_disk_is_refused(make_cell, monkeypatch):
     ],
 )
 def test_mistakes_end_with_status_2_and_a_message(here, capsys, argv, message):
-    assert main.main(argv) == 2
+    assert main(argv) == 2
     assert message in capsys.readouterr().err
 
 
 def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", str(here / "data"))
     monkeypatch.setenv("HF_HOME", str(here / "hub"))
-    assert main.main(["run", "experiment=table3", f"ledger={here}/ledger"]) == 2
+    assert main(["run", "experiment=table3", f"ledger={here}/ledger"]) == 2
     error = capsys.readouterr().err
     assert "cannot run:" in error
     assert "model qwen2-7b: needs a GPU and torch sees none" in error
@@ -174,9 +174,9 @@ def test_a_rank_is_refused_also_where_the_weights_are_missing(here, capsys):
 
 @pytest.mark.parametrize("how", ["workers=2", "hydra/launcher=slurm", "retries=0"])
 def test_a_plan_takes_what_its_run_takes(here, how, capsys):
-    assert main.main(["plan", "experiment=demo"]) == 0
+    assert main(["plan", "experiment=demo"]) == 0
     expected = capsys.readouterr().out
-    assert main.main(["plan", "experiment=demo", how]) == 0
+    assert main(["plan", "experiment=demo", how]) == 0
     assert capsys.readouterr().out == expected
 
 
@@ -184,7 +184,7 @@ def test_a_plan_takes_what_its_run_takes(here, how, capsys):
     ("verb", "option"), [("run", "workers"), ("tables", "out"), ("params", "rank")]
 )
 def test_an_option_without_a_value_is_told(here, verb, option, capsys):
-    assert main.main([verb, *(["experiment=demo"] if verb != "params" else []), option]) == 2
+    assert main([verb, *(["experiment=demo"] if verb != "params" else []), option]) == 2
     assert f"{option}: needs a value, {option}=..." in capsys.readouterr().err
 
 
@@ -199,7 +199,7 @@ def test_an_option_without_a_value_is_told(here, verb, option, capsys):
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_what_is_no_setting_is_told(here, verb, given, told, capsys):
-    assert main.main([verb, "experiment=demo", given]) == 2
+    assert main([verb, "experiment=demo", given]) == 2
     assert told in capsys.readouterr().err
 
 
@@ -219,7 +219,7 @@ def test_a_jobs_failure_is_one_line():
 
 
 def test_an_option_given_twice_is_told(here, capsys):
-    assert main.main(["run", "experiment=demo", "workers=2", "workers=3"]) == 2
+    assert main(["run", "experiment=demo", "workers=2", "workers=3"]) == 2
     assert "workers= is given twice" in capsys.readouterr().err
 
 
@@ -238,7 +238,7 @@ def test_a_run_looks_at_the_code_before_anything_else(here, monkeypatch):
         run, "run_experiment", lambda *_, **__: known.append(code_state.code.cache_info())
     )
     code_state.code.cache_clear()
-    main.main(["run", "experiment=demo"])
+    main(["run", "experiment=demo"])
     assert known[0].currsize == 1
 
 

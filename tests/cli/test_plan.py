@@ -22,7 +22,7 @@ def test_every_cell_has_a_line_and_those_that_wait_no_run_id(experiments, places
 
 
 def test_json_has_the_same_lines(experiments, places, capsys):  # noqa: F811
-    assert main.main(["plan", "experiment=tuned", "--json", *places]) == 0
+    assert main(["plan", "experiment=tuned", "--json", *places]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [one["state"] for one in listed] == ["missing"] * 4 + ["waiting"] * 4
     assert listed[4]["run_id"] is None

@@ -279,11 +279,11 @@ def test_the_suites_answer_length_bounds_that_of_each_set(override, lengths, mak
 def test_data_sets_are_built_once_a_process_not_once_a_cell(toy, make_cell, monkeypatch):
     """OpenCompass's two tasks would build each set anew, for every cell, one of them twice."""
     built = []
-    whole = evaluate.build_dataset_from_cfg
+    whole = tasks.build_dataset_from_cfg
     monkeypatch.setattr(tasks, "_built", {})
     monkeypatch.setattr(evaluation_suites, "_prepared", {})
     monkeypatch.setattr(
-        evaluate, "build_dataset_from_cfg", lambda cfg: built.append(cfg["abbr"]) or whole(cfg)
+        tasks, "build_dataset_from_cfg", lambda cfg: built.append(cfg["abbr"]) or whole(cfg)
     )
     read = []
     shipped = evaluation_suites.dataset_config

@@ -64,7 +64,7 @@ def engines(monkeypatch):
     modules = {"vllm": vllm, "vllm.lora": lora, "vllm.lora.request": request}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(vllm_model, "find_spec", lambda name: object())
+    monkeypatch.setattr(checks, "find_spec", lambda name: object())
     return StandIn.made
 
 
@@ -158,6 +158,6 @@ def test_adapters_that_vllm_cannot_have(engines, tmp_path):
 
 
 def test_without_vllm_it_says_so(monkeypatch):
-    monkeypatch.setattr(vllm_model, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="vLLM is not installed here"):
         checks.check_installed()

@@ -73,15 +73,15 @@ def two_more_methods(tmp_path, monkeypatch):
 def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys, tmp_path):
     quick = [q for q in QUICK if not q.startswith("trainer.")]
     asked = ["experiment=more", *places, *quick]
-    assert main.main(["run", *asked]) == 0
+    assert main(["run", *asked]) == 0
     capsys.readouterr()
-    assert main.main(["plan", *asked]) == 0
+    assert main(["plan", *asked]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[1:4] for line in told[:3]] == [
         ["done", "toy", m] for m in ("lora", "adalora", "outside")
     ]
     counted = ["model=toy", "method=lora,adalora,outside", "rank=8", "--csv"]
-    assert main.main(["params", *counted]) == 0
+    assert main(["params", *counted]) == 0
     counts = [
         int(line["trainable"]) for line in csv.DictReader(io.StringIO(capsys.readouterr().out))
     ]
@@ -89,7 +89,7 @@ def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys
         made = record.read(cell.record)
         assert made["training"]["steps"] == 4
         assert made["parameters"]["trainable"] == count
-    assert main.main(["tables", *asked, "others=true", f"out={tmp_path}"]) == 0
+    assert main(["tables", *asked, "others=true", f"out={tmp_path}"]) == 0
     with (tmp_path / "more.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == ["Model", "Method", "Params", "GSM8K-toy", "CSQA-toy", "Avg."]

@@ -171,9 +171,9 @@ def test_hydra_composes_each_choice_of_files_once(grid, places, monkeypatch):
 
 def test_content_is_looked_at_once_a_plan_and_anew_in_the_next(make_cell, tmp_path, monkeypatch):
     looked = []
-    original = planning_grid.fingerprint
+    original = identity.fingerprint
     monkeypatch.setattr(
-        planning_grid, "fingerprint", lambda place: looked.append(place) or original(place)
+        identity, "fingerprint", lambda place: looked.append(place) or original(place)
     )
     first = {c.run_id for c in planning_grid.expand("demo")}
     assert len(looked) == len(set(looked)) > 0
@@ -201,7 +201,7 @@ def test_table3_is_the_published_grid():
 
 def test_several_experiments_are_planned_together_and_what_they_share_once(capsys):
     alone = [c.run_id for name in ("table2", "table4") for c in planning_grid.expand(name)]
-    assert main.main(["plan", "experiment=table2,table4", "--json"]) == 0
+    assert main(["plan", "experiment=table2,table4", "--json"]) == 0
     listed = [line["run_id"] for line in json.loads(capsys.readouterr().out)]
     assert len(alone) == 10 + 3
     assert listed == list(dict.fromkeys(alone))
@@ -210,7 +210,7 @@ def test_several_experiments_are_planned_together_and_what_they_share_once(capsy
 
 def test_a_damaged_record_is_told_whoever_it_belongs_to(tmp_path, capsys):
     (tmp_path / "fedcba987654.json").write_text("{")
-    assert main.main(["plan", "experiment=demo", f"ledger={tmp_path}", f"runs={tmp_path}"]) == 0
+    assert main(["plan", "experiment=demo", f"ledger={tmp_path}", f"runs={tmp_path}"]) == 0
     told = capsys.readouterr()
     assert "damaged record, left alone" in told.err
     assert "fedcba987654.json" in told.err

@@ -171,7 +171,7 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
         EXPERIMENT + "tables:\n  rates: {layout: tuning, title: Rates, eval: none}\n"
         "  all: {layout: methods, title: All, params: true}\n"
     )
-    assert main.main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
+    assert main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
     assert re.search(r"\| LoRA, r = 4 \| \*?\*?[\d.]+.* \| diverged \|", capsys.readouterr().out)
 
 

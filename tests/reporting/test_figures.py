@@ -21,6 +21,7 @@ from osora_bench.records import record
 from osora_bench.reporting import figures, reference, render, tabulate
 from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting import table as reporting_table
+from osora_bench.reporting.numbers import percent
 
 HEADS = {
     "table1": ["Model", "Method", "BoolQ", "PIQA", "SIQA", "HellaSwag", "WinoGrande", "ARC_e",
@@ -44,7 +45,7 @@ expand = cache(grid.expand)
 
 def rights(value: str, n: int) -> int:
     nearest = int(Decimal(value) * n / 100)
-    return next(k for k in range(nearest, nearest + 2) if str(tabulate.percent(k, n)) == value)
+    return next(k for k in range(nearest, nearest + 2) if str(percent(k, n)) == value)
 
 
 def fed_record(cell: Cell, printed: dict) -> dict:
@@ -314,18 +315,18 @@ def test_an_unknown_kind_of_figure_names_those_there_are(tmp_path):
 
 def test_the_verbs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main.main(["audit"]) == 0
+    assert main(["audit"]) == 0
     assert "printed 71.50, its cells give 71.37" in capsys.readouterr().out
-    assert main.main(["params", "model=toy", "method=osora", "rank=8", "--csv"]) == 0
+    assert main(["params", "model=toy", "method=osora", "rank=8", "--csv"]) == 0
     line = pd.read_csv(StringIO(capsys.readouterr().out)).iloc[0]
     assert line["trainable"] > 0
-    assert main.main(["params", "method=osorra"]) == 2
+    assert main(["params", "method=osorra"]) == 2
     assert "Did you mean 'osora'" in capsys.readouterr().err
-    assert main.main(["params", "rank=x"]) == 2
-    assert main.main(["run", "experiment=table8"]) == 0
+    assert main(["params", "rank=x"]) == 2
+    assert main(["run", "experiment=table8"]) == 0
     assert "nothing to run" in capsys.readouterr().out
-    assert main.main(["figures", "experiment=figure1", f"out={tmp_path}/f"]) == 0
-    assert main.main(["tables", "experiment=table4", "compare=ours", f"out={tmp_path}/t"]) == 2
+    assert main(["figures", "experiment=figure1", f"out={tmp_path}/f"]) == 0
+    assert main(["tables", "experiment=table4", "compare=ours", f"out={tmp_path}/t"]) == 2
     assert "unknown value of compare 'ours'" in capsys.readouterr().err
-    assert main.main(["plan", "experiment=table4", "scale=tiny"]) == 2
+    assert main(["plan", "experiment=table4", "scale=tiny"]) == 2
     assert "unknown scale 'tiny'. Valid: full, smoke" in capsys.readouterr().err

@@ -401,7 +401,7 @@ def test_a_time_limit_reached_too_often_names_the_setting(grid):
     ],
 )
 def test_a_launcher_is_named_and_alone(arguments, message, capsys):
-    assert main.main(["run", "experiment=demo", *arguments]) == exits.MISTAKE
+    assert main(["run", "experiment=demo", *arguments]) == exits.MISTAKE
     assert message in capsys.readouterr().err
 
 
@@ -423,14 +423,14 @@ def test_a_launcher_is_named_and_alone(arguments, message, capsys):
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_a_mistaken_launcher_is_refused_before_anything_starts(verb, how, message, capsys):
-    assert main.main([verb, "experiment=demo", *how]) == exits.MISTAKE
+    assert main([verb, "experiment=demo", *how]) == exits.MISTAKE
     assert message in capsys.readouterr().err
 
 
 def test_a_sweep_for_slurm_is_planned_where_there_is_no_slurm(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda tool: None)
-    assert main.main(["plan", "experiment=demo", *ON_SLURM]) == exits.OK
+    assert main(["plan", "experiment=demo", *ON_SLURM]) == exits.OK
     assert "17 cells" in capsys.readouterr().out
 
 
