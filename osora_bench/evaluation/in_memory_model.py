@@ -2,7 +2,7 @@
 
 OpenCompass's own Hugging Face wrappers call a tokenizer method that transformers 5 no longer has.
 This class keeps their behaviour (chat template, greedy decoding, where an answer ends, how a
-perplexity is normed) and differs in how the work is done: see decoding.py.
+perplexity is normed) and differs in how the work is done: see decoder.py.
 """
 
 import copy
@@ -79,7 +79,7 @@ class InMemoryModel(BaseModel):
 
     @cached_property
     def batched(self) -> bool:
-        """Whether decoding.py answers; what it does not support is answered by the model's own
+        """Whether decoder.py answers; what it does not support is answered by the model's own
         generation, one prompt at a time."""
         return not self.altered and supports(self.model)
 
@@ -230,7 +230,7 @@ class InMemoryModel(BaseModel):
 
     @torch.inference_mode()
     def _one_by_one(self, prompt: list[int], max_new: int) -> list[int]:
-        """The model's own generation, for what decoding.py does not support."""
+        """The model's own generation, for what decoder.py does not support."""
         settings = copy.deepcopy(self.model.generation_config)
         settings.update(
             do_sample=False,

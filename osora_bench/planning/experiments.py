@@ -46,7 +46,7 @@ class Include:
 
 @dataclass
 class TableSpec:
-    """One table of an experiment; what the fields mean stands in tabulate.py."""
+    """One table of an experiment; what the fields mean stands in reporting/tabulate.py."""
 
     layout: str
     title: str
@@ -62,7 +62,7 @@ class TableSpec:
 
 @dataclass
 class FigureSpec:
-    """One figure of an experiment; what the kinds are stands in report.py."""
+    """One figure of an experiment; what the kinds are stands in reporting/figures.py."""
 
     kind: str
     title: str

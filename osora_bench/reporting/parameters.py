@@ -67,7 +67,7 @@ def table(
             return _lines(_cells(*asked), told is not None)
         with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
             composing = pool.submit(_cells, *asked)
-            import_module("osora_bench.counting")  # four seconds, on another core
+            import_module("osora_bench.models.counting")  # four seconds, on another core
             cells = composing.result()
         return _lines(cells, told is not None)
 

@@ -5,7 +5,7 @@ Layouts, after the paper's tables:
              (Tables 1, 2, 4 to 8); models without a column of their own head their rows
     ranks    rows rank, columns method, the value is Avg. (Table 3)
     rates    the same with rows learning rate
-    tuning, against: comparison.py
+    tuning, against: layouts/tuning.py, layouts/against.py
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """What the paper does not show: which rate was chosen for a method, and whether methods differ.
 
-Layouts, beside those of tabulate.py:
+Layouts, beside those of methods.py and values.py:
     tuning   rows method, columns learning rate, the value is the loss on the held-out rows
     against  rows method: how far the Avg. of `baseline` is from the method's, question by question
 """

@@ -1,4 +1,4 @@
-"""The process that submits cells to SLURM: a Hydra multirun of job.py. slurm.py starts it.
+"""The process that submits cells to SLURM: a Hydra multirun of job_process.py. sweep.py starts it.
 
 python -m osora_bench.sweep.slurm.submit_process FOLDER COUNT OVERRIDE ...
 
