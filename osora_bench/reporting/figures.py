@@ -1,7 +1,7 @@
 """records and counts -> figures as PNG, SVG and PDF, readable in grey.
 
 Kinds, after the paper's figures:
-    parameters  trainable parameters against rank, a line a method (Figure 1); counted by parameters.py
+    parameters  trainable parameters against rank, a line a method (Figure 1)
     bars        accuracy by dataset, a bar a method (Figure 3), beside the paper's where it has them
     ranks       Avg. against rank with its standard error, a line a method (Table 3 as a picture)
 """

@@ -1,4 +1,4 @@
-"""Hydra entry of a SLURM job: one cell of a frozen sweep. submit_process.py makes a multirun of it."""
+"""Hydra entry of a SLURM job: one cell of a frozen sweep. submit_process.py starts a multirun."""
 
 import os
 from pathlib import Path

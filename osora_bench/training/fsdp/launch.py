@@ -1,7 +1,7 @@
 """One training by several processes of this machine, which share the model's weights.
 
 The cell's own process starts them, holds no model meanwhile, and evaluates what they have made. It
-hands each its work (rank_process.py) on standard input. A line that follows there is the number of a
+hands each (rank_process.py) its work on standard input. A line that follows is the number of a
 signal, for all to stop at one step; its end says that the cell's process is gone, and theirs with
 it. What they leave is in a folder:
 

@@ -1,4 +1,4 @@
-"""One of the processes that share a training. launch.py starts it and says what it reads and leaves.
+"""One of the processes that share a training. launch.py starts it, says what it reads and leaves.
 
 python -m osora_bench.training.fsdp.rank_process
 """
