@@ -34,6 +34,7 @@ from osora_bench.evaluation import checks, evaluate, suites, tasks
 from osora_bench.evaluation.decoder import _shared
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.planning.config import EvalConfig
 
 TIE = 1e-3
 """Between the two best logits, or two losses: what the order of sums may account for."""
@@ -67,7 +68,7 @@ def questions(suite: dict[str, Any], model: Any, tokenizer: Any, runs: Path) -> 
             tasks.quiet(runs / "log"),
             evaluate._work(runs / name) as work,
         ):
-            evaluate._run(recorder, config, suite["max_out_len"], work)
+            evaluate._run(recorder, config, suite.max_out_len, work)
         found[name] = recorder.asked
     return found
 
@@ -226,17 +227,13 @@ def told(task: Task, gaps: list[float]) -> str:
     return f"{len(gaps)}" + (f": {' '.join(f'{one:.1e}' for one in gaps)}" if gaps else "")
 
 
-def suite_of(args: argparse.Namespace) -> dict[str, Any]:
+def suite_of(args: argparse.Namespace) -> EvalConfig:
     """The suite's section of a configuration, limited to what was asked for."""
     with composer():
         cfg = resolve(compose([f"eval={args.suite}", "task=toy", "trainer=toy"], "suite"), "suite")
-    suite: dict[str, Any] = cfg["eval"]
-    suite["datasets"] = [
-        {**d, "limit": min(args.limit, d["questions"])}
-        for d in suite["datasets"]
-        if not args.sets or d["name"] in args.sets
-    ]
-    return suite
+    chosen = [d for d in cfg.eval.datasets if not args.sets or d.name in args.sets]
+    limited = [replace(d, limit=min(args.limit, d.questions)) for d in chosen]
+    return replace(cfg.eval, datasets=limited)
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ from osora_bench.common import paths
 from osora_bench.planning import grid, identity, smoke
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, resolve
+from osora_bench.planning.config import plain
 from osora_bench.records import record
 
 MODELS = ["toy", "qwen2-7b", "mistral-7b-instruct-v0.3", "llama3-8b-instruct"]
@@ -85,18 +86,18 @@ def made_up(cell: Cell, chance: random.Random) -> dict[str, Any]:
     """A record as a cell of this size leaves one."""
     places = ("ledger", "runs", "device", "tracker")
     scores = {}
-    for dataset in cell.config["eval"]["datasets"]:
-        n = dataset["questions"]
+    for dataset in cell.config.eval.datasets:
+        n = dataset.questions
         right = [chance.random() < 0.5 for _ in range(n)]
         k = sum(right)
-        scores[dataset["name"]] = {
+        scores[dataset.name] = {
             "k": k, "n": n, "questions": n, "accuracy": 100 * k / n, "right": record.pack(right),
             "unread": 0, "too_long": 0, "corrected": None,
         }  # fmt: skip
     seconds = {"load": 0.0, "train": 100.0, "evaluate": 200.0, "total": 300.0}
     return {
         "run_id": cell.run_id,
-        "config": {k: v for k, v in cell.config.items() if k not in places},
+        "config": {k: v for k, v in plain(cell.config).items() if k not in places},
         "provenance": {
             "code": {"commit": "0" * 40, "dirty": False, "diff": None},
             "versions": {f"package-{i}": "1.0.0" for i in range(10)},

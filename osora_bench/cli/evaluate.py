@@ -14,6 +14,7 @@ from osora_bench.common.progress import say
 from osora_bench.models.adapters import check_adapter, read_origin, with_saved_adapter
 from osora_bench.planning import checks
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
+from osora_bench.planning.config import Config, plain
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,10 +48,10 @@ def main(argv: Sequence[str]) -> int:
     from osora_bench.models.base import Workspace, quiet
 
     quiet()
-    suites.prepare(cfg["eval"], Path(cfg["runs"]))
+    suites.prepare(cfg.eval, Path(cfg.runs))
     base = Workspace().base(cfg)
     model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)
-    folder = args.output or Path(cfg["runs"]) / "evaluate" / name(args, cfg, model)
+    folder = args.output or Path(cfg.runs) / "evaluate" / name(args, cfg, model)
     with interruption.current():
         scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
     write(folder, args, cfg, scores)
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def configuration(args: argparse.Namespace) -> dict[str, Any]:
+def configuration(args: argparse.Namespace) -> Config:
     """A resolved configuration without training, from the options and overrides.
 
     Raises:
@@ -76,16 +77,16 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     check_overrides(chosen)
     with composer():
         cfg = resolve(compose(chosen, "evaluate"), "evaluate")
-    suite = cfg["eval"]
-    names = [d["name"] for d in suite["datasets"]]
+    suite = cfg.eval
+    names = [d.name for d in suite.datasets]
     for wanted in args.sets or ():
         if wanted not in names:
             raise UserError(unknown(f"set of suite {args.suite}", wanted, names))
     if args.sets is not None:
-        suite["without"] = [name for name in names if name not in args.sets] or None
+        suite.without = [name for name in names if name not in args.sets] or None
     if args.limit is not None:
-        for dataset in suite["datasets"]:
-            dataset["limit"] = min(args.limit, dataset["questions"])
+        for dataset in suite.datasets:
+            dataset.limit = min(args.limit, dataset.questions)
     checks.check(cfg, "evaluate")
     return cfg
 
@@ -117,7 +118,7 @@ def _has_chat_template(folder: Path) -> bool:
     return settings.is_file() and "chat_template" in read_origin(settings)
 
 
-def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
+def check(args: argparse.Namespace, cfg: Config) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
         check_adapter(args.adapter)
@@ -125,27 +126,25 @@ def check(args: argparse.Namespace, cfg: dict[str, Any]) -> None:
     from osora_bench.evaluation import checks
     from osora_bench.models.weights import check_weights
 
-    folder = args.output or Path(cfg["runs"])
-    checks.check_suite(cfg["eval"], folder, "with --output or runs=")
+    folder = args.output or Path(cfg.runs)
+    checks.check_suite(cfg.eval, folder, "with --output or runs=")
     files.check_writable(folder)
-    check_weights(cfg["model"])
+    check_weights(cfg.model)
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")
 
 
-def name(args: argparse.Namespace, cfg: dict[str, Any], model: Any) -> str:
+def name(args: argparse.Namespace, cfg: Config, model: Any) -> str:
     """A folder's name that another model, adapter or suite does not share."""
     from osora_bench.models.base import content
 
-    told = json.dumps([content(model), cfg["eval"], cfg["model"]["chat"]], sort_keys=True)
+    told = json.dumps([content(model), plain(cfg.eval), cfg.model.chat], sort_keys=True)
     short = hashlib.sha256(told.encode()).hexdigest()[:8]
     adapter = "" if args.adapter is None else f"-{args.adapter.absolute().name}"
-    return f"{cfg['model']['name']}{adapter}-{args.suite}-{short}"
+    return f"{cfg.model.name}{adapter}-{args.suite}-{short}"
 
 
-def write(
-    folder: Path, args: argparse.Namespace, cfg: dict[str, Any], scores: dict[str, Any]
-) -> None:
+def write(folder: Path, args: argparse.Namespace, cfg: Config, scores: dict[str, Any]) -> None:
     """Keep the scores with what they are of."""
     from osora_bench.evaluation.journal import cannot_write
     from osora_bench.evaluation.scores import not_run
@@ -153,11 +152,11 @@ def write(
     from osora_bench.records.provenance import provenance
 
     made = {
-        "model": cfg["model"]["name"],
+        "model": cfg.model.name,
         "adapter": None if args.adapter is None else args.adapter.name,
-        "eval": cfg["eval"],
+        "eval": plain(cfg.eval),
         "scores": {key: asdict(score) for key, score in scores.items()},
-        "not_run": not_run(cfg["eval"], scores),
+        "not_run": not_run(cfg.eval, scores),
         "provenance": provenance(device_of(cfg)),
     }
     place = folder / "scores.json"

@@ -12,7 +12,6 @@ from osora_bench.common.process import without_collecting
 from osora_bench.pipeline.messages import counted, warnings, where
 from osora_bench.planning import estimate
 from osora_bench.planning.cell import WAITING, Cell
-from osora_bench.planning.config import trains
 from osora_bench.planning.grid import Expansion, validation_loss
 from osora_bench.planning.identity import training_id
 from osora_bench.records import record
@@ -35,7 +34,7 @@ class Line:
 
     @property
     def suite(self) -> str:
-        return str(self.cell.config["eval"]["name"])
+        return str(self.cell.config.eval.name)
 
     def text(self, label: int, suite: int) -> str:
         """The line for people, with room for the longest label and suite."""
@@ -121,7 +120,7 @@ def _hours(made: Sequence[Line]) -> float | None:
     total = 0.0
     for line, cost in todo:
         total += cost.hours
-        if trains(line.cell.config):
+        if line.cell.config.trains:
             training = training_id(line.cell.config)
             total -= cost.training if training in done else 0.0
             done.add(training)
@@ -130,7 +129,7 @@ def _hours(made: Sequence[Line]) -> float | None:
 
 def _precision(cells: Sequence[Cell]) -> list[str]:
     """How far Avg. of one run may be off by chance, for each suite of several questions."""
-    suites = {cell.config["eval"]["name"]: cell.config["eval"] for cell in cells}
+    suites = {cell.config.eval.name: cell.config.eval for cell in cells}
     return [
         f"{name}: {count} questions a run, standard error of Avg. at most {error:.1f} points"
         for name, suite in suites.items()

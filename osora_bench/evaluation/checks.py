@@ -2,11 +2,10 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from osora_bench.benchdata.sets import absent, data_folder, gated, refuse_committable
 from osora_bench.common.errors import UserError
-from osora_bench.planning.config import chosen
+from osora_bench.planning.config import EvalConfig
 
 
 def check_installed() -> None:
@@ -18,22 +17,22 @@ def check_installed() -> None:
         )
 
 
-def check_suite(suite: dict[str, Any], folder: Path, how: str) -> None:
+def check_suite(suite: EvalConfig, folder: Path, how: str) -> None:
     """Raise UserError if a suite's backend cannot run here or files of it are missing, or if its
     answers, with the questions, may not lie in `folder`; `how` says by what another is named."""
-    if suite["backend"] == "vllm":
+    if suite.backend == "vllm":
         check_installed()
     missing = {
-        f"{dataset['name']}: {line}": dataset["name"]
-        for dataset in chosen(suite)
-        for file in dataset["files"]
+        f"{dataset.name}: {line}": dataset.name
+        for dataset in suite.chosen
+        for file in dataset.files
         if (line := absent(file)) is not None
     }
     if missing:
         told = [*missing, data_folder()]
         names = sorted(set(missing.values()))
-        if len(names) < len(chosen(suite)):
+        if len(names) < len(suite.chosen):
             told.append(f"eval.without=[{','.join(names)}] scores the others")
         raise UserError("\n".join(told))
-    if any(gated(file) for dataset in chosen(suite) for file in dataset["files"]):
+    if any(gated(file) for dataset in suite.chosen for file in dataset.files):
         refuse_committable(folder / "answers", how)

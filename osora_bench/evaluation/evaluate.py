@@ -22,7 +22,7 @@ from osora_bench.evaluation.suites import by_perplexity, prepare
 from osora_bench.evaluation.tasks import build_dataset, quiet
 from osora_bench.evaluation.vllm_model import VllmModel
 from osora_bench.models import base, weights
-from osora_bench.planning.config import chosen
+from osora_bench.planning.config import Config, DatasetConfig
 
 JOURNAL = "journal.jsonl"
 
@@ -31,9 +31,7 @@ infer_task.build_dataset_from_cfg = build_dataset
 eval_task.build_dataset_from_cfg = build_dataset
 
 
-def evaluate(
-    model: Any, tokenizer: Any, cfg: dict[str, Any], folder: Path, label: str
-) -> dict[str, Score]:
+def evaluate(model: Any, tokenizer: Any, cfg: Config, folder: Path, label: str) -> dict[str, Score]:
     """Score a model on every dataset of the cell's suite.
 
     Args:
@@ -41,18 +39,18 @@ def evaluate(
         folder: where answers are kept: as they come, so that an evaluation that dies goes on where
             it stopped, until `forget`; and compressed, set by set.
     """
-    suite = cfg["eval"]
-    configs = prepare(suite, Path(cfg["runs"]))
+    suite = cfg.eval
+    configs = prepare(suite, Path(cfg.runs))
     was_training = model.training
     model.eval()
     with (
-        _merged(model, suite["merge"]),
+        _merged(model, suite.merge),
         Journal(folder / JOURNAL, base.content(model)) as journal,
     ):
         wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
         scores = {
-            dataset["name"]: _evaluate(wrapped, dataset, configs[dataset["name"]], cfg, folder)
-            for dataset in chosen(suite)
+            dataset.name: _evaluate(wrapped, dataset, configs[dataset.name], cfg, folder)
+            for dataset in suite.chosen
         }
     model.train(was_training)
     return scores
@@ -64,21 +62,21 @@ def forget(folder: Path) -> None:
 
 
 def _wrapped(
-    model: Any, tokenizer: Any, cfg: dict[str, Any], folder: Path, **settings: Any
+    model: Any, tokenizer: Any, cfg: Config, folder: Path, **settings: Any
 ) -> InMemoryModel:
     """The model as OpenCompass sees it, by the backend that the suite names."""
-    settings |= {"chat": cfg["model"]["chat"], "batch_size": cfg["eval"]["batch_size"]}
-    if cfg["eval"]["backend"] == "transformers":
+    settings |= {"chat": cfg.model.chat, "batch_size": cfg.eval.batch_size}
+    if cfg.eval.backend == "transformers":
         made = InMemoryModel(model, tokenizer, **settings)
         if not made.batched:
             say(f"WARNING: {settings['label']}: answered one prompt at a time (docs/evaluation.md)")
         return made
-    method = cfg["method"]
+    method = cfg.method
     return VllmModel(
         model,
         tokenizer,
-        source=weights.location(cfg["model"]),
-        untouched=method["start"] is None and not method["full"],
+        source=weights.location(cfg.model),
+        untouched=method.start is None and not method.full,
         folder=folder / "exported",
         **settings,
     )
@@ -86,26 +84,26 @@ def _wrapped(
 
 def _evaluate(
     model: InMemoryModel,
-    dataset: dict[str, Any],
+    dataset: DatasetConfig,
     config: ConfigDict,
-    cfg: dict[str, Any],
+    cfg: Config,
     folder: Path,
 ) -> Score:
-    model.asking = f", {dataset['name']}"
+    model.asking = f", {dataset.name}"
     # as OpenCompass does, perplexities are of plain text, also with a chat model
-    model.dialogues = cfg["model"]["chat"] and not by_perplexity(config)
+    model.dialogues = cfg.model.chat and not by_perplexity(config)
     model.too_long.clear()
-    metric = dataset["metric"]
+    metric = dataset.metric
     with _full_disk_told(folder), quiet(folder / "opencompass.log"), _work(folder) as work:
-        made = _run(model, config, cfg["eval"]["max_out_len"], work)
+        made = _run(model, config, cfg.eval.max_out_len, work)
         result = judging.judge(config, work, metric)
         found = collect(result, made)
         right = [answer.right for answer in found]
         corrected = judging.corrected(config, right, made, work, metric)
-        write(found, folder / "answers" / f"{dataset['name']}.jsonl.gz")
+        write(found, folder / "answers" / f"{dataset.name}.jsonl.gz")
     if model.too_long:
         say(
-            f"WARNING: {dataset['name']}: {len(model.too_long)} of {len(found)} prompts do not fit "
+            f"WARNING: {dataset.name}: {len(model.too_long)} of {len(found)} prompts do not fit "
             f"the model's context of {model.max_seq_len} tokens"
         )
     return score_of(result, found, dataset, len(model.too_long), corrected)

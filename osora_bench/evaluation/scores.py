@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench.common.errors import UserError
+from osora_bench.planning.config import DatasetConfig, EvalConfig
 from osora_bench.records.record import pack
 
 UNREAD = ("", "NULL", "None", "null")
@@ -99,15 +100,15 @@ class Score:
     corrected: dict[str, Any] | None
 
 
-def not_run(suite: dict[str, Any], scores: dict[str, Score]) -> dict[str, str]:
+def not_run(suite: EvalConfig, scores: dict[str, Score]) -> dict[str, str]:
     """By set, what was asked for by the suite's name and is not in the scores."""
     told: dict[str, list[str]] = {}
-    for dataset in suite["datasets"]:
-        score = scores.get(dataset["name"])
+    for dataset in suite.datasets:
+        score = scores.get(dataset.name)
         if score is None:
-            told[dataset["name"]] = ["left out by eval.without"]
+            told[dataset.name] = ["left out by eval.without"]
             continue
-        told[dataset["name"]] = reasons = []
+        told[dataset.name] = reasons = []
         if score.n < score.questions:
             reasons.append(f"{score.questions - score.n} of {score.questions} questions: limited")
         if score.too_long:
@@ -118,21 +119,21 @@ def not_run(suite: dict[str, Any], scores: dict[str, Score]) -> dict[str, str]:
 def score_of(
     result: dict[str, Any],
     found: list[Answer],
-    dataset: dict[str, Any],
+    dataset: DatasetConfig,
     too_long: int,
     corrected: dict[str, Any] | None,
 ) -> Score:
     """A result file as a score; its verdicts must add up to the accuracy that it states."""
-    metric = dataset["metric"]
+    metric = dataset.metric
     verdicts = [answer.right for answer in found]
     k, n = sum(verdicts), len(verdicts)
     stated = result[metric]
     if abs(100 * k / n - stated) > 1e-6 and stated != round(100 * k / n, 2):  # some round it
-        raise UserError(f"{dataset['name']}: OpenCompass says {stated}, its verdicts say {k}/{n}")
+        raise UserError(f"{dataset.name}: OpenCompass says {stated}, its verdicts say {k}/{n}")
     return Score(
         k=k,
         n=n,
-        questions=dataset["questions"],
+        questions=dataset.questions,
         accuracy=float(result[metric]),
         right=pack(verdicts),
         unread=sum(answer.read is None for answer in found),

@@ -16,7 +16,7 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.evaluation import judging
 from osora_bench.evaluation.corrections import named
 from osora_bench.evaluation.tasks import build_dataset, point_at_data, quiet
-from osora_bench.planning.config import asked, chosen
+from osora_bench.planning.config import DatasetConfig, EvalConfig, plain
 
 PERPLEXITY = ("PPLInferencer", "LLInferencer", "PPLOnlyInferencer")
 
@@ -30,13 +30,13 @@ def _shipped_configs() -> dict[str, Path]:
     return {p.stem: p for p in root.rglob("*.py")}
 
 
-def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
+def dataset_config(dataset: DatasetConfig) -> ConfigDict:
     """The OpenCompass configuration that one entry of a suite names.
 
     Raises:
         UserError: no such configuration, or no dataset in it is called so.
     """
-    reference = dataset["config"]
+    reference = dataset.config
     if ":" in reference:
         listed = _own_datasets(reference)
     else:
@@ -48,25 +48,25 @@ def dataset_config(dataset: dict[str, Any]) -> ConfigDict:
         loaded = Config.fromfile(str(_shipped_configs()[reference]), format_python_code=False)
         listed = [d for key, value in loaded.items() if key.endswith("_datasets") for d in value]
     named = {d["abbr"]: d for d in listed}
-    abbr = dataset["abbr"] or dataset["name"]
+    abbr = dataset.abbr or dataset.name
     if abbr not in named:
         raise UserError(f"{reference}: {unknown('dataset', abbr, named)}")
     config = ConfigDict(Config({"dataset": named[abbr]}).dataset)
-    if dataset["max_out_len"] is not None:
-        config.infer_cfg.inferencer.max_out_len = dataset["max_out_len"]
+    if dataset.max_out_len is not None:
+        config.infer_cfg.inferencer.max_out_len = dataset.max_out_len
     return config
 
 
-def _bounded(config: ConfigDict, dataset: dict[str, Any], suite: dict[str, Any]) -> ConfigDict:
+def _bounded(config: ConfigDict, dataset: DatasetConfig, suite: EvalConfig) -> ConfigDict:
     """The suite's `max_out_len` bounds what a configuration sets itself, OpenCompass would take it
     only where that sets nothing; and which questions are asked, if not all."""
-    positions = asked(suite, dataset)
-    if len(positions) < dataset["questions"]:
+    positions = suite.asked(dataset)
+    if len(positions) < dataset.questions:
         config.reader_cfg.test_range = f"[0:{positions.stop}:{positions.step}]"
     inferencer = config.infer_cfg.inferencer
     if not by_perplexity(config):
-        own = inferencer.get("max_out_len", suite["max_out_len"])
-        inferencer.max_out_len = min(own, suite["max_out_len"])
+        own = inferencer.get("max_out_len", suite.max_out_len)
+        inferencer.max_out_len = min(own, suite.max_out_len)
     return config
 
 
@@ -79,7 +79,7 @@ def _own_datasets(reference: str) -> list[dict[str, Any]]:
     return listed
 
 
-def prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
+def prepare(suite: EvalConfig, runs: Path) -> dict[str, ConfigDict]:
     """Load every dataset of a suite once a process, and hold its size and what its evaluator states
     against what the suite says.
 
@@ -87,43 +87,43 @@ def prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
         UserError: another number of questions than expected, which no score may hide, or no such
             metric.
     """
-    key = json.dumps([suite, str(paths.data_root())], sort_keys=True)
+    key = json.dumps([plain(suite), str(paths.data_root())], sort_keys=True)
     if key not in _prepared:
         _prepared[key] = _prepare(suite, runs)
     return _prepared[key]
 
 
-def _prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
+def _prepare(suite: EvalConfig, runs: Path) -> dict[str, ConfigDict]:
     point_at_data(runs)
-    configs = {d["name"]: _bounded(dataset_config(d), d, suite) for d in chosen(suite)}
+    configs = {d.name: _bounded(dataset_config(d), d, suite) for d in suite.chosen}
     scored = [name for name, config in configs.items() if by_perplexity(config)]
-    if suite["backend"] == "vllm" and scored:
+    if suite.backend == "vllm" and scored:
         raise UserError(
             f"eval.backend=vllm answers by generation; {', '.join(scored)}: perplexities need "
             "eval.backend=transformers"
         )
     with quiet(runs / "opencompass.log"):
-        sizes = {d["name"]: _size(d, configs[d["name"]]) for d in chosen(suite)}
-    for dataset in chosen(suite):
-        name, expected = dataset["name"], len(asked(suite, dataset))
+        sizes = {d.name: _size(d, configs[d.name]) for d in suite.chosen}
+    for dataset in suite.chosen:
+        name, expected = dataset.name, len(suite.asked(dataset))
         if sizes[name] != expected:
             raise UserError(
-                f"eval {suite['name']}: {name} has {sizes[name]} questions, expected {expected}"
+                f"eval {suite.name}: {name} has {sizes[name]} questions, expected {expected}"
             )
     with quiet(runs / "opencompass.log"), tempfile.TemporaryDirectory(dir=runs) as work:
-        for dataset in chosen(suite):
-            name = dataset["name"]
-            judging.check(configs[name], Path(work) / name, dataset["metric"])
+        for dataset in suite.chosen:
+            name = dataset.name
+            judging.check(configs[name], Path(work) / name, dataset.metric)
     return configs
 
 
-def _size(dataset: dict[str, Any], config: ConfigDict) -> int:
+def _size(dataset: DatasetConfig, config: ConfigDict) -> int:
     try:
         return len(build_dataset(config).test)
     except Exception as error:  # every one of OpenCompass's loaders raises its own
-        files = ", ".join(str(paths.data_file(file)) for file in dataset["files"])
+        files = ", ".join(str(paths.data_file(file)) for file in dataset.files)
         raise UserError(
-            f"{dataset['name']}: OpenCompass cannot read {files} ({type(error).__name__}: {error})"
+            f"{dataset.name}: OpenCompass cannot read {files} ({type(error).__name__}: {error})"
             "; `osora-bench data verify` checks the files"
         ) from error
 

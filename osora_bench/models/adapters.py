@@ -16,6 +16,7 @@ from osora_bench.common.progress import say
 from osora_bench.models.base import Base
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import Config, MethodConfig
 
 ORIGIN = "osora_bench.json"
 """Beside an adapter that this project trained: its base's content, and how the method starts."""
@@ -47,15 +48,15 @@ def check_adapter(folder: Path) -> None:
         raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
 
 
-def remember(folder: Path, base: Any, method: dict[str, Any]) -> None:
+def remember(folder: Path, base: Any, method: MethodConfig) -> None:
     """Write down beside a trained adapter what loading it takes."""
     from osora_bench.models.base import digest
 
-    origin = {"base": digest(base.checksums), "start": method["start"]}
+    origin = {"base": digest(base.checksums), "start": method.start}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
 
-def with_saved_adapter(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
+def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     """The base model with the adapter of a folder.
 
     Raises:
@@ -70,7 +71,7 @@ def with_saved_adapter(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
         origin |= read_origin(folder / ORIGIN)
     if origin["base"] not in (None, digest(base.checksums)):
         raise UserError(
-            f"--adapter {folder} was trained on other weights than those of {cfg['model']['name']}"
+            f"--adapter {folder} was trained on other weights than those of {cfg.model.name}"
         )
     try:
         model = _load(base.model, folder, origin["start"])
@@ -78,10 +79,10 @@ def with_saved_adapter(base: Any, folder: Path, cfg: dict[str, Any]) -> Any:
         raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         why = shorten(str(error), 300)
-        raise UserError(f"--adapter {folder} is not for {cfg['model']['name']}: {why}") from error
+        raise UserError(f"--adapter {folder} is not for {cfg.model.name}: {why}") from error
     said = model.active_peft_config.base_model_name_or_path
-    if origin["base"] is None and said and Path(said).name != Path(cfg["model"]["path"]).name:
-        say(f"WARNING: {folder} says that it was made for {said}, not {cfg['model']['path']}")
+    if origin["base"] is None and said and Path(said).name != Path(cfg.model.path).name:
+        say(f"WARNING: {folder} says that it was made for {said}, not {cfg.model.path}")
     return model
 
 
@@ -122,24 +123,24 @@ def _check_names(model: Any, folder: Path) -> None:
         raise ValueError(f"{len(here ^ stored)} tensors do not match, the first {where}: {first}")
 
 
-def start(method: dict[str, Any]) -> Callable[[Any], None]:
+def start(method: MethodConfig) -> Callable[[Any], None]:
     """The function that `method.start` names, or one that does nothing.
 
     Raises:
         UserError: it cannot be imported.
     """
-    if method["start"] is None:
+    if method.start is None:
         return lambda _: None
     from hydra.utils import get_method
 
     try:
-        named: Callable[[Any], None] = get_method(method["start"])
+        named: Callable[[Any], None] = get_method(method.start)
     except Exception as error:  # Hydra wraps an ImportError in several others
-        raise UserError(f"method {method['name']}: start: {error}") from error
+        raise UserError(f"method {method.name}: start: {error}") from error
     return named
 
 
-def instantiate(method: dict[str, Any]) -> Any:
+def instantiate(method: MethodConfig) -> Any:
     """Build the method's PEFT configuration from its `peft` section.
 
     Raises:
@@ -150,16 +151,16 @@ def instantiate(method: dict[str, Any]) -> Any:
 
     try:
         # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
-        return build(method["peft"], _convert_="all")
+        return build(method.peft, _convert_="all")
     except HydraException as error:
         cause = error.__cause__ or error
-        raise UserError(f"method {method['name']}: {cause}") from error
+        raise UserError(f"method {method.name}: {cause}") from error
 
 
 def with_fresh_adapter(model: Any, cell: Cell) -> Any:
     """A base model with the cell's fresh adapter on it; without one if all of it is trained."""
-    method = cell.config["method"]
-    if method["full"]:
+    method = cell.config.method
+    if method.full:
         return model
     with use_store(_store(cell)):
         made = peft.get_peft_model(model, instantiate(method))
@@ -187,6 +188,6 @@ def save(
     """
     given = {} if tensors is None else {"state_dict": tensors}
     model.save_pretrained(str(cell.paths.adapter), **given)
-    remember(cell.paths.adapter, base, cell.config["method"])
-    if cell.config["method"]["full"]:  # a whole model, then
+    remember(cell.paths.adapter, base, cell.config.method)
+    if cell.config.method.full:  # a whole model, then
         base.tokenizer.save_pretrained(cell.paths.adapter)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from osora_bench.common.errors import UserError
 from osora_bench.models.weights import location
+from osora_bench.planning.config import Config, ModelConfig
 
 
 def quiet() -> None:
@@ -23,9 +24,9 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def device_of(cfg: dict[str, Any]) -> torch.device:
+def device_of(cfg: Config) -> torch.device:
     """The device that `device: auto|cpu|cuda` names on this machine."""
-    wanted = cfg["device"]
+    wanted = cfg.device
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -68,10 +69,10 @@ class Workspace:
         self._base: Base | None = None
         self.loads = 0
 
-    def base(self, cfg: dict[str, Any]) -> Base:
+    def base(self, cfg: Config) -> Base:
         """The base model of a cell, its weights as loaded; kept until another one is asked for."""
-        model, device = cfg["model"], device_of(cfg)
-        key = (model["path"], model["revision"], model["dtype"], device)
+        model, device = cfg.model, device_of(cfg)
+        key = (model.path, model.revision, model.dtype, device)
         if self._base is None or self._key != key:
             self._base = None  # free the old one before the new one is loaded
             self._base = load(model, device)
@@ -104,25 +105,23 @@ class Workspace:
             self._base = None
 
 
-def load(model: dict[str, Any], device: torch.device) -> Base:
+def load(model: ModelConfig, device: torch.device) -> Base:
     """Read a base model and its tokenizer from disk."""
     path = location(model)
-    options = {"revision": model["revision"], "local_files_only": True}
+    options = {"revision": model.revision, "local_files_only": True}
     loaded = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, model["dtype"]), **options
+        path, dtype=getattr(torch, model.dtype), **options
     ).to(device)
     loaded.eval()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         why = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"model {model['name']}: no tokenizer can be had of {path}: {why}"
-        ) from error
+        raise UserError(f"model {model.name}: no tokenizer can be had of {path}: {why}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
-    if model["chat"] and tokenizer.chat_template is None:
-        raise UserError(f"model {model['name']}: chat=true, but its tokenizer has no chat template")
+    if model.chat and tokenizer.chat_template is None:
+        raise UserError(f"model {model.name}: chat=true, but its tokenizer has no chat template")
     return Base(loaded, tokenizer, checksums(loaded))
 
 

@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from textwrap import shorten
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapters
 from osora_bench.models.skeleton import blank, check_rank
+from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
 SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -45,7 +46,7 @@ class NeedsWeights(UserError):
     """A PEFT method that cannot be made from shapes alone: what it does is known when it is run."""
 
 
-def count(cfg: dict[str, Any]) -> Count:
+def count(cfg: Config) -> Count:
     """Count for one cell's model and method.
 
     Raises:
@@ -53,10 +54,10 @@ def count(cfg: dict[str, Any]) -> Count:
             cannot have.
         NeedsWeights: see there.
     """
-    method = cfg["method"]
-    if method["peft"] is None:
-        whole = dict(_blank(cfg).named_parameters()) if method["full"] else {}
-        size = _file_size(whole, getattr(torch, cfg["model"]["dtype"]))
+    method = cfg.method
+    if method.peft is None:
+        whole = dict(_blank(cfg).named_parameters()) if method.full else {}
+        size = _file_size(whole, getattr(torch, cfg.model.dtype))
         return Count(sum(p.numel() for p in whole.values()), size, 0)
     skeleton = _blank(cfg)
     own = {id(t) for t in _tensors(skeleton)}
@@ -71,43 +72,48 @@ def count(cfg: dict[str, Any]) -> Count:
     )
 
 
-def _blank(cfg: dict[str, Any]) -> nn.Module:
+def _blank(cfg: Config) -> nn.Module:
     with _without_start():
-        return blank(cfg["model"])
+        return blank(cfg.model)
 
 
-def check(cfg: dict[str, Any]) -> None:
+def check(cfg: Config) -> None:
     """Refuse what the method's PEFT class refuses of the model's modules (UserError)."""
-    told = {key: cfg["model"][key] for key in ("name", "path", "architecture", "target_modules")}
-    _check(json.dumps({"model": told, "method": cfg["method"]}))
+    model = ModelConfig(
+        name=cfg.model.name,
+        path=cfg.model.path,
+        architecture=cfg.model.architecture,
+        target_modules=cfg.model.target_modules,
+    )
+    _check(json.dumps({"model": plain(model), "method": plain(cfg.method)}))
 
 
 @cache
 def _check(told: str) -> None:
-    cfg = json.loads(told)
+    cfg = Config.of(json.loads(told))
     with suppress(NeedsWeights):
         adapt(cfg, _blank(cfg))
 
 
-def adapt(cfg: dict[str, Any], skeleton: nn.Module) -> Any:
+def adapt(cfg: Config, skeleton: nn.Module) -> Any:
     """The real PEFT model around `skeleton`, without numbers.
 
     Raises:
         UserError, NeedsWeights: as `count`.
     """
     check_rank(cfg, skeleton)
-    method = cfg["method"]
+    method = cfg.method
     peft = adapters.instantiate(_without_weights(method))
     with torch.device("meta"), _without_start(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again where the adapter gets its weights
         try:
             return get_peft_model(skeleton, peft)
         except ValueError as error:  # how PEFT's methods refuse a model
-            raise UserError(f"method {method['name']}: {error}") from error
+            raise UserError(f"method {method.name}: {error}") from error
         except Exception as error:  # whatever an operation makes of tensors without numbers
             told = shorten(str(error), 200)
             raise NeedsWeights(
-                f"method {method['name']}: cannot be made without weights: {told}"
+                f"method {method.name}: cannot be made without weights: {told}"
             ) from error
 
 
@@ -129,13 +135,13 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _without_weights(method: dict[str, Any]) -> dict[str, Any]:
+def _without_weights(method: MethodConfig) -> MethodConfig:
     """The method with the start of its factors left out, where that is computed from the weights
     (`init_lora_weights: pissa` and its kin): the modules are the same, and meta has no weights."""
-    peft = method["peft"]
-    if isinstance(peft.get("init_lora_weights"), str):
-        peft = {**peft, "init_lora_weights": True}
-    return {**method, "peft": peft}
+    peft = method.peft
+    if peft is not None and isinstance(peft.get("init_lora_weights"), str):
+        return replace(method, peft={**peft, "init_lora_weights": True})
+    return method
 
 
 def _file_size(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> int:

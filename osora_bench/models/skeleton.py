@@ -10,22 +10,23 @@ from transformers.pytorch_utils import Conv1D
 
 from osora_bench.common.errors import UserError
 from osora_bench.models.weights import location
+from osora_bench.planning.config import Config, ModelConfig
 
 
-def blank(model: dict[str, Any]) -> nn.Module:
+def blank(model: ModelConfig) -> nn.Module:
     """A model of the configured architecture on the meta device, a new one at each call: from the
     model's file alone, or, where that says nothing of it, from the config.json that `path` holds.
 
     Raises:
         UserError: an architecture that transformers has no causal language model for.
     """
-    if model["architecture"] is None:
+    if model.architecture is None:
         return _blank(AutoConfig.from_pretrained(location(model), local_files_only=True))
     try:
-        return _blank(AutoConfig.for_model(**model["architecture"]))
+        return _blank(AutoConfig.for_model(**model.architecture))
     except Exception as error:  # whatever a class makes of values that it does not expect
         raise UserError(
-            f"model {model['name']}: transformers makes no causal language model of its "
+            f"model {model.name}: transformers makes no causal language model of its "
             f"configuration: {shorten(str(error), 200)}"
         ) from error
 
@@ -71,19 +72,19 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def check_rank(cfg: dict[str, Any], skeleton: Any) -> None:
+def check_rank(cfg: Config, skeleton: Any) -> None:
     """Refuse a rank that an adapted layer cannot have, or modules that match nothing.
 
     Args:
         skeleton: the model's modules; their shapes are all that is read.
     """
 
-    model, method = cfg["model"], cfg["method"]
-    shapes = adapted_layers(skeleton, model["target_modules"])
+    model, method = cfg.model, cfg.method
+    shapes = adapted_layers(skeleton, model.target_modules)
     name, shape = min(shapes.items(), key=lambda item: min(item[1]))
-    if method["rank_bounded"] and method["rank"] > min(shape):
+    if method.rank_bounded and (method.rank or 0) > min(shape):
         raise UserError(
-            f"{model['name']} {method['name']}: rank {method['rank']} is above min(d_out, d_in) of "
-            f"{name} ({shape[0]} x {shape[1]}); the largest rank for {method['name']} here is "
+            f"{model.name} {method.name}: rank {method.rank} is above min(d_out, d_in) of "
+            f"{name} ({shape[0]} x {shape[1]}); the largest rank for {method.name} here is "
             f"{min(shape)}"
         )

@@ -4,79 +4,80 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.planning.config import ModelConfig
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
-def location(model: dict[str, Any]) -> str:
+def location(model: ModelConfig) -> str:
     """What `from_pretrained` is given: a folder on disk, or the hub id.
 
     Raises:
         UserError: a folder that is not there or holds no model.
     """
-    place = paths.resolve(model["path"])
+    place = paths.resolve(model.path)
     if place is None:
-        return str(model["path"])
+        return str(model.path)
     if not place.is_dir():
-        raise UserError(f"model {model['name']}: no folder {place}")
+        raise UserError(f"model {model.name}: no folder {place}")
     if not (place / "config.json").is_file():
-        raise UserError(f"model {model['name']}: {place} holds no config.json")
+        raise UserError(f"model {model.name}: {place} holds no config.json")
     return str(place)
 
 
-def _local_snapshot(model: dict[str, Any]) -> Path:
+def _local_snapshot(model: ModelConfig) -> Path:
     """The folder with the model's files, which must be on this machine already."""
-    place = paths.resolve(model["path"])
+    place = paths.resolve(model.path)
     if place is not None:
         return Path(location(model))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(model["path"], revision=model["revision"], local_files_only=True)
+        found = snapshot_download(model.path, revision=model.revision, local_files_only=True)
     except LocalEntryNotFoundError as error:
-        gate = f" (accept its licence there first: {model['licence']})" if model["gated"] else ""
-        pinned = f" --revision {model['revision']}" if model["revision"] else ""
+        gate = f" (accept its licence there first: {model.licence})" if model.gated else ""
+        pinned = f" --revision {model.revision}" if model.revision else ""
         raise UserError(
-            f"model {model['name']}: the weights of {model['path']} are not on this machine. "
-            f"`hf download {model['path']}{pinned}` fetches them{gate}, "
+            f"model {model.name}: the weights of {model.path} are not on this machine. "
+            f"`hf download {model.path}{pinned}` fetches them{gate}, "
             "or name a folder: model.path=/folder"
         ) from error
     return Path(found)
 
 
-def check_weights(model: dict[str, Any]) -> None:
+def check_weights(model: ModelConfig) -> None:
     """Raise UserError unless weights of the model's architecture lie on this machine, those that
     the config.json beside them describes."""
     folder = _local_snapshot(model)
     if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
         raise UserError(
-            f"model {model['name']}: {folder} holds no weights ({' or '.join(WEIGHT_FILES)})"
+            f"model {model.name}: {folder} holds no weights ({' or '.join(WEIGHT_FILES)})"
         )
-    if model["architecture"] is not None:
+    if model.architecture is not None:
         _check_architecture(model, folder)
     _check_fit(folder)
 
 
-def _check_architecture(model: dict[str, Any], folder: Path) -> None:
+def _check_architecture(model: ModelConfig, folder: Path) -> None:
     """Raise UserError if config.json is not of the architecture that the model's file names."""
+    assert model.architecture is not None
     found = AutoConfig.from_pretrained(folder)
     differing = [
         f"{key} {getattr(found, key, None)} in place of {expected}"
-        for key, expected in model["architecture"].items()
+        for key, expected in model.architecture.items()
         if getattr(found, key, None) != expected
     ]
     if differing:
         raise UserError(
-            f"model {model['name']}: {folder} is another model than conf/model/"
-            f"{model['name']}.yaml says: {', '.join(differing)}. "
+            f"model {model.name}: {folder} is another model than conf/model/"
+            f"{model.name}.yaml says: {', '.join(differing)}. "
             "A model of your own takes a file of its own there"
         )
 

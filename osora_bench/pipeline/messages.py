@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from osora_bench.common.exits import FAILED, OK
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import STATES, Cell
-from osora_bench.planning.config import chosen, trains
 from osora_bench.planning.identity import revision
 
 if TYPE_CHECKING:
@@ -50,12 +49,12 @@ def warnings(cells: Sequence[Cell]) -> list[str]:
     """What a reader must know of cells before their numbers, each once."""
     found: dict[str, None] = {}
     for cell in cells:
-        model, task = cell.config["model"], cell.config["task"]
+        model, task = cell.config.model, cell.config.task
         if revision(cell.config) == "UNPINNED":
-            line = f"model {model['name']} is UNPINNED: {model['path']} may change under its name"
+            line = f"model {model.name} is UNPINNED: {model.path} may change under its name"
             found[line] = None
-        if trains(cell.config) and task["warning"] is not None:
-            found[f"task {task['name']}: {task['warning']}"] = None
+        if cell.config.trains and task.warning is not None:
+            found[f"task {task.name}: {task.warning}"] = None
     return list(found)
 
 
@@ -66,7 +65,7 @@ def damage(cell: Cell) -> str:
 
 def less_memory(cell: Cell) -> str:
     """The settings by which a cell takes less memory."""
-    micro = cell.config["trainer"]["micro_batch_size"]
+    micro = cell.config.trainer.micro_batch_size
     return (
         f"trainer.micro_batch_size (now {micro}), trainer.gradient_checkpointing=true or "
         "eval.batch_size"
@@ -77,7 +76,7 @@ def summary(cell: Cell, made: dict[str, Any]) -> str:
     """One line of a finished cell: scores, last loss, seconds."""
     if made["training"] and "diverged" in made["training"]:
         return f"{cell.label}: diverged, {made['training']['diverged']}"
-    names = [dataset["name"] for dataset in chosen(cell.config["eval"])]  # a record sorts them
+    names = [dataset.name for dataset in cell.config.eval.chosen]  # a record sorts them
     scores = "  ".join(f"{name} {made['scores'][name]['accuracy']:.2f}" for name in names)
     loss = f"  loss {made['training']['loss'][-1][1]:.3f}" if made["training"] else ""
     seconds = made["measured"]["seconds"]

@@ -8,17 +8,15 @@ from osora_bench.common.files import check_writable
 from osora_bench.evaluation.checks import check_suite
 from osora_bench.models.adapters import instantiate, start
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import processes, trains
+from osora_bench.planning.config import plain
 from osora_bench.training.checks import check_optimizer, check_rows, check_sharing
 
 
 def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
     """Raise UserError with every reason why the cells cannot run now on this machine; or, if it is
     not `here` that they will run, on others that see its files."""
-    by_data = {json.dumps([c.config["task"], c.config["eval"], trains(c.config)]): c for c in cells}
-    by_trainer = {
-        (c.config["trainer"]["optimizer"], c.config["trainer"]["schedule"]): c for c in cells
-    }
+    by_data = {json.dumps(plain([c.config.task, c.config.eval, c.config.trains])): c for c in cells}
+    by_trainer = {(c.config.trainer.optimizer, c.config.trainer.schedule): c for c in cells}
     by_place = {(c.paths.runs, c.ledger): c for c in cells}
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
@@ -30,7 +28,7 @@ def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> 
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
         (_check_layers, cells),
-        (check_sharing, [c for c in cells if processes(c.config) > 1]),
+        (check_sharing, [c for c in cells if c.config.processes > 1]),
     )
     for one, over in checks:
         for cell in over:
@@ -48,7 +46,7 @@ def _check_place(cell: Cell) -> None:
 
 
 def _check_suite(cell: Cell) -> None:
-    check_suite(cell.config["eval"], cell.paths.evaluation, "with runs=")
+    check_suite(cell.config.eval, cell.paths.evaluation, "with runs=")
 
 
 def _check_device(cell: Cell) -> None:
@@ -56,12 +54,12 @@ def _check_device(cell: Cell) -> None:
 
     from osora_bench.models import base
 
-    model, device = cell.config["model"], base.device_of(cell.config)
-    if model["needs_gpu"] and device.type == "cpu" and cell.config["device"] != "cpu":
+    model, device = cell.config.model, base.device_of(cell.config)
+    if model.needs_gpu and device.type == "cpu" and cell.config.device != "cpu":
         raise UserError(
-            f"model {model['name']}: needs a GPU and torch sees none; device=cpu runs it anyway"
+            f"model {model.name}: needs a GPU and torch sees none; device=cpu runs it anyway"
         )
-    count = processes(cell.config)
+    count = cell.config.processes
     if device.type == "cuda" and count > torch.cuda.device_count():
         raise UserError(
             f"trainer.processes={count}: each takes a GPU of its own, and this machine has "
@@ -72,24 +70,24 @@ def _check_device(cell: Cell) -> None:
 def _check_tracker(cell: Cell) -> None:
     from osora_bench.pipeline import tracker
 
-    tracker.check(cell.config["tracker"])
+    tracker.check(cell.config.tracker)
 
 
 def _check_weights(cell: Cell) -> None:
     from osora_bench.models import weights
 
-    weights.check_weights(cell.config["model"])
+    weights.check_weights(cell.config.model)
 
 
 def _check_layers(cell: Cell) -> None:
     """Modules that match nothing or that the method cannot adapt; ranks that are too large."""
-    model, method = cell.config["model"], cell.config["method"]
-    if method["peft"] is None:
+    model, method = cell.config.model, cell.config.method
+    if method.peft is None:
         return
     from osora_bench.models import counting, weights
 
     instantiate(method)
     start(method)
-    if model["architecture"] is None:
+    if model.architecture is None:
         weights.check_weights(model)  # what is not there has been told already
     counting.check(cell.config)

@@ -10,13 +10,13 @@ from osora_bench.evaluation import evaluate
 from osora_bench.evaluation.scores import Score, not_run
 from osora_bench.models.base import device_of
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import processes
+from osora_bench.planning.config import Config, plain
 from osora_bench.planning.identity import fingerprints, revision
 from osora_bench.records import provenance, record
 
 
 def circumstances_of(cell: Cell) -> dict[str, Any]:
-    return provenance.provenance(device_of(cell.config), processes(cell.config))
+    return provenance.provenance(device_of(cell.config), cell.config.processes)
 
 
 def recorded(
@@ -34,7 +34,7 @@ def recorded(
         "parameters": parameters,
         "training": training,
         "scores": {name: asdict(score) for name, score in scores.items()},
-        "not_run": not_run(cell.config["eval"], scores),
+        "not_run": not_run(cell.config.eval, scores),
         "measured": _measured(seconds, cell),
     }
     record.write(made, cell.ledger)
@@ -60,10 +60,11 @@ def _origin(cell: Cell, circumstances: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def portable_config(cfg: dict[str, Any]) -> dict[str, Any]:
+def portable_config(cfg: Config) -> dict[str, Any]:
     """The configuration without what only places the run on this machine."""
     places = ("ledger", "runs", "device", "tracker")
-    return {key: _without_folders(value) for key, value in cfg.items() if key not in places}
+    told = plain(cfg)
+    return {key: _without_folders(value) for key, value in told.items() if key not in places}
 
 
 def _without_folders(node: Any) -> Any:

@@ -4,7 +4,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import transformers
@@ -24,7 +24,7 @@ from osora_bench.pipeline.recording import (
 )
 from osora_bench.pipeline.tracker import Tracker, tracking
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import processes, trains
+from osora_bench.planning.config import Config, plain
 from osora_bench.training import callbacks, data, reuse, train
 from osora_bench.training.fsdp import launch
 
@@ -42,9 +42,9 @@ class Session:
 
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Load the questions of every suite once; a set of the wrong size stops all now."""
-        suites = {json.dumps(cell.config["eval"], sort_keys=True): cell for cell in cells}
+        suites = {json.dumps(plain(cell.config.eval), sort_keys=True): cell for cell in cells}
         for cell in suites.values():
-            prepare(cell.config["eval"], cell.paths.runs)
+            prepare(cell.config.eval, cell.paths.runs)
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, evaluate and record one cell; return its record."""
@@ -65,15 +65,15 @@ class Session:
     def _run(self, cell: Cell, tracker: Tracker) -> dict[str, Any]:
         cell.paths.failure.unlink(missing_ok=True)
         circumstances, done = circumstances_of(cell), UNTRAINED
-        if processes(cell.config) > 1:
+        if cell.config.processes > 1:
             done = self._train_shared(cell, circumstances, tracker)
         loading = time.time()
         base = self.workspace.base(_to_evaluate(cell))
         model, seconds = base.model, {"load": time.time() - loading}
         try:
-            if processes(cell.config) > 1:
+            if cell.config.processes > 1:
                 model = _as_trained(cell, base, done, circumstances)
-            elif trains(cell.config):
+            elif cell.config.trains:
                 model, done = self._trained(cell, base, circumstances, tracker)
             evaluating = time.time()
             scores = evaluate.evaluate(
@@ -100,7 +100,7 @@ class Session:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         started = time.time()
         model = _started(cell, base)
-        earlier = reuse.find(cell, circumstances) if not cell.config["method"]["full"] else None
+        earlier = reuse.find(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
             if earlier.load(cell, model):
                 earlier.tell(tracker.log)
@@ -111,7 +111,7 @@ class Session:
         trainable = adapters.trainable(model)
         training = self._train(cell, base, model, tracker)
         done = reuse.Trained(training, parameters_of(cell, trainable), time.time() - started)
-        if not cell.config["method"]["full"]:
+        if not cell.config.method.full:
             reuse.keep(cell, model, done, circumstances)
         return model, done
 
@@ -136,7 +136,7 @@ class Session:
         """Train in processes of their own, which need the memory that is used here; unless an
         earlier cell trained the same."""
         started = time.time()
-        if not cell.config["method"]["full"]:
+        if not cell.config.method.full:
             earlier = reuse.find(cell, circumstances)
             if earlier is not None:
                 earlier.take(cell)
@@ -147,9 +147,9 @@ class Session:
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
-        task = cell.config["task"]
-        by_seed = task["max_rows"] is not None or any(s["options"] for s in task["sources"])
-        seed = cell.config["seed"] if by_seed else 0
+        task = cell.config.task
+        by_seed = task.max_rows is not None or any(s.options for s in task.sources)
+        seed = cell.config.seed if by_seed else 0
         made: data.TokenisedTask = self._tokens(
             cell, seed, lambda: data.tokenised(cell.config, tokenizer)
         )
@@ -163,8 +163,8 @@ class Session:
         return made
 
     def _tokens(self, cell: Cell, which: Any, made: Callable[[], Any]) -> Any:
-        task, model = cell.config["task"], cell.config["model"]
-        key = json.dumps([task, model["path"], model["revision"], model["chat"], which])
+        task, model = cell.config.task, cell.config.model
+        key = json.dumps([plain(task), model.path, model.revision, model.chat, which])
         if key not in self._tokenised:
             self._tokenised[key] = made()
         return self._tokenised[key]
@@ -172,21 +172,21 @@ class Session:
 
 def _started(cell: Cell, base: Base) -> Any:
     """The model with a fresh adapter, as the cell's seed starts it."""
-    transformers.set_seed(cell.config["seed"])
+    transformers.set_seed(cell.config.seed)
     return adapters.with_fresh_adapter(base.model, cell)
 
 
-def _to_evaluate(cell: Cell) -> dict[str, Any]:
+def _to_evaluate(cell: Cell) -> Config:
     """The configuration of the model to load once the training is over, if it is not here."""
-    model = cell.config["model"]
-    if not (processes(cell.config) > 1 and cell.config["method"]["full"]):
+    model = cell.config.model
+    if not (cell.config.processes > 1 and cell.config.method.full):
         return cell.config
-    return {**cell.config, "model": {**model, "path": str(cell.paths.adapter), "revision": None}}
+    return replace(cell.config, model=replace(model, path=str(cell.paths.adapter), revision=None))
 
 
 def _as_trained(cell: Cell, base: Base, done: reuse.Trained, circumstances: dict[str, Any]) -> Any:
     """The model that other processes have trained and written down."""
-    if cell.config["method"]["full"]:
+    if cell.config.method.full:
         return base.model
     model = with_saved_adapter(base, cell.paths.adapter, cell.config)
     reuse.keep(cell, model, done, circumstances)

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import TrackerConfig
 
 FINISH = 5.0
 """Seconds that a process waits at its end for trackers, to tell of those that fail; what is not
@@ -115,7 +116,7 @@ def tracking(cell: Cell, config: dict[str, Any]) -> Iterator[Tracker]:
 
 def _started(cell: Cell, config: dict[str, Any]) -> Tracker:
     log = cell.paths.folder / "tracker.log"
-    if cell.config["tracker"]["report_to"] != "wandb":
+    if cell.config.tracker.report_to != "wandb":
         return Tracker(cell.label, log, None)
     try:
         with log.open("wb") as output:
@@ -142,11 +143,11 @@ def _started(cell: Cell, config: dict[str, Any]) -> Tracker:
 def _settings(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
     """Arguments of wandb.init. A cell that is started again goes on in the run of its first start,
     where the server knows it."""
-    chosen = cell.config["tracker"]
+    chosen = cell.config.tracker
     return {
-        "project": chosen["project"],
-        "group": chosen["group"],
-        "mode": mode(chosen["mode"]),
+        "project": chosen.project,
+        "group": chosen.group,
+        "mode": mode(chosen.mode),
         "id": cell.run_id,
         "resume": "allow",
         "name": cell.label,
@@ -188,9 +189,9 @@ def server() -> str:
     return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
 
 
-def check(chosen: dict[str, Any]) -> None:
+def check(chosen: TrackerConfig) -> None:
     """Raise UserError if a tracker section cannot work on this machine."""
-    if chosen["report_to"] == "wandb" and chosen["mode"] == "online" and not logged_in():
+    if chosen.report_to == "wandb" and chosen.mode == "online" and not logged_in():
         raise UserError(
             f"tracker.mode=online: not logged in to {server()}: set WANDB_API_KEY, run "
             "`wandb login`, or use tracker.mode=auto or offline"

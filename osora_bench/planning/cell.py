@@ -9,7 +9,7 @@ from typing import Any
 
 from osora_bench.common import claim, files, paths
 from osora_bench.common.errors import UserError
-from osora_bench.planning.config import trains
+from osora_bench.planning.config import Config
 from osora_bench.planning.identity import run_id
 from osora_bench.records import record
 
@@ -23,16 +23,16 @@ class Cell:
     """One cell of a plan: its identity, its resolved configuration, and how to compose it."""
 
     run_id: str
-    config: dict[str, Any]
+    config: Config
     overrides: tuple[str, ...]
 
     @property
     def paths(self) -> paths.RunPaths:
-        return paths.RunPaths(Path(self.config["runs"]), self.run_id)
+        return paths.RunPaths(Path(self.config.runs), self.run_id)
 
     @property
     def ledger(self) -> Path:
-        return Path(self.config["ledger"])
+        return Path(self.config.ledger)
 
     @property
     def record(self) -> Path:
@@ -74,18 +74,18 @@ class Cell:
     @property
     def label(self) -> str:
         """`toy lora r=8 seed=0`, for progress lines and messages."""
-        rank = self.config["method"]["rank"]
-        parts = [self.config["model"]["name"], self.config["method"]["name"]]
+        rank = self.config.method.rank
+        parts = [self.config.model.name, self.config.method.name]
         parts += [] if rank is None else [f"r={rank}"]
-        parts += [f"seed={self.config['seed']}"] if trains(self.config) else []
+        parts += [f"seed={self.config.seed}"] if self.config.trains else []
         if self.tries_rate:  # one of several
-            parts.append(f"rate={self.config['trainer']['learning_rate']}")
+            parts.append(f"rate={self.config.trainer.learning_rate}")
         return " ".join(parts)
 
     @property
     def tries_rate(self) -> bool:
         """Whether all that is wanted of it is the loss on the held-out rows."""
-        return not self.config["eval"]["datasets"]
+        return not self.config.eval.datasets
 
     @property
     def state(self) -> str:
@@ -98,7 +98,7 @@ class Cell:
 
 
 def cell_of(
-    cfg: dict[str, Any], overrides: Sequence[str] = (), content: dict[str, str] | None = None
+    cfg: Config, overrides: Sequence[str] = (), content: dict[str, str] | None = None
 ) -> Cell:
     """The cell of one resolved configuration."""
     return Cell(run_id(cfg, content), cfg, tuple(overrides))

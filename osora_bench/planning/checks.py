@@ -1,10 +1,9 @@
 """Cross-field checks of a composed configuration."""
 
 import math
-from typing import Any
 
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning.config import chosen
+from osora_bench.planning.config import Config, MethodConfig, TrainerConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 LOSSES = ("text", "answer")
@@ -19,118 +18,123 @@ SHARDED_PRECISIONS = ("float32", "bfloat16")
 """With float16, processes would have to agree on the scale of the loss: one's overflow is all's."""
 
 
-def problems(cfg: dict[str, Any]) -> list[str]:
+def problems(cfg: Config) -> list[str]:
     """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
-    method, task, suite, trainer = cfg["method"], cfg["task"], cfg["eval"], cfg["trainer"]
+    method, task, suite, trainer = cfg.method, cfg.task, cfg.eval, cfg.trainer
     found = [
         unknown(key, str(value), choices)
         for key, value, choices in (
-            ("model.dtype", cfg["model"]["dtype"], DTYPES),
-            ("task.loss_on", task["loss_on"], LOSSES),
-            ("trainer.schedule", trainer["schedule"], SCHEDULES),
-            ("trainer.precision", trainer["precision"], DTYPES),
-            ("eval.backend", suite["backend"], BACKENDS),
-            ("tracker.report_to", cfg["tracker"]["report_to"], TRACKERS),
-            ("tracker.mode", cfg["tracker"]["mode"], TRACKER_MODES),
-            ("device", cfg["device"], DEVICES),
+            ("model.dtype", cfg.model.dtype, DTYPES),
+            ("task.loss_on", task.loss_on, LOSSES),
+            ("trainer.schedule", trainer.schedule, SCHEDULES),
+            ("trainer.precision", trainer.precision, DTYPES),
+            ("eval.backend", suite.backend, BACKENDS),
+            ("tracker.report_to", cfg.tracker.report_to, TRACKERS),
+            ("tracker.mode", cfg.tracker.mode, TRACKER_MODES),
+            ("device", cfg.device, DEVICES),
         )
         if value not in choices
     ]
     found += _method_problems(method)
     at_least_one = {
-        "trainer.batch_size": trainer["batch_size"],
-        "trainer.micro_batch_size": trainer["micro_batch_size"],
-        "trainer.processes": trainer["processes"],
-        "task.max_length": task["max_length"],
-        "task.max_rows": task["max_rows"],
-        "task.validation_rows": task["validation_rows"],
-        "trainer.max_steps": trainer["max_steps"],
-        "eval.max_out_len": suite["max_out_len"],
-        "eval.batch_size": suite["batch_size"],
-        "eval.limit": suite["limit"],
-        **{f"eval.datasets.{d['name']}.limit": d["limit"] for d in suite["datasets"]},
+        "trainer.batch_size": trainer.batch_size,
+        "trainer.micro_batch_size": trainer.micro_batch_size,
+        "trainer.processes": trainer.processes,
+        "task.max_length": task.max_length,
+        "task.max_rows": task.max_rows,
+        "task.validation_rows": task.validation_rows,
+        "trainer.max_steps": trainer.max_steps,
+        "eval.max_out_len": suite.max_out_len,
+        "eval.batch_size": suite.batch_size,
+        "eval.limit": suite.limit,
+        **{f"eval.datasets.{d.name}.limit": d.limit for d in suite.datasets},
     }
     found += [
         f"{key}={value}: must be at least 1"
         for key, value in at_least_one.items()
         if value is not None and value < 1
     ]
-    minutes = trainer["checkpoint_minutes"]
+    minutes = trainer.checkpoint_minutes
     if minutes is not None and not 0 <= minutes < math.inf:
         found.append(f"trainer.checkpoint_minutes={minutes}: must be at least 0, or null")
     found += [
-        f"eval.datasets.{d['name']}.limit={d['limit']}: the set has {d['questions']} questions"
-        for d in suite["datasets"]
-        if d["limit"] is not None and d["limit"] > d["questions"]
+        f"eval.datasets.{d.name}.limit={d.limit}: the set has {d.questions} questions"
+        for d in suite.datasets
+        if d.limit is not None and d.limit > d.questions
     ]
-    names = [d["name"] for d in suite["datasets"]]
+    names = [d.name for d in suite.datasets]
     found += [
         f"eval.datasets: two sets are called {name!r}; tell them apart by `name`, with `abbr` for "
         "what OpenCompass calls them"
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
     found += [
-        unknown("set in eval.without", n, names) for n in suite["without"] or () if n not in names
+        unknown("set in eval.without", n, names) for n in suite.without or () if n not in names
     ]
-    if suite["without"] == []:
+    if suite.without == []:
         found.append("eval.without=[]: name a set, or leave it null")
-    if names and not chosen(suite):
+    if names and not suite.chosen:
         found.append("eval.without leaves no set to score")
-    if not names and task["validation_rows"] is None:
+    if not names and task.validation_rows is None:
         found.append(
-            f"eval {suite['name']}: no set to score; name one in eval.datasets, or let "
+            f"eval {suite.name}: no set to score; name one in eval.datasets, or let "
             "task.validation_rows hold rows out (which `rates` in an experiment need)"
         )
     found += _sharing_problems(trainer)
-    if not trainer["learning_rate"] > 0:
-        found.append(f"trainer.learning_rate={trainer['learning_rate']}: must be above 0")
-    if trainer["max_steps"] is None and not trainer["epochs"] > 0:
-        found.append(f"trainer.epochs={trainer['epochs']}: must be above 0")
-    if not cfg["model"]["target_modules"]:
+    if not trainer.learning_rate > 0:
+        found.append(f"trainer.learning_rate={trainer.learning_rate}: must be above 0")
+    if trainer.max_steps is None and not trainer.epochs > 0:
+        found.append(f"trainer.epochs={trainer.epochs}: must be above 0")
+    if not cfg.model.target_modules:
         found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
-    found += [f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not cfg[key]]
-    if not 0 <= cfg["seed"] < 2**32:
-        found.append(f"seed={cfg['seed']}: must be between 0 and 2**32 - 1")
+    found += [
+        f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not getattr(cfg, key)
+    ]
+    if not 0 <= cfg.seed < 2**32:
+        found.append(f"seed={cfg.seed}: must be between 0 and 2**32 - 1")
     return found
 
 
-def _sharing_problems(trainer: dict[str, Any]) -> list[str]:
+def _sharing_problems(trainer: TrainerConfig) -> list[str]:
     """Of how an optimiser step's rows and the weights are shared out."""
-    count, found = trainer["processes"], []
-    if trainer["batch_size"] % max(trainer["micro_batch_size"] * count, 1):
+    count, found = trainer.processes, []
+    if trainer.batch_size % max(trainer.micro_batch_size * count, 1):
         by = f" x trainer.processes={count}" if count > 1 else ""
         found.append(
-            f"trainer.batch_size={trainer['batch_size']} is no multiple of "
-            f"trainer.micro_batch_size={trainer['micro_batch_size']}{by}"
+            f"trainer.batch_size={trainer.batch_size} is no multiple of "
+            f"trainer.micro_batch_size={trainer.micro_batch_size}{by}"
         )
-    for key, choices in (("optimizer", SHARDED_OPTIMIZERS), ("precision", SHARDED_PRECISIONS)):
-        if count > 1 and trainer[key] not in choices:
+    for key, value, choices in (
+        ("optimizer", trainer.optimizer, SHARDED_OPTIMIZERS),
+        ("precision", trainer.precision, SHARDED_PRECISIONS),
+    ):
+        if count > 1 and value not in choices:
             found.append(
-                f"trainer.{key}={trainer[key]} cannot be shared by trainer.processes={count}; "
+                f"trainer.{key}={value} cannot be shared by trainer.processes={count}; "
                 f"what can: {', '.join(choices)}"
             )
     return found
 
 
-def _method_problems(method: dict[str, Any]) -> list[str]:
-    rank = method["rank"]
-    if method["full"] and method["peft"] is not None:
-        return [f"method {method['name']}: full=true trains every weight; it takes no peft section"]
+def _method_problems(method: MethodConfig) -> list[str]:
+    rank = method.rank
+    if method.full and method.peft is not None:
+        return [f"method {method.name}: full=true trains every weight; it takes no peft section"]
     if rank is None:
         return []
     if rank < 1:
-        return [f"method.rank={rank} for {method['name']}: a rank is at least 1"]
-    if method["peft"] is None:
-        return [f"method.rank={rank}: method {method['name']!r} has no adapter, so no rank"]
-    if rank not in method["peft"].values():
+        return [f"method.rank={rank} for {method.name}: a rank is at least 1"]
+    if method.peft is None:
+        return [f"method.rank={rank}: method {method.name!r} has no adapter, so no rank"]
+    if rank not in method.peft.values():
         return [
-            f"method.rank={rank} has no effect: conf/method/{method['name']}.yaml does not use "
+            f"method.rank={rank} has no effect: conf/method/{method.name}.yaml does not use "
             "${method.rank} in its peft section"
         ]
     return []
 
 
-def check(cfg: dict[str, Any], where: str) -> None:
+def check(cfg: Config, where: str) -> None:
     """Raise UserError with every problem of the configuration `where` at once."""
     found = problems(cfg)
     if found:

@@ -137,8 +137,8 @@ def _composed(conf: Path, overrides: tuple[str, ...]) -> DictConfig:
     return hydra.compose("config", overrides=list(overrides))
 
 
-def resolve(cfg: DictConfig, where: str) -> dict[str, Any]:
-    """Resolve interpolations into plain data and check it.
+def resolve(cfg: DictConfig, where: str) -> config.Config:
+    """Resolve interpolations into a typed configuration and check it.
 
     Raises:
         UserError: a value that is missing, of the wrong type, or against another one.
@@ -149,11 +149,11 @@ def resolve(cfg: DictConfig, where: str) -> dict[str, Any]:
 
 def vary(
     cfg: DictConfig, variants: Sequence[Mapping[str, Any]], where: str
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[config.Config]:
     """Set the values of each variant on `cfg`, then resolve and check as `resolve` does.
 
     What a variant changes is replaced in a copy of the variant before, and interpolations that it
-    could reach are resolved anew; all else is the same plain data in every result, so none may be
+    could reach are resolved anew; all else is the same object in every result, so none may be
     changed.
 
     Args:
@@ -163,9 +163,12 @@ def vary(
         UserError: as `resolve`.
     """
     try:
+        before: config.Like | None = None
         for resolved in _variants(cfg, variants):
-            checks.check(resolved, where)
-            yield resolved
+            made = config.Config.of(resolved, before)
+            checks.check(made, where)
+            yield made
+            before = resolved, made
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {error}") from error
 

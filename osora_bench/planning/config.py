@@ -5,9 +5,10 @@ its run id (names shown in tables, places on disk, how the work is split up).
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -154,6 +155,21 @@ class EvalConfig:
     merge: bool = later(False)
     backend: str = later("transformers")
 
+    @property
+    def chosen(self) -> list[DatasetConfig]:
+        """The sets that are to be scored."""
+        return [d for d in self.datasets if d.name not in (self.without or ())]
+
+    def asked(self, dataset: DatasetConfig) -> range:
+        """The positions of the questions that are asked of a set: all, the first so many (the set's
+        own `limit`), or so many evenly spread over it (the suite's)."""
+        everything = range(dataset.questions)
+        if dataset.limit is not None:
+            return everything[: dataset.limit]
+        if self.limit is None or self.limit >= len(everything):
+            return everything
+        return everything[:: len(everything) // self.limit][: self.limit]
+
 
 @dataclass
 class TrainerConfig:
@@ -204,18 +220,45 @@ class Config:
     ledger: str = MISSING
     runs: str = MISSING
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any], like: "Like | None" = None) -> "Config":
+        """A configuration from plain data, a record's too.
 
+        Args:
+            like: another one, as plain data and as made of it: what the two share as plain data,
+                they share as made.
+        """
+        before, made = like or ({}, None)
+        shared = {k: getattr(made, k) for k, v in told.items() if v is before.get(k, ...)}
+        whole: Config = _typed(cls, told, shared)
+        return whole
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method changes the model at all (`none` evaluates it as it is)."""
+        return self.method.peft is not None or self.method.full
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the training; 1 where nothing is trained."""
+        return self.trainer.processes if self.trains else 1
+
+
+Like = tuple[Mapping[str, Any], Config]
+"""A configuration as plain data and as made of it."""
 GROUPS = ("model", "method", "task", "eval", "trainer", "tracker")
 
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def identity_of(node: dict[str, Any], cls: type) -> dict[str, Any]:
-    """The part of a section `node` of type `cls` that can change a cell's numbers."""
+def identity_of(section: Any) -> dict[str, Any]:
+    """The part of a section that can change a cell's numbers, as plain data."""
+    kind: type = type(section)
+    told = ((f, getattr(section, f.name)) for f in _counted(kind))
     return {
-        f.name: node[f.name]
-        for f in _counted(cls)
-        if f.name in node and not (f.metadata.get("later") and node[f.name] == f.default)
+        f.name: plain(value)
+        for f, value in told
+        if not (f.metadata.get("later") and value == f.default)
     }
 
 
@@ -225,29 +268,42 @@ def _counted(cls: type) -> list[dataclasses.Field[Any]]:
     return sorted(fields, key=lambda f: f.name)
 
 
-def asked(suite: dict[str, Any], dataset: dict[str, Any]) -> range:
-    """The positions of the questions that are asked of a set: all, the first so many (the set's own
-    `limit`), or so many evenly spread over it (the suite's)."""
-    everything = range(dataset["questions"])
-    if dataset["limit"] is not None:
-        return everything[: dataset["limit"]]
-    limit = suite.get("limit")  # not in records from before there was one
-    if limit is None or limit >= len(everything):
-        return everything
-    return everything[:: len(everything) // limit][:limit]
+def plain(node: Any) -> Any:
+    """A section, or what a field of one holds, as data that JSON knows; what is plain already is
+    not copied."""
+    if isinstance(node, list):
+        return [plain(value) for value in node]
+    if not dataclasses.is_dataclass(node):
+        return node
+    return {f.name: plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
 
 
-def chosen(suite: dict[str, Any]) -> list[dict[str, Any]]:
-    """The sets of a suite that are to be scored."""
-    without = suite.get("without") or ()  # not in records from before it was there
-    return [d for d in suite["datasets"] if d["name"] not in without]
+def _typed(cls: type, node: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Any:
+    """A section from plain data. What it lacks, as a record does from before an option was there,
+    is the option's default.
+
+    Args:
+        made: fields that are made already.
+    """
+    values = dict(made or {})
+    for name, make in _makers(cls).items():
+        if name in node and name not in values:
+            values[name] = make(node[name])
+    return cls(**values)
 
 
-def trains(cfg: dict[str, Any]) -> bool:
-    """Whether the method changes the model at all (`none` evaluates it as it is)."""
-    return cfg["method"]["peft"] is not None or bool(cfg["method"]["full"])
+@cache
+def _makers(cls: type) -> dict[str, Callable[[Any], Any]]:
+    """By field, what makes its value of plain data."""
+    hints = get_type_hints(cls)
+    return {f.name: _maker(hints[f.name]) for f in dataclasses.fields(cls)}
 
 
-def processes(cfg: dict[str, Any]) -> int:
-    """How many processes share the training of a cell; 1 where nothing is trained."""
-    return int(cfg["trainer"]["processes"]) if trains(cfg) else 1
+def _maker(hint: Any) -> Callable[[Any], Any]:
+    classes: list[Any] = [a for a in (hint, *get_args(hint)) if dataclasses.is_dataclass(a)]
+    if not classes:
+        return lambda value: value
+    make = partial(_typed, classes[0])
+    if get_origin(hint) is list:
+        return lambda values: [make(value) for value in values]
+    return lambda value: None if value is None else make(value)

@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 
 from osora_bench.common import paths
-from osora_bench.planning import config
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import processes, trains
+from osora_bench.planning.config import (
+    Config,
+    DatasetConfig,
+    EvalConfig,
+    ModelConfig,
+    TaskConfig,
+    plain,
+)
 
 GPU_RATE = 0.4 * 989e12
 """Operations a second where a model needs a GPU: 40 % of an H100's bfloat16 peak, assumed."""
@@ -68,40 +74,39 @@ Known = dict[str, Part]
 """By `_training` or `_evaluation` of a configuration."""
 
 
-def _training(cfg: Mapping[str, Any]) -> str:
+def _training(cfg: Config) -> str:
     """What trainings that cost about the same have in common: all but method, rank, rate, seed."""
-    trainer = {k: v for k, v in cfg["trainer"].items() if k not in ("learning_rate", "schedule")}
-    if trainer.get("processes") == 1:
-        del trainer["processes"]  # which older records do not have
-    rows = [s["rows"] for s in cfg["task"]["sources"]] + [cfg["task"]["max_rows"]]
-    what = [*_model(cfg), cfg["method"]["full"], rows, cfg["task"]["loss_on"], trainer]
+    trainer = {
+        key: value
+        for key, value in plain(cfg.trainer).items()
+        if key not in ("learning_rate", "schedule")
+    }
+    rows = [s.rows for s in cfg.task.sources] + [cfg.task.max_rows]
+    what = [*_model(cfg), cfg.method.full, rows, cfg.task.loss_on, trainer]
     return json.dumps(what, sort_keys=True)
 
 
-def _evaluation(cfg: Mapping[str, Any]) -> str:
+def _evaluation(cfg: Config) -> str:
     """What evaluations that cost about the same have in common."""
-    asked = [
-        (d["name"], d["config"], len(config.asked(cfg["eval"], d)), d["max_out_len"])
-        for d in config.chosen(cfg["eval"])
-    ]
-    return json.dumps([*_model(cfg), asked, cfg["eval"]["max_out_len"]], sort_keys=True)
+    asked = [(d.name, d.config, len(cfg.eval.asked(d)), d.max_out_len) for d in cfg.eval.chosen]
+    return json.dumps([*_model(cfg), asked, cfg.eval.max_out_len], sort_keys=True)
 
 
-def _model(cfg: Mapping[str, Any]) -> tuple[str, str]:
-    return cfg["model"]["name"], cfg["model"]["dtype"]
+def _model(cfg: Config) -> tuple[str, str]:
+    return cfg.model.name, cfg.model.dtype
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> Known:
     """What the trainings and the evaluations of records took."""
     groups: dict[str, list[tuple[float, float]]] = {}
     for record in records:
-        cost, cfg = record["measured"], record["config"]
+        cost, cfg = record["measured"], Config.of(record["config"])
         seconds, gigabytes = cost["seconds"], cost["peak_memory_mb"] * 2**20 / 1e9
         if not seconds:  # it stopped before its end
             continue
         rest = seconds["total"] - seconds["train"]
         groups.setdefault(_evaluation(cfg), []).append((rest / 3600, gigabytes))
-        if trains(dict(cfg)):
+        if cfg.trains:
             groups.setdefault(_training(cfg), []).append((seconds["train"] / 3600, gigabytes))
     return {
         key: Part(*(statistics.median(values) for values in zip(*costs, strict=True)))
@@ -113,7 +118,7 @@ def of(cell: Cell, known: Known) -> Estimate | None:
     """A cell's estimate: its training and its evaluation each as before, or by its size; None for
     an architecture whose size is not known here."""
     cfg = cell.config
-    training = known.get(_training(cfg)) if trains(cfg) else Part(0.0, 0.0)
+    training = known.get(_training(cfg)) if cfg.trains else Part(0.0, 0.0)
     evaluation = known.get(_evaluation(cfg))
     as_before = training is not None and evaluation is not None
     if training is None or evaluation is None:
@@ -125,35 +130,35 @@ def of(cell: Cell, known: Known) -> Estimate | None:
     return Estimate(training.hours + evaluation.hours, gigabytes, as_before, training.hours)
 
 
-def _by_size(cfg: dict[str, Any]) -> tuple[Part, Part] | None:
+def _by_size(cfg: Config) -> tuple[Part, Part] | None:
     """Training and evaluation of a model whose architecture is known, by its operations."""
-    shape = _shape(cfg["model"])
+    shape = _shape(cfg.model)
     if shape is None:
         return None
-    size, rate = _parameters(shape), _rate(bool(cfg["model"]["needs_gpu"]))
-    training = _training_operations(cfg, size) if trains(cfg) else 0.0
-    tokens = sum(_tokens(d, cfg["eval"]) for d in config.chosen(cfg["eval"]))
-    alone = BYTES[cfg["model"]["dtype"]] * size + LIBRARIES
+    size, rate = _parameters(shape), _rate(bool(cfg.model.needs_gpu))
+    training = _training_operations(cfg, size) if cfg.trains else 0.0
+    tokens = sum(_tokens(d, cfg.eval) for d in cfg.eval.chosen)
+    alone = BYTES[cfg.model.dtype] * size + LIBRARIES
     return (
-        Part(training / processes(cfg) / rate / 3600, _bytes(cfg, shape, size) / 1e9),
+        Part(training / cfg.processes / rate / 3600, _bytes(cfg, shape, size) / 1e9),
         Part(2 * size * tokens / rate / 3600, alone / 1e9),
     )
 
 
-def precision(suite: Mapping[str, Any]) -> tuple[int, float]:
+def precision(suite: EvalConfig) -> tuple[int, float]:
     """How many questions a suite asks, and the standard error of its Avg. in points, for want of
     questions alone and where it is largest: with one half of each set right."""
-    counts = [len(config.asked(dict(suite), d)) for d in config.chosen(dict(suite))]
+    counts = [len(suite.asked(d)) for d in suite.chosen]
     if not counts:
         return 0, 0.0
     variance = sum(0.25 / n for n in counts) / len(counts) ** 2
     return sum(counts), 100 * math.sqrt(variance)
 
 
-def _shape(model: dict[str, Any]) -> dict[str, Any] | None:
-    shape = model["architecture"]
+def _shape(model: ModelConfig) -> dict[str, Any] | None:
+    shape = model.architecture
     if shape is None:
-        place = paths.resolve(model["path"])
+        place = paths.resolve(model.path)
         file = None if place is None else place / "config.json"
         if file is None or not file.is_file():
             return None
@@ -173,28 +178,27 @@ def _parameters(shape: dict[str, Any]) -> float:
     return float(layer * shape["num_hidden_layers"] + embeddings * hidden * shape["vocab_size"])
 
 
-def _training_operations(cfg: dict[str, Any], size: float) -> float:
+def _training_operations(cfg: Config, size: float) -> float:
     """Forward, backward to the activations, the forward pass again where it is recomputed, and
     the weights' gradients where all are trained."""
-    trainer, task = cfg["trainer"], cfg["task"]
-    rows = sum(s["first"] or s["rows"] for s in task["sources"])
-    rows = rows if task["max_rows"] is None else min(rows, task["max_rows"])
-    steps = trainer["max_steps"] or math.ceil(rows * trainer["epochs"] / trainer["batch_size"])
-    tokens = steps * trainer["batch_size"] * _row_tokens(json.dumps(task["sources"]), task)
-    passes = 4 + 2 * trainer["gradient_checkpointing"] + 2 * cfg["method"]["full"]
+    trainer, task = cfg.trainer, cfg.task
+    rows = sum(s.first or s.rows for s in task.sources)
+    rows = rows if task.max_rows is None else min(rows, task.max_rows)
+    steps = trainer.max_steps or math.ceil(rows * trainer.epochs / trainer.batch_size)
+    tokens = steps * trainer.batch_size * _row_tokens(task)
+    passes = 4 + 2 * trainer.gradient_checkpointing + 2 * cfg.method.full
     return float(passes * size * tokens)
 
 
-def _row_tokens(sources: str, task: dict[str, Any]) -> float:
-    longest = float(task["max_length"])
-    return min(longest, _sampled_tokens(sources) or longest / 2)
+def _row_tokens(task: TaskConfig) -> float:
+    longest = float(task.max_length)
+    return min(longest, _sampled_tokens(task.sources[0].path) or longest / 2)
 
 
 @functools.cache
-def _sampled_tokens(sources: str) -> float | None:
+def _sampled_tokens(path: str) -> float | None:
     """Mean tokens of a training row, by the characters of the first rows; None without the file."""
-    source = json.loads(sources)[0]
-    place = paths.data_file(source["path"])
+    place = paths.data_file(path)
     if place.suffix != ".jsonl" or not place.is_file():
         return None
     with place.open(encoding="utf-8") as file:
@@ -202,28 +206,28 @@ def _sampled_tokens(sources: str) -> float | None:
     return TOKENS_A_CHARACTER * statistics.mean(map(len, lines)) if lines else None
 
 
-def _tokens(dataset: dict[str, Any], suite: dict[str, Any]) -> float:
-    questions = len(config.asked(suite, dataset))
-    if "_ppl_" in dataset["config"]:
+def _tokens(dataset: DatasetConfig, suite: EvalConfig) -> float:
+    questions = len(suite.asked(dataset))
+    if "_ppl_" in dataset.config:
         return float(OPTIONS * questions * QUESTION_TOKENS)
-    answer = min(ANSWER_TOKENS, dataset["max_out_len"] or suite["max_out_len"])
-    return float(questions * (QUESTION_TOKENS + SHOT_TOKENS * (dataset["shots"] or 0) + answer))
+    answer = min(ANSWER_TOKENS, dataset.max_out_len or suite.max_out_len)
+    return float(questions * (QUESTION_TOKENS + SHOT_TOKENS * (dataset.shots or 0) + answer))
 
 
-def _bytes(cfg: dict[str, Any], shape: dict[str, Any], size: float) -> float:
+def _bytes(cfg: Config, shape: dict[str, Any], size: float) -> float:
     """Weights, gradients and optimiser of what is trained, activations of one micro-batch; where
     processes share the training, of the process that needs most: one evaluates the whole model."""
-    trainer = cfg["trainer"]
-    state = 12 * size if cfg["method"]["full"] else 0.0
-    kept = 2 if trainer["gradient_checkpointing"] else 16  # tensors of (tokens, hidden) a layer
-    tokens = trainer["micro_batch_size"] * cfg["task"]["max_length"] * trains(cfg)
+    trainer = cfg.trainer
+    state = 12 * size if cfg.method.full else 0.0
+    kept = 2 if trainer.gradient_checkpointing else 16  # tensors of (tokens, hidden) a layer
+    tokens = trainer.micro_batch_size * cfg.task.max_length * cfg.trains
     activations = (
         tokens
         * 4
         * (kept * shape["hidden_size"] * shape["num_hidden_layers"] + 2 * shape["vocab_size"])
     )
-    weights = BYTES[cfg["model"]["dtype"]] * size
-    return float(max(weights, (weights + state) / processes(cfg) + activations) + LIBRARIES)
+    weights = BYTES[cfg.model.dtype] * size
+    return float(max(weights, (weights + state) / cfg.processes + activations) + LIBRARIES)
 
 
 @functools.cache

@@ -168,7 +168,7 @@ class Grid:
                     "trainer.learning_rate": dict(zip(map(str, block.rates), told, strict=True)),
                     "runs": [trial.run_id for trial in trials],
                 }
-                yield replace(made, config={**made.config, "tuning": tuning})
+                yield replace(made, config=replace(made.config, tuning=tuning))
             else:
                 yield Waiting(made, trials)
 

@@ -8,20 +8,11 @@ from typing import Any
 from osora_bench import NUMERICS_VERSION
 from osora_bench.common import paths
 from osora_bench.common.fingerprint import fingerprint
-from osora_bench.planning.config import (
-    DatasetConfig,
-    EvalConfig,
-    MethodConfig,
-    ModelConfig,
-    TaskConfig,
-    TrainerConfig,
-    identity_of,
-    trains,
-)
+from osora_bench.planning.config import Config, SourceConfig, identity_of, plain
 from osora_bench.records import record
 
 
-def identity(cfg: dict[str, Any], content: dict[str, str] | None = None) -> dict[str, Any]:
+def identity(cfg: Config, content: dict[str, str] | None = None) -> dict[str, Any]:
     """All that can change the numbers of a cell, with the content that paths point to (`content`:
     what `fingerprints` has found before).
 
@@ -29,23 +20,22 @@ def identity(cfg: dict[str, Any], content: dict[str, str] | None = None) -> dict
     pinned revision. Without training, task, trainer and seed cannot matter.
     """
     content = fingerprints(cfg, content)
-    model = identity_of(cfg["model"], ModelConfig)
-    if model["path"] in content:
-        model = {**model, "path": content[model["path"]], "revision": None}
-    suite = identity_of(cfg["eval"], EvalConfig)
+    model = identity_of(cfg.model)
+    if cfg.model.path in content:
+        model |= {"path": content[cfg.model.path], "revision": None}
+    suite = identity_of(cfg.eval)
     suite["datasets"] = [
-        {**identity_of(d, DatasetConfig), "files": [content[f] for f in d["files"]]}
-        for d in suite["datasets"]
+        {**identity_of(d), "files": [content[f] for f in d.files]} for d in cfg.eval.datasets
     ]
     result = {"numerics_version": NUMERICS_VERSION, "model": model, "eval": suite}
-    if trains(cfg):
-        task = identity_of(cfg["task"], TaskConfig)
-        task["sources"] = [_source(s, content) for s in task["sources"]]
+    if cfg.trains:
+        task = identity_of(cfg.task)
+        task["sources"] = [_source(s, content) for s in cfg.task.sources]
         result |= {
-            "method": _told(identity_of(cfg["method"], MethodConfig)),
+            "method": _told(identity_of(cfg.method)),
             "task": task,
-            "trainer": identity_of(cfg["trainer"], TrainerConfig),
-            "seed": cfg["seed"],
+            "trainer": identity_of(cfg.trainer),
+            "seed": cfg.seed,
         }
     return result
 
@@ -55,23 +45,23 @@ def _told(node: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if value is not None and value is not False}
 
 
-def _source(source: dict[str, Any], content: dict[str, str]) -> dict[str, Any]:
+def _source(source: SourceConfig, content: dict[str, str]) -> dict[str, Any]:
     """A source with its files' content in place of their paths."""
-    told = _told(source)
-    told["path"] = content[source["path"]]
-    if source["exclude"] is not None:
-        told["exclude"] = {**source["exclude"], "path": content[source["exclude"]["path"]]}
+    told = _told(plain(source))
+    told["path"] = content[source.path]
+    if source.exclude is not None:
+        told["exclude"] = {**told["exclude"], "path": content[source.exclude.path]}
     return told
 
 
-def revision(cfg: dict[str, Any]) -> str:
+def revision(cfg: Config) -> str:
     """The pinned revision of a hub repository, `local` for files on disk, or `UNPINNED`."""
-    if paths.resolve(cfg["model"]["path"]) is not None:
+    if paths.resolve(cfg.model.path) is not None:
         return "local"
-    return cfg["model"]["revision"] or "UNPINNED"
+    return cfg.model.revision or "UNPINNED"
 
 
-def fingerprints(cfg: dict[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
+def fingerprints(cfg: Config, known: dict[str, str] | None = None) -> dict[str, str]:
     """The content of every file and folder on disk that a configuration names, by its path.
 
     What is not there is taken to be what the records of the ledger were made with: tables need no
@@ -82,17 +72,17 @@ def fingerprints(cfg: dict[str, Any], known: dict[str, str] | None = None) -> di
         known: what is known already, and is not looked at again; what is found is added to it.
     """
     known = {} if known is None else known
-    named = [f for d in cfg["eval"]["datasets"] for f in d["files"]]
-    if trains(cfg):
-        sources = cfg["task"]["sources"]
-        named += [s["path"] for s in sources]
-        named += [s["exclude"]["path"] for s in sources if s["exclude"] is not None]
+    named = [f for d in cfg.eval.datasets for f in d.files]
+    if cfg.trains:
+        sources = cfg.task.sources
+        named += [s.path for s in sources]
+        named += [s.exclude.path for s in sources if s.exclude is not None]
     for path in named:
         if path not in known:
-            known[path] = _content(path, paths.data_file(path), cfg["ledger"])
-    model = cfg["model"]["path"]
+            known[path] = _content(path, paths.data_file(path), cfg.ledger)
+    model = cfg.model.path
     if model not in known and (place := paths.resolve(model)) is not None:
-        known[model] = _content(model, place, cfg["ledger"])
+        known[model] = _content(model, place, cfg.ledger)
     return {path: known[path] for path in (*named, model) if path in known}
 
 
@@ -102,12 +92,12 @@ def _content(path: str, place: Path, ledger: str) -> str:
     return record.contents(Path(ledger)).get(record.portable(path), f"absent:{path}")
 
 
-def run_id(cfg: dict[str, Any], content: dict[str, str] | None = None) -> str:
+def run_id(cfg: Config, content: dict[str, str] | None = None) -> str:
     """Twelve hexadecimal digits of the identity's sha256."""
     return _short(identity(cfg, content))
 
 
-def training_id(cfg: dict[str, Any]) -> str:
+def training_id(cfg: Config) -> str:
     """The same for the training alone: cells that differ in their suite only have one."""
     return _short({key: value for key, value in identity(cfg).items() if key != "eval"})
 

@@ -79,13 +79,13 @@ def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Any:
 
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods(cells)):
-        chosen = [c.config for c in cells if c.config["method"]["name"] == name]
-        ranks = [config["method"]["rank"] for config in chosen]
+        chosen = [c.config for c in cells if c.config.method.name == name]
+        ranks = [config.method.rank or 0 for config in chosen]
         counts = [counting.count(config).trainable for config in chosen]
         axes.plot(
             ranks,
             counts,
-            label=_growth(chosen[0]["method"]["label"], ranks, counts),
+            label=_growth(chosen[0].method.label, ranks, counts),
             color="black",
             linestyle=LINES[index % len(LINES)],
             marker=MARKS[index % len(MARKS)],
@@ -111,21 +111,19 @@ def _growth(label: str, ranks: Sequence[int], counts: Sequence[int]) -> str:
 
 
 def _methods(cells: Sequence[Cell]) -> list[str]:
-    return list(dict.fromkeys(cell.config["method"]["name"] for cell in cells))
+    return list(dict.fromkeys(cell.config.method.name for cell in cells))
 
 
 def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
     """Avg. by rank; the bars are one standard error of the questions on each side."""
     rows = [
-        row
-        for row in recorded(cells, others=others)[0]
-        if row.cell.config["method"]["rank"] is not None
+        row for row in recorded(cells, others=others)[0] if row.cell.config.method.rank is not None
     ]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods([row.cell for row in rows])):
-        found = [r for r in rows if r.cell.config["method"]["name"] == name and r.averages()]
+        found = [r for r in rows if r.cell.config.method.name == name and r.averages()]
         axes.errorbar(
-            [row.cell.config["method"]["rank"] for row in found],
+            [row.cell.config.method.rank for row in found],
             [float(mean(row.averages())) for row in found],
             [row.standard_error() for row in found],
             label=_label(cells, name),
@@ -135,7 +133,7 @@ def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> A
             marker=MARKS[index % len(MARKS)],
             markerfacecolor=GREYS[index % len(GREYS)],
         )
-    shown = sorted({row.cell.config["method"]["rank"] for row in rows})
+    shown = sorted({rank for row in rows if (rank := row.cell.config.method.rank) is not None})
     axes.set_xscale("log", base=2)
     axes.set_xticks(shown, [str(rank) for rank in shown], minor=False)
     axes.set_xlabel("rank r")
@@ -147,31 +145,29 @@ def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> A
 
 
 def _label(cells: Sequence[Cell], method: str) -> str:
-    return next(
-        str(c.config["method"]["label"]) for c in cells if c.config["method"]["name"] == method
-    )
+    return next(str(c.config.method.label) for c in cells if c.config.method.name == method)
 
 
 def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
     """Figure 3: a group of bars a dataset, ours filled, the paper's outlined beside them."""
     rows = recorded(cells, others=others)[0]
     printed = reference.load(spec.reference) if spec.reference is not None else {}
-    datasets = cells[0].config["eval"]["datasets"]
+    datasets = cells[0].config.eval.datasets
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     width = 0.8 / (2 * len(rows))
     for index, row in enumerate(rows):
-        label = row.cell.config["method"]["label"]
+        label = row.cell.config.method.label
         style = {"hatch": HATCHES[index % len(HATCHES)], "edgecolor": "black"}
         for group, dataset in enumerate(datasets):
             left = group - 0.4 + 2 * index * width
-            values = [float(v) for v in row.values(dataset["name"])]
+            values = [float(v) for v in row.values(dataset.name)]
             if values:
                 height = sum(values) / len(values)
                 bar = axes.bar(
                     left, height, width, align="edge", color=GREYS[index % len(GREYS)], **style
                 )
                 axes.bar_label(bar, fmt="%.2f", fontsize=7)
-            key = row.key(dataset["label"])
+            key = row.key(dataset.label)
             if key in printed:
                 paper = float(printed[key].value)
                 bar = axes.bar(left + width, paper, width, align="edge", color="white", **style)
@@ -183,7 +179,7 @@ def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> An
         axes.set_title(f"{spec.title}\n(no run has finished yet)")
     else:
         axes.set_title(spec.title)
-    axes.set_xticks(range(len(datasets)), [d["label"] for d in datasets])
+    axes.set_xticks(range(len(datasets)), [d.label for d in datasets])
     axes.set_ylabel("accuracy, %")
     axes.legend(frameon=False)
     return figure

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +24,7 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
 from osora_bench.planning.checks import DTYPES
 from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import load_experiment
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _cells(
     ranks: Sequence[int] | None,
     told: dict[str, Any] | None,
     modules: Sequence[str] | None,
-) -> list[dict[str, Any]]:
+) -> list[Config]:
     """The resolved configurations to count, as `table` describes them; `told` is what replaces the
     models' own architecture."""
     used = experiment_ranks() if ranks is None and told is None else None
@@ -94,7 +95,7 @@ def _cells(
                 if rank is not None:
                     cfg.method.rank = rank
                 resolved = resolve(cfg, f"{model} {method}")
-                cells.append({**resolved, "model": {**resolved["model"], **(told or {})}})
+                cells.append(replace(resolved, model=replace(resolved.model, **(told or {}))))
     return cells
 
 
@@ -113,12 +114,12 @@ def _parts(
     return model_parts, method_parts
 
 
-def _lines(cells: Sequence[dict[str, Any]], one_model: bool) -> list[Line]:
+def _lines(cells: Sequence[Config], one_model: bool) -> list[Line]:
     """Each cell's line; many are shared out among the machine's cores."""
     from osora_bench.models import skeleton
 
     if one_model:
-        skeleton.blank(cells[0]["model"])  # refused here, once, and not in every line
+        skeleton.blank(cells[0].model)  # refused here, once, and not in every line
     workers = min(len(os.sched_getaffinity(0)), len(cells) // CELLS_A_PROCESS)
     if workers < 2:
         return [_line(cell) for cell in cells]
@@ -152,14 +153,14 @@ def experiment_ranks() -> dict[tuple[str, str], list[int]]:
     return {pair: sorted(ranks) for pair, ranks in found.items()}
 
 
-def _line(cfg: dict[str, Any]) -> Line:
+def _line(cfg: Config) -> Line:
     from osora_bench.models.counting import count
 
-    model, method = cfg["model"]["label"], cfg["method"]
+    model, method = cfg.model.label, cfg.method
     try:
-        return Line(model, method["label"], method["rank"], count(cfg), None)
+        return Line(model, method.label, method.rank, count(cfg), None)
     except UserError as error:
-        return Line(model, method["label"], method["rank"], None, str(error))
+        return Line(model, method.label, method.rank, None, str(error))
 
 
 def read_config_file(place: Path) -> dict[str, Any]:

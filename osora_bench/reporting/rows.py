@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from math import sqrt
 from typing import Any
 
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import asked, trains
+from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, plain
 from osora_bench.records.record import read_ledger
 from osora_bench.reporting.numbers import mean, percent, shown_values
 from osora_bench.reporting.reference import Key
@@ -29,7 +29,7 @@ class Row:
 
     @property
     def datasets(self) -> list[str]:
-        return [d["name"] for d in self.cell.config["eval"]["datasets"]]
+        return [d.name for d in self.cell.config.eval.datasets]
 
     @property
     def shown(self) -> list[dict[str, Any]]:
@@ -37,8 +37,8 @@ class Row:
 
     def planned(self, dataset: str) -> int:
         """How many questions of a set count as all: those that the suite's own limit leaves."""
-        suite = self.cell.config["eval"]
-        (found,) = (d for d in suite["datasets"] if d["name"] == dataset)
+        suite = self.cell.config.eval
+        (found,) = (d for d in suite.datasets if d.name == dataset)
         return _planned(suite, found)
 
     def values(self, dataset: str, *, corrected: bool = False) -> list[Decimal]:
@@ -79,9 +79,7 @@ class Row:
 
     def key(self, column: str) -> Key:
         config = self.cell.config
-        return Key(
-            config["model"]["name"], config["method"]["name"], config["method"]["rank"], column
-        )
+        return Key(config.model.name, config.method.name, config.method.rank, column)
 
 
 def rows(
@@ -92,13 +90,13 @@ def rows(
     With `others`, records that are not of these cells but differ from one only in seed or in how
     many questions were asked join its row, and limited ones count.
     """
-    grouped: dict[str, list[Cell]] = {}
+    grouped: dict[tuple[str, ...], list[Cell]] = {}
+    texts: dict[int, str] = {}  # of sections, which cells share
     for cell in cells:
-        key = json.dumps({k: v for k, v in cell.config.items() if k != "seed"}, sort_keys=True)
-        grouped.setdefault(key, []).append(cell)
+        grouped.setdefault(_but_seed(cell.config, texts), []).append(cell)
     families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records.values() if others else ():
-        families.setdefault(_family(record["config"]), []).append(record)
+        families.setdefault(_family(Config.of(record["config"])), []).append(record)
     made = []
     for same in grouped.values():
         own = {cell.run_id for cell in same}
@@ -112,16 +110,25 @@ def rows(
     return made
 
 
+def _but_seed(config: Config, texts: dict[int, str]) -> tuple[str, ...]:
+    """All of a configuration but its seed, to compare by."""
+    sections = [getattr(config, f.name) for f in fields(config) if f.name != "seed"]
+    for section in sections:
+        if id(section) not in texts:
+            texts[id(section)] = json.dumps(plain(section), sort_keys=True)
+    return tuple(texts[id(section)] for section in sections)
+
+
 def _limited(record: dict[str, Any]) -> bool:
     return any(score["n"] < score["questions"] for score in record["scores"].values())
 
 
-def _family(config: dict[str, Any]) -> tuple[str, ...]:
+def _family(config: Config) -> tuple[str, ...]:
     """What runs share that differ in seed or in the number of questions only."""
-    method = config["method"]
-    trainer = json.dumps(config["trainer"], sort_keys=True) if trains(config) else ""
-    names = [config[group]["name"] for group in ("model", "method", "task", "eval")]
-    return (*names, str(method["rank"]), json.dumps(method["peft"], sort_keys=True), trainer)
+    method = config.method
+    trainer = json.dumps(plain(config.trainer), sort_keys=True) if config.trains else ""
+    names = [part.name for part in (config.model, method, config.task, config.eval)]
+    return (*names, str(method.rank), json.dumps(method.peft, sort_keys=True), trainer)
 
 
 def recorded(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row], list[str]]:
@@ -135,13 +142,13 @@ def recorded(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row],
     return rows(cells, records, others=others), damaged
 
 
-def limit_mark(suite: dict[str, Any], dataset: dict[str, Any]) -> str:
+def limit_mark(suite: EvalConfig, dataset: DatasetConfig) -> str:
     """Marks a set of which the suite asks a part only."""
-    return LIMITED if _planned(suite, dataset) < dataset["questions"] else ""
+    return LIMITED if _planned(suite, dataset) < dataset.questions else ""
 
 
-def _planned(suite: dict[str, Any], dataset: dict[str, Any]) -> int:
-    return dataset["questions"] if suite.get("limit") is None else len(asked(suite, dataset))
+def _planned(suite: EvalConfig, dataset: DatasetConfig) -> int:
+    return dataset.questions if suite.limit is None else len(suite.asked(dataset))
 
 
 def numbers_of(

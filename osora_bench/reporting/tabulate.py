@@ -60,8 +60,8 @@ def check(experiment: Experiment, cells: Sequence[Cell]) -> None:
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
     layouts: dict[str, Callable[[str, TableSpec, Sequence[Row]], Table]] = {
         "methods": by_method,
-        "ranks": partial(by_value, "r", lambda config: config["method"]["rank"]),
-        "rates": partial(by_value, "Rate", lambda config: config["trainer"]["learning_rate"]),
+        "ranks": partial(by_value, "r", lambda config: config.method.rank),
+        "rates": partial(by_value, "Rate", lambda config: config.trainer.learning_rate),
         "tuning": tuning.tuning,
         "against": against.against,
     }
@@ -71,12 +71,12 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
 
 
 def _selected(row: Row, spec: TableSpec) -> bool:
-    method = row.cell.config["method"]
-    if spec.methods is not None and method["name"] not in spec.methods:
+    method = row.cell.config.method
+    if spec.methods is not None and method.name not in spec.methods:
         return False
-    if spec.eval is not None and row.cell.config["eval"]["name"] != spec.eval:
+    if spec.eval is not None and row.cell.config.eval.name != spec.eval:
         return False
     return spec.select is None or any(
-        method["name"] in s["method"] and s.get("rank", method["rank"]) == method["rank"]
+        method.name in s["method"] and s.get("rank", method.rank) == method.rank
         for s in spec.select
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from osora_bench.common import files
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import Config, plain
 from osora_bench.records import code_state
 from osora_bench.records.code_state import differs
 
@@ -41,7 +42,9 @@ def freeze(cells: Sequence[Cell]) -> Frozen:
     """Write down a sweep below its runs folder: a line on all of it, and a line for each cell."""
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     code = code_state.code()
-    listed = [{"run_id": c.run_id, "config": c.config, "overrides": c.overrides} for c in cells]
+    listed = [
+        {"run_id": c.run_id, "config": plain(c.config), "overrides": c.overrides} for c in cells
+    ]
     text = "".join(
         json.dumps(line) + "\n" for line in [{"started": started, "code": code}, *listed]
     )
@@ -56,7 +59,7 @@ def thaw(path: Path, only: str | None = None) -> Frozen:
     """Read a sweep back; with `only`, that cell of it alone, which takes no time in a large one."""
     head, *lines = path.read_text(encoding="utf-8").splitlines()
     told = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
-    cells = [Cell(c["run_id"], c["config"], tuple(c["overrides"])) for c in told]
+    cells = [Cell(c["run_id"], Config.of(c["config"]), tuple(c["overrides"])) for c in told]
     if only is not None:
         cells = [cell for cell in cells if cell.run_id == only]
     return Frozen(path, **json.loads(head), cells=cells)

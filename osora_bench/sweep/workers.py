@@ -19,7 +19,6 @@ from osora_bench.common.exits import INTERRUPTED, LOST, MISTAKE
 from osora_bench.common.progress import say
 from osora_bench.pipeline.messages import less_memory, where
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import processes
 from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.options import RETRIES
 from osora_bench.sweep.watch import Watch
@@ -218,7 +217,7 @@ def run_in_workers(
     """
     slots, there = devices(cells), gpus(cells)
     if there and count > len(slots):
-        each = max(processes(cell.config) for cell in cells)
+        each = max(cell.config.processes for cell in cells)
         raise UserError(
             f"workers={count}: there are {len(there)} GPUs, and a cell takes "
             + ("one" if each == 1 else f"trainer.processes={each}")
@@ -245,14 +244,14 @@ def run_in_workers(
 
 def devices(cells: Sequence[Cell]) -> list[str]:
     """The GPUs of each worker that there are GPUs for: as many as its largest cell trains on."""
-    names, each = gpus(cells), max(processes(cell.config) for cell in cells)
+    names, each = gpus(cells), max(cell.config.processes for cell in cells)
     return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
 
 
 def gpus(cells: Sequence[Cell]) -> list[str]:
     """The GPUs that cells may use here, by the names that CUDA_VISIBLE_DEVICES takes; none if all
     of them are to run on the CPU."""
-    if all(cell.config["device"] == "cpu" for cell in cells):
+    if all(cell.config.device == "cpu" for cell in cells):
         return []
     import torch
 

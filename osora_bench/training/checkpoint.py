@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from osora_bench.common import files
 from osora_bench.common.interruption import Interruption
 from osora_bench.common.progress import say
+from osora_bench.planning.config import Config
 
 SEAL = "complete.json"
 """Checksums of a checkpoint's files, written last: without it, it is not one."""
@@ -21,9 +22,9 @@ WORTH_SAVING = 60.0
 """Seconds of training that are rather done again than written down at its end."""
 
 
-def every(cfg: dict[str, Any]) -> float | None:
+def every(cfg: Config) -> float | None:
     """How long a cell trains between two checkpoints; None: without any."""
-    minutes = cfg["trainer"]["checkpoint_minutes"]
+    minutes = cfg.trainer.checkpoint_minutes
     return None if minutes is None else 60 * minutes
 
 

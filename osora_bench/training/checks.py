@@ -4,55 +4,54 @@ from osora_bench.benchdata.sets import absent, data_folder
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.models.adapters import instantiate
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import processes, trains
 from osora_bench.training.data import dialogues
 
 
 def check_rows(cell: Cell) -> None:
     """Training rows: every file that is missing, else what is wrong with the rows."""
-    if not trains(cell.config):
+    if not cell.config.trains:
         return
-    sources = cell.config["task"]["sources"]
-    files = [one["path"] for s in sources for one in (s, s["exclude"]) if one is not None]
+    sources = cell.config.task.sources
+    files = [one.path for s in sources for one in (s, s.exclude) if one is not None]
     missing = [line for file in files if (line := absent(file)) is not None]
     if missing:
         raise UserError("\n".join([*missing, data_folder()]))
-    dialogues(cell.config["task"], cell.config["seed"])
+    dialogues(cell.config.task, cell.config.seed)
 
 
 def check_optimizer(cell: Cell) -> None:
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    trainer = cell.config["trainer"]
+    trainer = cell.config.trainer
     for key, kinds in (("optimizer", OptimizerNames), ("schedule", SchedulerType)):
         names = [kind.value for kind in kinds]
-        if trainer[key] not in names:
-            raise UserError(unknown(f"trainer.{key}", trainer[key], names))
+        if (value := getattr(trainer, key)) not in names:
+            raise UserError(unknown(f"trainer.{key}", value, names))
 
 
 def check_sharing(cell: Cell) -> None:
     """Models and methods whose weights cannot be shared out among processes."""
-    model, method = cell.config["model"], cell.config["method"]
+    model, method = cell.config.model, cell.config.method
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     from osora_bench.models.skeleton import blank, decoder_layers
 
-    where = f"trainer.processes={processes(cell.config)}"
+    where = f"trainer.processes={cell.config.processes}"
     if not decoder_layers(blank(model)):
         raise UserError(
-            f"{where}: transformers names no layers of {model['name']} that could be shared out"
+            f"{where}: transformers names no layers of {model.name} that could be shared out"
         )
-    if method["peft"] is None:
+    if method.peft is None:
         return
     settings = instantiate(method)
     if settings.is_prompt_learning:
         raise UserError(
-            f"{where}: method {method['name']} learns a prompt, which PEFT saves from whole "
+            f"{where}: method {method.name} learns a prompt, which PEFT saves from whole "
             "weights only: trainer.processes=1"
         )
     if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type], "update_and_allocate"):
         raise UserError(
-            f"{where}: method {method['name']} moves ranks between layers while it trains, for "
+            f"{where}: method {method.name} moves ranks between layers while it trains, for "
             "which it needs them whole: trainer.processes=1"
         )

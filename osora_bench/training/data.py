@@ -10,6 +10,7 @@ from typing import Any
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.config import Config, SourceConfig, TaskConfig
 
 IGNORED_LABEL = -100
 """What torch's cross entropy leaves out of the loss."""
@@ -76,26 +77,26 @@ def _read_json(place: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def source_rows(source: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+def source_rows(source: SourceConfig) -> list[tuple[int, dict[str, Any]]]:
     """The rows that a source trains on, each with its number in the file.
 
     Raises:
         UserError: what `read_rows` refuses, fewer rows than `first`, or a row to be left out that
             the file does not have: the two files then do not belong together.
     """
-    rows = list(enumerate(read_rows(source["path"], source["rows"]), start=1))
-    if source["first"] is not None:
-        if source["first"] > len(rows):
-            raise UserError(f"{source['path']}: first={source['first']}, but it has {len(rows)}")
-        rows = rows[: source["first"]]
-    if source["exclude"] is None:
+    rows = list(enumerate(read_rows(source.path, source.rows), start=1))
+    if source.first is not None:
+        if source.first > len(rows):
+            raise UserError(f"{source.path}: first={source.first}, but it has {len(rows)}")
+        rows = rows[: source.first]
+    if source.exclude is None:
         return rows
-    column, other = source["exclude"]["column"], source["exclude"]["path"]
-    unwanted = {_column(row, column, other) for row in read_rows(other, source["exclude"]["rows"])}
-    missing = unwanted - {_column(row, column, source["path"]) for _, row in rows}
+    column, other = source.exclude.column, source.exclude.path
+    unwanted = {_column(row, column, other) for row in read_rows(other, source.exclude.rows)}
+    missing = unwanted - {_column(row, column, source.path) for _, row in rows}
     if missing:
         raise UserError(
-            f"{source['path']}: {len(missing)} rows of {other} are not in it by {column!r}, so "
+            f"{source.path}: {len(missing)} rows of {other} are not in it by {column!r}, so "
             "they cannot be left out"
         )
     return [(number, row) for number, row in rows if row[column] not in unwanted]
@@ -116,7 +117,7 @@ def _read_csv(place: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
+def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
     """The rows of a task to train on as dialogues, `max_rows` of them drawn by the seed.
 
     Raises:
@@ -127,20 +128,20 @@ def dialogues(task: dict[str, Any], seed: int) -> list[Dialogue]:
     result = _all_dialogues(task, generator)
     held_out = _held_out(task, len(result))
     result = [one for index, one in enumerate(result) if index not in held_out]
-    if task["max_rows"] is not None and task["max_rows"] < len(result):
-        result = generator.sample(result, task["max_rows"])
+    if task.max_rows is not None and task.max_rows < len(result):
+        result = generator.sample(result, task.max_rows)
     return result
 
 
-def validation_dialogues(task: dict[str, Any]) -> list[Dialogue]:
+def validation_dialogues(task: TaskConfig) -> list[Dialogue]:
     """The rows that no seed trains on (`validation_rows`), in the same words for every seed."""
     everything = _all_dialogues(task, random.Random(0))
     return [everything[index] for index in sorted(_held_out(task, len(everything)))]
 
 
-def _held_out(task: dict[str, Any], rows: int) -> set[int]:
+def _held_out(task: TaskConfig, rows: int) -> set[int]:
     """Positions of the validation rows, drawn alike for every seed."""
-    wanted = task.get("validation_rows")
+    wanted = task.validation_rows
     if wanted is None:
         return set()
     if wanted >= rows:
@@ -150,20 +151,18 @@ def _held_out(task: dict[str, Any], rows: int) -> set[int]:
     return set(random.Random(0).sample(range(rows), wanted))
 
 
-def _all_dialogues(task: dict[str, Any], generator: random.Random) -> list[Dialogue]:
+def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]:
     result = []
-    for source in task["sources"]:
+    for source in task.sources:
         for number, row in source_rows(source):
-            columns = _with_options(row, source["options"], generator) if source["options"] else row
+            columns = _with_options(row, source.options, generator) if source.options else row
             try:
                 result.append(
-                    Dialogue(
-                        source["prompt"].format(**columns), source["response"].format(**columns)
-                    )
+                    Dialogue(source.prompt.format(**columns), source.response.format(**columns))
                 )
             except (KeyError, IndexError, TypeError) as error:
                 raise UserError(
-                    f"{source['path']}, line {number}: the template asks for {error}; "
+                    f"{source.path}, line {number}: the template asks for {error}; "
                     f"the row has {', '.join(sorted(columns))}"
                 ) from error
     return result
@@ -201,26 +200,26 @@ def tokenise(
     return TokenisedTask(rows, truncated)
 
 
-def tokenised(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask:
+def tokenised(cfg: Config, tokenizer: Any) -> TokenisedTask:
     """A cell's training rows as tokens."""
-    return _tokens(cfg, dialogues(cfg["task"], cfg["seed"]), tokenizer)
+    return _tokens(cfg, dialogues(cfg.task, cfg.seed), tokenizer)
 
 
-def held_out(cfg: dict[str, Any], tokenizer: Any) -> TokenisedTask | None:
+def held_out(cfg: Config, tokenizer: Any) -> TokenisedTask | None:
     """The rows that a cell's task keeps out of training as tokens, if it does."""
-    if cfg["task"]["validation_rows"] is None:
+    if cfg.task.validation_rows is None:
         return None
-    return _tokens(cfg, validation_dialogues(cfg["task"]), tokenizer)
+    return _tokens(cfg, validation_dialogues(cfg.task), tokenizer)
 
 
-def _tokens(cfg: dict[str, Any], pairs: Sequence[Dialogue], tokenizer: Any) -> TokenisedTask:
-    task = cfg["task"]
+def _tokens(cfg: Config, pairs: Sequence[Dialogue], tokenizer: Any) -> TokenisedTask:
+    task = cfg.task
     return tokenise(
         pairs,
         tokenizer,
-        chat=cfg["model"]["chat"],
-        loss_on=task["loss_on"],
-        max_length=task["max_length"],
+        chat=cfg.model.chat,
+        loss_on=task.loss_on,
+        max_length=task.max_length,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from osora_bench.common import interruption, progress
+from osora_bench.planning.config import Config
 from osora_bench.training import checkpoint
 from osora_bench.training.callbacks import Diverged, own_callbacks
 from osora_bench.training.collator import Collator, takes_places
@@ -46,28 +47,28 @@ class Training:
         return cls(**{**told, "validation": None if held_out is None else Validation(**held_out)})
 
 
-def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> TrainingArguments:
+def arguments(cfg: Config, folder: Path, device: torch.device) -> TrainingArguments:
     """The cell's trainer section in the Trainer's own terms."""
-    trainer = cfg["trainer"]
-    at_once = trainer["micro_batch_size"] * trainer["processes"]
+    trainer = cfg.trainer
+    at_once = trainer.micro_batch_size * trainer.processes
     made = TrainingArguments(
         output_dir=str(folder),
-        learning_rate=trainer["learning_rate"],
-        per_device_train_batch_size=trainer["micro_batch_size"],
-        gradient_accumulation_steps=trainer["batch_size"] // at_once,
-        num_train_epochs=trainer["epochs"],
-        max_steps=trainer["max_steps"] if trainer["max_steps"] is not None else -1,
-        warmup_steps=trainer["warmup_ratio"],
-        lr_scheduler_type=trainer["schedule"],
-        weight_decay=trainer["weight_decay"],
-        optim=trainer["optimizer"],
-        max_grad_norm=trainer["max_grad_norm"],
-        bf16=trainer["precision"] == "bfloat16",
-        fp16=trainer["precision"] == "float16",
-        activation_checkpointing=trainer["gradient_checkpointing"],
+        learning_rate=trainer.learning_rate,
+        per_device_train_batch_size=trainer.micro_batch_size,
+        gradient_accumulation_steps=trainer.batch_size // at_once,
+        num_train_epochs=trainer.epochs,
+        max_steps=trainer.max_steps if trainer.max_steps is not None else -1,
+        warmup_steps=trainer.warmup_ratio,
+        lr_scheduler_type=trainer.schedule,
+        weight_decay=trainer.weight_decay,
+        optim=trainer.optimizer,
+        max_grad_norm=trainer.max_grad_norm,
+        bf16=trainer.precision == "bfloat16",
+        fp16=trainer.precision == "float16",
+        activation_checkpointing=trainer.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
-        seed=cfg["seed"],
-        data_seed=cfg["seed"],
+        seed=cfg.seed,
+        data_seed=cfg.seed,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         report_to=[],
@@ -91,7 +92,7 @@ def arguments(cfg: dict[str, Any], folder: Path, device: torch.device) -> Traini
 def train(
     model: Any,
     task: TokenisedTask,
-    cfg: dict[str, Any],
+    cfg: Config,
     *,
     held_out: TokenisedTask | None = None,
     pad_token_id: int,

@@ -573,32 +573,32 @@ def test_gpqa_is_fetched_from_the_encrypted_archive_alone():
     assert sets.registry()["gpqa"].gated
 
 
-def composed(group: str, name: str) -> dict:
+def composed(group: str, name: str):
     # a suite without sets needs something else that judges
     suite = [f"eval={name}", "task.validation_rows=8"]
     chosen = {"eval": suite, "task": [f"task={name}", "eval=toy", "trainer=paper"]}
     with composer():
-        return resolve(compose(chosen[group], "test"), "test")[group]
+        return getattr(resolve(compose(chosen[group], "test"), "test"), group)
 
 
 @pytest.mark.parametrize("name", group_choices("eval"))
 def test_suites_name_files_and_numbers_of_the_registry(name):
-    for dataset in composed("eval", name)["datasets"]:
-        files = [f for f in dataset["files"] if not f.startswith("pkg://")]
+    for dataset in composed("eval", name).datasets:
+        files = [f for f in dataset.files if not f.startswith("pkg://")]
         for path in files:
             (owner,) = {n for n, f in FILES if f.path == path}
-            assert sets.registry()[owner].questions == dataset["questions"], path
+            assert sets.registry()[owner].questions == dataset.questions, path
         assert files or name.startswith("toy")
 
 
 @pytest.mark.parametrize("name", group_choices("task"))
 def test_tasks_train_on_files_of_the_registry(name):
-    sources = composed("task", name)["sources"]
-    parts = [*sources, *(s["exclude"] for s in sources if s["exclude"])]
+    sources = composed("task", name).sources
+    parts = [*sources, *(s.exclude for s in sources if s.exclude)]
     for part in parts:
-        if not part["path"].startswith("pkg://"):
-            (file,) = [f for _, f in FILES if f.path == part["path"]]
-            assert file.rows == part["rows"]
+        if not part.path.startswith("pkg://"):
+            (file,) = [f for _, f in FILES if f.path == part.path]
+            assert file.rows == part.rows
 
 
 @pytest.mark.real_data

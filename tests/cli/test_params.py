@@ -18,6 +18,7 @@ from osora_bench.models import base as models
 from osora_bench.models import weights as models_weights
 from osora_bench.planning import identity
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
+from osora_bench.planning.config import Config
 from osora_bench.reporting import parameters, reference
 
 MODELS = {  # all parameters, as the hub lists them
@@ -32,13 +33,13 @@ MODELS = {  # all parameters, as the hub lists them
 ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 
 
-def configured(*overrides: str) -> dict:
+def configured(*overrides: str) -> Config:
     with composer():
         return resolve(compose(overrides, "test"), "test")
 
 
 def layers(cfg: dict) -> dict[str, tuple[int, int]]:
-    return skeleton.adapted_layers(skeleton.blank(cfg["model"]), cfg["model"]["target_modules"])
+    return skeleton.adapted_layers(skeleton.blank(cfg.model), cfg.model.target_modules)
 
 
 @pytest.mark.parametrize("model", ["mistral-7b-instruct-v0.3", "llama3-8b-instruct"])
@@ -76,7 +77,7 @@ def test_architectures_have_the_hubs_number_of_parameters(model):
 def test_every_model_of_the_paper_is_pinned_and_says_its_licence():
     for name in MODELS:
         cfg = configured(f"model={name}")
-        assert cfg["model"]["licence"]
+        assert cfg.model.licence
         assert identity.revision(cfg) == "local" or len(identity.revision(cfg)) == 40
 
 
@@ -106,7 +107,7 @@ def test_adapter_bytes_are_those_of_the_saved_file(method, tmp_path):
     cfg = configured(f"method={method}", "method.rank=8")
     counted = counting.count(cfg)
     base = models.Workspace().base(cfg).model
-    adapted = peft.get_peft_model(base, adapters.instantiate(cfg["method"]))
+    adapted = peft.get_peft_model(base, adapters.instantiate(cfg.method))
     adapted.save_pretrained(tmp_path)
     assert counted.adapter_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
     assert counted.trainable == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
@@ -238,11 +239,11 @@ def test_another_architecture_than_the_files_is_refused(tmp_path):
     toy = paths.resolve("pkg://osora_bench.toy/model")
     cfg = configured("model=qwen2-7b", f"model.path={toy}")
     with pytest.raises(UserError, match="hidden_size .* in place of 3584"):
-        models_weights.check_weights(cfg["model"])
+        models_weights.check_weights(cfg.model)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     cfg = configured("model=qwen2-7b", f"model.path={tmp_path}")
     with pytest.raises(UserError, match="holds no weights"):
-        models_weights.check_weights(cfg["model"])
+        models_weights.check_weights(cfg.model)
 
 
 def altered_toy(folder, **changes):
@@ -264,7 +265,7 @@ def altered_toy(folder, **changes):
 def test_weights_that_are_not_those_of_the_config_beside_them_are_refused(tmp_path, changes, told):
     cfg = configured(f"model.path={altered_toy(tmp_path, layer_types=None, **changes)}")
     with pytest.raises(UserError, match=f"its config.json describes: tensors {told}"):
-        models_weights.check_weights(cfg["model"])
+        models_weights.check_weights(cfg.model)
 
 
 def test_a_damaged_file_of_weights_is_refused(tmp_path):
@@ -272,4 +273,4 @@ def test_a_damaged_file_of_weights_is_refused(tmp_path):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:1000])
     with pytest.raises(UserError, match="model: cannot be loaded: "):
-        models_weights.check_weights(configured(f"model.path={folder}")["model"])
+        models_weights.check_weights(configured(f"model.path={folder}").model)

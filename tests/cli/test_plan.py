@@ -35,7 +35,7 @@ def test_a_training_that_several_suites_share_counts_once(experiments, places): 
         with_loss(trial, 1.0)  # the first is the best of equals
     made = plan.lines(grid.expansion("tuned", places))
     todo = [line for line in made if line.state == "missing"]
-    trained = [line for line in todo if line.cell.config["method"]["name"] == "lora"]
+    trained = [line for line in todo if line.cell.config.method.name == "lora"]
     # two suites: seed 3 was trained by the trial, seed 4 is trained once
     expected = sum(line.cost.hours for line in todo) - 3 * trained[0].cost.training
     assert plan._hours(made) == pytest.approx(expected)
@@ -53,5 +53,5 @@ def test_a_damaged_record_is_no_work_to_be_done(experiments, places):  # noqa: F
 
 
 def test_precision_is_the_binomial_one_at_one_half(make_cell):
-    suite = make_cell("eval=toy", "eval.limit=100").config["eval"]
+    suite = make_cell("eval=toy", "eval.limit=100").config.eval
     assert estimate.precision(suite) == (200, pytest.approx(100 * math.sqrt(0.25 / 200)))

@@ -186,7 +186,7 @@ def test_what_is_not_supported_is_known(kind):
 def test_every_model_of_conf_is_supported(name):
     with composer():
         cfg = resolve(compose([f"model={name}"], "test"), "test")
-    architecture = cfg["model"]["architecture"] or {"model_type": "llama"}
+    architecture = cfg.model.architecture or {"model_type": "llama"}
     # what the hub's configurations of Qwen hold besides, and switch off
     window = {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 28}
     more = window if architecture["model_type"] == "qwen2" else {}

@@ -5,6 +5,7 @@ import errno
 import gzip
 import json
 import shutil
+from dataclasses import replace
 
 import peft
 import pytest
@@ -24,6 +25,7 @@ from osora_bench.evaluation import scores as scoring
 from osora_bench.evaluation import suites as evaluation_suites
 from osora_bench.evaluation.in_memory_model import InMemoryModel, messages
 from osora_bench.evaluation.journal import Journal
+from osora_bench.planning.config import DatasetConfig, EvalConfig
 from osora_bench.records.record import unpack
 
 TINY = {
@@ -94,7 +96,7 @@ def test_every_question_of_the_toy_sets_is_answered_and_judged_as_by_the_stock_w
     theirs = stock(True)
     for suite in ("toy", "toy-validation"):
         cell = make_cell(f"eval={suite}", "eval.datasets.0.limit=60", "eval.datasets.1.limit=60")
-        for name, config in evaluation_suites.prepare(cell.config["eval"], tmp_path).items():
+        for name, config in evaluation_suites.prepare(cell.config.eval, tmp_path).items():
             found = []
             for who, model in (("ours", wrapped(toy)), ("stock", theirs)):
                 work = tmp_path / name / who
@@ -272,7 +274,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
 )
 def test_the_suites_answer_length_bounds_that_of_each_set(override, lengths, make_cell):
     cell = make_cell(override)
-    configs = evaluation_suites.prepare(cell.config["eval"], cell.paths.runs).values()
+    configs = evaluation_suites.prepare(cell.config.eval, cell.paths.runs).values()
     assert {c.infer_cfg.inferencer.max_out_len for c in configs} == lengths
 
 
@@ -283,12 +285,12 @@ def test_data_sets_are_built_once_a_process_not_once_a_cell(toy, make_cell, monk
     monkeypatch.setattr(tasks, "_built", {})
     monkeypatch.setattr(evaluation_suites, "_prepared", {})
     monkeypatch.setattr(
-        tasks, "build_dataset_from_cfg", lambda cfg: built.append(cfg["abbr"]) or whole(cfg)
+        tasks, "build_dataset_from_cfg", lambda cfg: built.append(cfg.abbr) or whole(cfg)
     )
     read = []
     shipped = evaluation_suites.dataset_config
     monkeypatch.setattr(
-        evaluation_suites, "dataset_config", lambda d: read.append(d["name"]) or shipped(d)
+        evaluation_suites, "dataset_config", lambda d: read.append(d.name) or shipped(d)
     )
     for name in ("one", "two", "three"):
         cell = make_cell("eval.datasets.0.limit=3", "eval.datasets.1.limit=3")
@@ -301,7 +303,7 @@ def test_a_set_that_is_left_out_is_told(toy, make_cell):
     scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
     assert list(scores) == ["gsm8k-toy"]
     long = dataclasses.replace(scores["gsm8k-toy"], too_long=2)
-    assert scoring.not_run(cell.config["eval"], {"gsm8k-toy": long}) == {
+    assert scoring.not_run(cell.config.eval, {"gsm8k-toy": long}) == {
         "gsm8k-toy": "497 of 500 questions: limited; 2 prompts: longer than the model's context",
         "commonsenseqa-toy": "left out by eval.without",
     }
@@ -338,21 +340,14 @@ def test_shipped_configurations_are_found_by_their_name():
     assert "test_range" not in config.reader_cfg
 
 
-GSM8K = {
-    "name": "gsm8k",
-    "config": "gsm8k_gen_1d7fe4",
-    "questions": 1319,
-    "max_out_len": 7,
-    "limit": None,
-    "abbr": None,
-}
+GSM8K = DatasetConfig(name="gsm8k", config="gsm8k_gen_1d7fe4", questions=1319, max_out_len=7)
 
 
 @pytest.mark.parametrize(
     ("own", "suites", "asked"), [(5, None, "[0:5:1]"), (None, 5, "[0:1315:263]"), (2, 5, "[0:2:1]")]
 )
 def test_a_limit_asks_the_first_questions_and_a_suites_spreads_them(own, suites, asked):
-    dataset, suite = {**GSM8K, "limit": own}, {"limit": suites, "max_out_len": 9}
+    dataset, suite = replace(GSM8K, limit=own), EvalConfig(limit=suites, max_out_len=9)
     config = evaluation_suites._bounded(evaluation_suites.dataset_config(dataset), dataset, suite)
     assert config.reader_cfg.test_range == asked
     assert len(range(1319)[slice(*map(int, asked[1:-1].split(":")))]) == (own or suites)
@@ -363,9 +358,9 @@ def judged(*verdicts):
 
 
 def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
-    dataset = {"name": "x", "questions": 2, "metric": "accuracy"}
+    dataset = DatasetConfig(name="x", questions=2)
     assert scoring.score_of({"accuracy": 50.0}, judged(True, False), dataset, 0, None).k == 1
-    third = {**dataset, "questions": 3}
+    third = replace(dataset, questions=3)
     verdicts = judged(True, False, False)
     assert scoring.score_of({"accuracy": 33.33}, verdicts, third, 0, None).accuracy == 33.33
     with pytest.raises(UserError, match="x: OpenCompass says 33.34, its verdicts say 1/3"):
@@ -377,7 +372,7 @@ def test_a_score_that_its_verdicts_do_not_add_up_to_is_an_error():
 def test_a_model_that_knows_the_answers_scores_full_marks(toy, make_cell, monkeypatch):
     """The whole way through OpenCompass with answers that are right, then wrong for every third."""
     cell = make_cell("eval.datasets.0.limit=30", "eval.datasets.1.limit=30")
-    suite = cell.config["eval"]
+    suite = cell.config.eval
     configs = evaluation_suites.prepare(suite, cell.paths.runs)
     known = []  # what a prompt contains, and its right answer, in the order of the questions
     for config in configs.values():
@@ -419,7 +414,7 @@ def test_a_number_with_separators_is_corrected_beside_the_official_score(
 ):
     """OpenCompass reads "0,021" as 021."""
     cell = make_cell("eval.datasets.0.limit=9", "eval.datasets.1.limit=9")
-    config = evaluation_suites.prepare(cell.config["eval"], cell.paths.runs)["gsm8k-toy"]
+    config = evaluation_suites.prepare(cell.config.eval, cell.paths.runs)["gsm8k-toy"]
     golds = [row["answer"].split("#### ")[1] for row in tasks.build_dataset(config).test]
 
     def answer(self, inputs, max_out_len, **_):
@@ -463,7 +458,7 @@ def test_separators_of_thousands(text, rewritten):
 )
 def test_siqas_answers_that_are_a_letter_alone_are_read(text, official, corrected):
     """By the configuration's own post-processor, before and after."""
-    siqa = {"name": "siqa", "config": "siqa_gen_18632c", "abbr": None, "max_out_len": None}
+    siqa = DatasetConfig(name="siqa", config="siqa_gen_18632c")
     config = evaluation_suites.dataset_config(siqa)
     settings = dict(config.eval_cfg.pred_postprocessor)
     read = settings.pop("type")
@@ -471,13 +466,13 @@ def test_siqas_answers_that_are_a_letter_alone_are_read(text, official, correcte
     assert correction.rule == "an option's letter alone is an answer"
     assert read(text, **settings) == official
     assert read(correction.rewrite(text), **settings) == corrected
-    arc = {"name": "ARC-c", "config": "ARC_c_gen_1e0de5", "abbr": None, "max_out_len": None}
+    arc = DatasetConfig(name="ARC-c", config="ARC_c_gen_1e0de5")
     assert corrections.of(evaluation_suites.dataset_config(arc)) is None
 
 
 def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
     cell = make_cell("eval.datasets.0.limit=12", "eval.datasets.1.limit=12")
-    merged = {**cell.config, "eval": {**cell.config["eval"], "merge": True}}
+    merged = replace(cell.config, eval=replace(cell.config.eval, merge=True))
     base = LlamaForCausalLM.from_pretrained(TOY).eval()
     config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
     adapted = peft.get_peft_model(base, config)

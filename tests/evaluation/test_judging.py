@@ -1,6 +1,7 @@
 """Every question has a verdict, also where OpenCompass's evaluator states a mean only."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import evaluate, judging, scores, suites, tasks
 from osora_bench.evaluation.in_memory_model import InMemoryModel
+from osora_bench.planning.config import DatasetConfig
 from osora_bench.records.record import unpack
 
 REST = {"files": [], "limit": None, "max_out_len": None, "abbr": None, "metric": "accuracy"}
@@ -28,7 +30,7 @@ def asking(make_cell, tmp_path, monkeypatch):
             place.write_text(text, encoding="utf-8")
         monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
         cfg = make_cell().config
-        return {**cfg, "eval": {**cfg["eval"], "datasets": [{**REST, **dataset}]}}
+        return replace(cfg, eval=replace(cfg.eval, datasets=[DatasetConfig(files=[], **dataset)]))
 
     return make
 
@@ -67,7 +69,7 @@ def test_an_evaluator_without_verdicts_is_asked_about_each_question(asking, gpt2
     cfg = asking(SIQA, siqa_files())
     outputs = ["to restt", "to run awa", "to run away!", "too sing"]  # near to A, C, C, B
     monkeypatch.setattr(InMemoryModel, "generate", lambda self, inputs, *_, **__: outputs)
-    runs = evaluate.Path(cfg["runs"])
+    runs = evaluate.Path(cfg.runs)
     (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()
     assert unpack(score.right, 4) == [True, False, True, False]
     assert (score.k, score.accuracy, score.unread) == (2, 50.0, 0)
@@ -96,7 +98,7 @@ class Named(BaseEvaluator):
 )
 def test_what_is_neither_right_nor_wrong_is_refused(evaluator, told, asking, tmp_path):
     cfg = asking(SIQA, siqa_files())
-    (config,) = suites.prepare(cfg["eval"], tmp_path).values()
+    (config,) = suites.prepare(cfg.eval, tmp_path).values()
     config = evaluate.copy.deepcopy(config)
     config.eval_cfg.evaluator = {"type": evaluator}
     made = {str(i): {"origin_prompt": "?", "prediction": "to rest"} for i in range(4)}
@@ -108,12 +110,12 @@ def test_what_is_neither_right_nor_wrong_is_refused(evaluator, told, asking, tmp
 def test_a_metric_that_is_not_stated_is_told_before_any_question_is_asked(asking, tmp_path):
     cfg = asking({**SIQA, "metric": "f1"}, siqa_files())
     with pytest.raises(UserError, match="siqa: OpenCompass returned no f1, but accuracy; the set"):
-        suites.prepare(cfg["eval"], tmp_path)
+        suites.prepare(cfg.eval, tmp_path)
 
 
 def test_an_evaluator_that_says_nothing_of_single_questions_is_refused(asking, tmp_path):
     cfg = asking(SIQA, siqa_files())
-    (config,) = suites.prepare(cfg["eval"], tmp_path).values()
+    (config,) = suites.prepare(cfg.eval, tmp_path).values()
     made = {str(i): {"prediction": "to rest"} for i in range(4)}  # without a prompt: no details
     tasks.rewrite(made, config, tmp_path / "work")
     with pytest.raises(UserError, match="siqa: OpenCompass's evaluator judges no single question"):
@@ -141,8 +143,8 @@ def test_a_question_whose_texts_exceed_the_context_is_not_asked_and_not_right(
     """Of four alike losses the first label would win: it is the right one of every question. The
     configuration may name a batch size of its own."""
     cfg = asking(RACE, race_files(1))
-    runs = evaluate.Path(cfg["runs"])
-    (config,) = suites.prepare(cfg["eval"], runs).values()
+    runs = evaluate.Path(cfg.runs)
+    (config,) = suites.prepare(cfg.eval, runs).values()
     if own is not None:
         monkeypatch.setitem(config.infer_cfg.inferencer, "batch_size", own)
     (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()

@@ -3,6 +3,7 @@
 import gzip
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,30 @@ from osora_bench.evaluation import evaluate, suites
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
+from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, TaskConfig
 from osora_bench.training import data
 
 REAL = paths.data_root()
 SUITES = [n for n in group_choices("eval") if not n.startswith("toy") and n != "none"]
 
 
-def suite(name: str) -> dict:
+def composed(*overrides: str) -> Config:
     with composer():
-        return resolve(compose([f"eval={name}"], "test"), "test")["eval"]
+        return resolve(compose([*overrides], "test"), "test")
 
 
-def task(name: str) -> dict:
-    with composer():
-        return resolve(compose([f"task={name}", "eval=toy", "trainer=paper"], "test"), "test")[
-            "task"
-        ]
+def suite(name: str) -> EvalConfig:
+    return composed(f"eval={name}").eval
+
+
+def task(name: str) -> TaskConfig:
+    return composed(f"task={name}", "eval=toy", "trainer=paper").task
+
+
+def asking(suite: EvalConfig, folder: Path) -> Config:
+    """A configuration that asks a chat model the questions of a suite."""
+    cfg = composed("eval=toy", f"runs={folder}")
+    return replace(cfg, eval=suite)
 
 
 def shots(config) -> int:
@@ -43,13 +52,13 @@ def shots(config) -> int:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
-    for dataset in suite(name)["datasets"]:
+    for dataset in suite(name).datasets:
         config = suites.dataset_config(dataset)
-        assert shots(config) == dataset["shots"], dataset["name"]
-        length = config.infer_cfg.inferencer.get("max_out_len", suite(name)["max_out_len"])
+        assert shots(config) == dataset.shots, dataset.name
+        length = config.infer_cfg.inferencer.get("max_out_len", suite(name).max_out_len)
         assert length == 512, "the authors' setting"
         assert suites.by_perplexity(config) == name.endswith("-ppl")
-        assert ("gen" in dataset["config"]) != name.endswith("-ppl")
+        assert ("gen" in dataset.config) != name.endswith("-ppl")
 
 
 def test_maths_two_configurations_differ_in_the_scoring_only():
@@ -114,17 +123,18 @@ def test_any_configuration_that_opencompass_ships_can_be_named(tiny, tmp_path, m
         {"name": "middle", "abbr": "race-middle", "config": "race_ppl_a138cd", "questions": 1},
         {"name": "triviaqa", "config": "triviaqa_gen_2121ce", "questions": 2, "metric": "score"},
     ]
-    rest = {"files": [], "limit": None, "max_out_len": None, "abbr": None, "metric": "accuracy"}
-    chosen = {**suite("toy"), "datasets": [{**rest, **s} for s in sets], "max_out_len": 4}
-    cfg = {"eval": chosen, "model": {"chat": True}, "runs": str(tmp_path)}
+    chosen = replace(
+        suite("toy"), datasets=[DatasetConfig(files=[], **s) for s in sets], max_out_len=4
+    )
+    cfg = asking(chosen, tmp_path)
     scores = evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
     assert {name: score.n for name, score in scores.items()} == {
         "race-middle": 1, "middle": 1, "triviaqa": 2,
     }  # fmt: skip
-    chosen["datasets"][0]["abbr"] = "race-mid"
+    chosen.datasets[0].abbr = "race-mid"
     with pytest.raises(UserError, match="Did you mean 'race-middle' or 'race-high'?"):
         evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
-    chosen["datasets"][0] |= {"abbr": None, "config": "race_gen_69ee4"}
+    chosen.datasets[0].abbr, chosen.datasets[0].config = None, "race_gen_69ee4"
     with pytest.raises(UserError, match="Did you mean 'race_gen_69ee4f'") as told:
         evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
     assert len(str(told.value)) < 600  # the nearest, not every one of a thousand
@@ -165,7 +175,7 @@ def test_gpqas_answers_are_not_written_where_git_would_commit_them(tmp_path, mon
 
 
 def missing(name: str) -> list[str]:
-    return [f for d in suite(name)["datasets"] for f in d["files"] if not (REAL / f).is_file()]
+    return [f for d in suite(name).datasets for f in d.files if not (REAL / f).is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +195,9 @@ def tiny(tmp_path_factory):
 def evaluated(name, tiny, folder, questions):
     """Every set of a suite, a few questions of it, through OpenCompass."""
     limited = suite(name)
-    for dataset in limited["datasets"]:
-        dataset.update(limit=questions, max_out_len=4)
-    cfg = {"eval": limited, "model": {"chat": True}, "runs": str(folder)}
+    for dataset in limited.datasets:
+        dataset.limit, dataset.max_out_len = questions, 4
+    cfg = asking(limited, folder)
     return limited, evaluate.evaluate(*tiny, cfg, folder / "evaluation", name)
 
 
@@ -198,7 +208,7 @@ def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_p
     monkeypatch.setenv("OSORA_DATA", "nowhere")
     smoke.use_made_up_data(tmp_path)
     limited, scores = evaluated(name, tiny, tmp_path, 3)
-    assert list(scores) == [d["name"] for d in limited["datasets"]]
+    assert list(scores) == [d.name for d in limited.datasets]
     assert all((score.n, score.too_long) == (3, 0) for score in scores.values())
 
 
@@ -209,7 +219,7 @@ def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):
         pytest.skip(f"OSORA_DATA has no {', '.join(missing(name))}")
     limited, scores = evaluated(name, tiny, tmp_path, 3)
     assert all((score.n, score.too_long) == (3, 0) for score in scores.values())
-    assert [s.questions for s in scores.values()] == [d["questions"] for d in limited["datasets"]]
+    assert [s.questions for s in scores.values()] == [d.questions for d in limited.datasets]
 
 
 @pytest.mark.real_data

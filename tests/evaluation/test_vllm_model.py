@@ -145,7 +145,7 @@ def test_perplexities_are_refused_before_a_model_is_loaded(tmp_path, make_cell, 
     chosen = ["eval=commonsenseqa-ppl", "eval.datasets.0.limit=2", "eval.backend=vllm"]
     cell = make_cell(*chosen)
     with pytest.raises(UserError, match="commonsense_qa: perplexities need eval.backend=transform"):
-        suites.prepare(cell.config["eval"], tmp_path)
+        suites.prepare(cell.config.eval, tmp_path)
 
 
 def test_adapters_that_vllm_cannot_have(engines, tmp_path):

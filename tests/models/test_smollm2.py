@@ -48,7 +48,7 @@ def test_the_built_folder_is_the_model_that_its_file_describes(monkeypatch):
     smollm2.build(FOLDER)
     with composer():
         cfg = resolve(compose(["model=smollm2-135m"], "test"), "test")
-    weights.check_weights(cfg["model"])
+    weights.check_weights(cfg.model)
 
 
 @pytest.mark.real_data

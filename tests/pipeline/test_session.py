@@ -33,10 +33,8 @@ def numbers(cell, made=None):
 def test_every_method_builds_its_adapter_with_the_rank_it_is_given(make_cell, method):
     cell = make_cell(f"method={method}", "method.rank=4")
     base = models.Workspace().base(cell.config)
-    layers = skeleton.adapted_layers(base.model, cell.config["model"]["target_modules"])
-    adapted = peft.get_peft_model(
-        base.model, instantiate(cell.config["method"]["peft"], _convert_="all")
-    )
+    layers = skeleton.adapted_layers(base.model, cell.config.model.target_modules)
+    adapted = peft.get_peft_model(base.model, instantiate(cell.config.method.peft, _convert_="all"))
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     formula = {
         "lora": lambda out, into: 4 * (out + into),
@@ -224,9 +222,9 @@ def test_pissa_starts_as_peft_starts_it_and_closer_to_the_exact_residual(make_ce
         n: t.double() for n, t in models.Workspace().base(cell.config).model.state_dict().items()
     }
     ours = peft.get_peft_model(
-        models.Workspace().base(cell.config).model, adapters.instantiate(cell.config["method"])
+        models.Workspace().base(cell.config).model, adapters.instantiate(cell.config.method)
     )
-    adapters.start(cell.config["method"])(ours)
+    adapters.start(cell.config.method)(ours)
     theirs = peft.get_peft_model(
         models.Workspace().base(cell.config).model,
         peft.LoraConfig(

@@ -126,7 +126,7 @@ def test_an_offline_run_holds_the_cell_and_changes_nothing_of_it(
     history = [values(r.history.item) for r in records if r.HasField("history")]
     body = record.read(cell.record)
     assert [[h["step"], round(h["loss"], 6)] for h in history] == body["training"]["loss"]
-    rate = cell.config["trainer"]["learning_rate"]
+    rate = cell.config.trainer.learning_rate
     assert all(0 <= h["learning_rate"] <= rate and h["tokens_per_second"] > 0 for h in history)
     assert all(0.05 < h["memory_gb"] < 100 for h in history)
     summary = {}
@@ -351,8 +351,8 @@ def test_a_mode_that_is_none_or_cannot_work_is_refused_before_anything_starts(
 
 def test_an_experiments_cells_are_grouped_by_its_name():
     cells = grid.expand("demo", ["tracker=wandb"])
-    assert {c.config["tracker"]["group"] for c in cells} == {"demo"}
+    assert {c.config.tracker.group for c in cells} == {"demo"}
     mine = grid.expand("demo", ["tracker=wandb", "tracker.group=mine"])
-    assert {c.config["tracker"]["group"] for c in mine} == {"mine"}
+    assert {c.config.tracker.group for c in mine} == {"mine"}
     assert [c.run_id for c in mine] == [c.run_id for c in cells]
     assert config.TrackerConfig.group is None

@@ -13,7 +13,7 @@ MEMBERS = [(group, name) for group in config.GROUPS for name in group_choices(gr
 EXPERIMENTS = sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml"))
 
 
-def composed(*overrides: str) -> dict:
+def composed(*overrides: str) -> config.Config:
     with composer():
         return resolve(compose(overrides, "test"), "test")
 
@@ -26,8 +26,9 @@ def test_every_file_composes_and_is_named_like_its_file(group, name):
     if name == "none" and group == "eval":  # then something else must judge
         chosen.append("task.validation_rows=8")
     cfg = composed(*chosen)
-    if "name" in cfg[group]:
-        assert cfg[group]["name"] == name
+    section = getattr(cfg, group)
+    if hasattr(section, "name"):
+        assert section.name == name
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -102,5 +103,5 @@ def test_what_is_more_than_a_value_is_left_to_hydra():
         "~method.peft.lora_dropout",
     ]
     cfg = composed(*chosen)
-    assert cfg["method"]["peft"]["bias"] == "none"
-    assert "lora_dropout" not in cfg["method"]["peft"]
+    assert cfg.method.peft["bias"] == "none"
+    assert "lora_dropout" not in cfg.method.peft

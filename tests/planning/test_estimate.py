@@ -6,6 +6,7 @@ import pytest
 
 from osora_bench.cli.main import main
 from osora_bench.planning import estimate
+from osora_bench.planning.config import plain
 from osora_bench.records import record
 
 
@@ -13,7 +14,7 @@ def test_parameters_are_those_of_the_real_modules(make_cell):
     from osora_bench.models import skeleton
 
     for name in ("smollm2-135m", "mistral-7b-instruct-v0.3", "qwen2-7b", "llama2-13b-chat"):
-        model = make_cell(f"model={name}", "method=none", "task=toy", "trainer=toy").config["model"]
+        model = make_cell(f"model={name}", "method=none", "task=toy", "trainer=toy").config.model
         exact = sum(p.numel() for p in skeleton.blank(model).parameters())
         assert estimate._parameters(estimate._shape(model)) == pytest.approx(exact, rel=1e-3)
 
@@ -25,7 +26,7 @@ def test_a_cell_costs_what_its_like_did(make_cell):
     assert 0 < guessed.hours < 1
     made = [
         {
-            "config": cell.config,
+            "config": plain(cell.config),
             "measured": {"seconds": {"train": 1.0, "total": total}, "peak_memory_mb": 1000},
         }
         for cell, total in zip(cells, (36.0, 72.0), strict=True)

@@ -15,6 +15,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import skeleton
 from osora_bench.planning import grid, smoke
 from osora_bench.planning.compose import composer
+from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
@@ -67,14 +68,14 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         made = record.read(cell.record)
         assert made["training"]["steps"] == 1
         assert {s["n"] for s in made["scores"].values()} == {1}
-        published = {d["name"]: d["questions"] for d in real.config["eval"]["datasets"]}
+        published = {d.name: d.questions for d in real.config.eval.datasets}
         assert {n: s["questions"] for n, s in made["scores"].items()} == published
         assert cell.run_id != real.run_id
-        assert cell.config["method"]["peft"] == real.config["method"]["peft"]
-        tiny = skeleton.blank(cell.config["model"])
-        assert type(tiny).__name__ == FAMILIES[real.config["model"]["architecture"]["model_type"]]
-        rate = real.config["trainer"]["learning_rate"]
-        assert cell.config["trainer"]["learning_rate"] == rate
+        assert cell.config.method.peft == real.config.method.peft
+        tiny = skeleton.blank(cell.config.model)
+        assert type(tiny).__name__ == FAMILIES[real.config.model.architecture["model_type"]]
+        rate = real.config.trainer.learning_rate
+        assert cell.config.trainer.learning_rate == rate
     strict, _ = tabulate.build(load_experiment(name), cells)
     shown, _ = tabulate.build(load_experiment(name), cells, others=True)
     for table, marked in zip(strict, shown, strict=True):
@@ -92,10 +93,10 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
     assert run.run_experiment(name, smoke_places) == exits.OK
     found = grid.expansion(name, smoke_places)
     assert found.waiting == []
-    chosen = [c for c in found.cells if c.config["tuning"] is not None]
+    chosen = [c for c in found.cells if c.config.tuning is not None]
     for cell in chosen:
-        losses = cell.config["tuning"]["trainer.learning_rate"]
-        assert losses[str(cell.config["trainer"]["learning_rate"])] == min(losses.values())
+        losses = cell.config.tuning["trainer.learning_rate"]
+        assert losses[str(cell.config.trainer.learning_rate)] == min(losses.values())
     assert len(chosen) == len(grid.expansion(name).waiting)
     tables, _ = tabulate.build(load_experiment(name), found.cells, others=True)
     for table in tables:
@@ -108,13 +109,13 @@ def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
     cell = grid.expand("table4", smoke_places)[-1]
     with composer():
         own = hydra.compose("config", overrides=[*cell.overrides])
-    assert OmegaConf.to_container(own, resolve=True, throw_on_missing=True) == cell.config
+    assert OmegaConf.to_container(own, resolve=True, throw_on_missing=True) == plain(cell.config)
 
 
 def test_a_setting_given_by_hand_wins_over_the_scale(smoke_places, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
     cell = grid.expand("table4", [*smoke_places, "trainer.max_steps=3"])[0]
-    assert cell.config["trainer"]["max_steps"] == 3
+    assert cell.config.trainer.max_steps == 3
 
 
 def test_made_up_files_cover_every_file_of_the_papers_tasks_and_suites(tmp_path, monkeypatch):
@@ -122,8 +123,8 @@ def test_made_up_files_cover_every_file_of_the_papers_tasks_and_suites(tmp_path,
     smoke.use_made_up_data(tmp_path)
     for name in PAPER:
         for cell in full_scale(name):
-            needed = [f for d in cell.config["eval"]["datasets"] for f in d["files"]]
-            needed += [s["path"] for s in cell.config["task"]["sources"]]
+            needed = [f for d in cell.config.eval.datasets for f in d.files]
+            needed += [s.path for s in cell.config.task.sources]
             assert all(paths.data_file(f).is_file() for f in needed), needed
 
 

@@ -17,6 +17,7 @@ from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning import grid as planning_grid
 from osora_bench.planning import identity
 from osora_bench.planning.compose import composer
+from osora_bench.planning.config import Config, plain
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def hydras_own(overrides) -> dict:
 
 def test_cells_equal_hydras_own_composition():
     for cell in random.Random(0).sample(planning_grid.expand("demo"), 6):
-        assert hydras_own(cell.overrides) == cell.config
+        assert hydras_own(cell.overrides) == plain(cell.config)
 
 
 BY_SEED = """\
@@ -148,8 +149,8 @@ def test_a_large_grid_equals_hydras_own_composition(grid, places):
     assert len(cells) == 18 * (4 + 4 + 1 + 2) + 1 + 4
     for cell in [*random.Random(1).sample(cells, 30), *cells[-5:]]:
         own = hydras_own(cell.overrides)
-        assert own == cell.config
-        assert identity.run_id(own) == cell.run_id
+        assert own == plain(cell.config)
+        assert identity.run_id(Config.of(own)) == cell.run_id
 
 
 def test_hydra_composes_each_choice_of_files_once(grid, places, monkeypatch):
@@ -162,10 +163,7 @@ def test_hydra_composes_each_choice_of_files_once(grid, places, monkeypatch):
 
     monkeypatch.setattr(hydra, "compose", counted)
     cells = planning_grid.expand(grid, [*places, "trainer.micro_batch_size=1"])
-    files = {
-        (c.config["model"]["name"], c.config["method"]["name"], c.config["task"]["name"])
-        for c in cells
-    }
+    files = {(c.config.model.name, c.config.method.name, c.config.task.name) for c in cells}
     assert len(asked) == len(set(asked)) == len(files) == 2 * 3 * 2 + 2
 
 
@@ -187,11 +185,11 @@ def test_content_is_looked_at_once_a_plan_and_anew_in_the_next(make_cell, tmp_pa
 def test_table3_is_the_published_grid():
     grid: dict[str, list[int]] = {}
     for cell in planning_grid.expand("table3"):
-        grid.setdefault(cell.config["method"]["name"], []).append(cell.config["method"]["rank"])
-        assert cell.config["model"]["name"] == "qwen2-7b"
-        assert cell.config["trainer"]["batch_size"] == 1
-        rate = 2e-5 if cell.config["method"]["name"] == "lora" else 5e-3
-        assert cell.config["trainer"]["learning_rate"] == rate
+        grid.setdefault(cell.config.method.name, []).append(cell.config.method.rank)
+        assert cell.config.model.name == "qwen2-7b"
+        assert cell.config.trainer.batch_size == 1
+        rate = 2e-5 if cell.config.method.name == "lora" else 5e-3
+        assert cell.config.trainer.learning_rate == rate
     assert grid == {
         "lora": [2, 4, 8, 16, 32, 64],
         "vera": [64, 128, 256, 512],

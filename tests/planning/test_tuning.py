@@ -7,8 +7,8 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
-from osora_bench.planning import config as planning_config
 from osora_bench.planning import grid, identity
+from osora_bench.planning.config import plain
 from osora_bench.records import record
 from osora_bench.sweep import run
 from osora_bench.training.callbacks import Diverged
@@ -43,15 +43,15 @@ def experiments(tmp_path, monkeypatch):
 
 def told(cell):
     config = cell.config
-    rate = config["trainer"]["learning_rate"]
-    return config["eval"]["name"], config["method"]["rank"], config["seed"], rate
+    rate = config.trainer.learning_rate
+    return config.eval.name, config.method.rank, config.seed, rate
 
 
 def with_loss(trial, loss):
     validation = {"rows": 8, "tokens": 16, "loss": loss}
     made = {
         "run_id": trial.run_id,
-        "config": trial.config,
+        "config": plain(trial.config),
         "provenance": {},
         "parameters": {},
         "training": {"validation": validation},
@@ -94,7 +94,7 @@ def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments
         ("toy-validation", 4, 4, 1e-3),
     ]
     for cell in chosen:
-        assert cell.config["tuning"] == {
+        assert cell.config.tuning == {
             "trainer.learning_rate": {"0.1": 2.0, "0.001": 0.5, "0.01": 0.7},
             "runs": [trial.run_id for trial in trials],
         }
@@ -122,10 +122,10 @@ def test_rates_chosen_at_several_ranks_cannot_be_taken_over(experiments):
 
 def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
     as_it_stands, full = (grid.expand("tuned", [*places, *more]) for more in ([], ["scale=full"]))
-    assert [c.config["trainer"]["max_steps"] for c in (as_it_stands[1], full[1])] == [2, 5]
-    assert [c.config["eval"]["limit"] for c in (as_it_stands[0], full[0])] == [4, None]
+    assert [c.config.trainer.max_steps for c in (as_it_stands[1], full[1])] == [2, 5]
+    assert [c.config.eval.limit for c in (as_it_stands[0], full[0])] == [4, None]
     inherited = grid.expansion("ranks", [*places, "scale=full"]).waiting
-    assert {w.cell.config["trainer"]["max_steps"] for w in inherited} == {5}
+    assert {w.cell.config.trainer.max_steps for w in inherited} == {5}
 
 
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
@@ -147,9 +147,9 @@ def diverging(session, monkeypatch, rates):
     whole, begun = session._run, []
 
     def run_one(cell, tracker):
-        rate = cell.config["trainer"]["learning_rate"]
+        rate = cell.config.trainer.learning_rate
         begun.append(rate)
-        if planning_config.trains(cell.config) and rate in rates:
+        if cell.config.trains and rate in rates:
             raise Diverged("the loss is nan at step 1 of 2")
         return whole(cell, tracker)
 
@@ -177,7 +177,7 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
 
 def test_a_diverged_cell_that_is_to_be_scored_has_failed(make_cell, session, monkeypatch):
     cell = make_cell("trainer.max_steps=2")
-    diverging(session, monkeypatch, {cell.config["trainer"]["learning_rate"]})
+    diverging(session, monkeypatch, {cell.config.trainer.learning_rate})
     assert run.run_missing([cell]) == exits.FAILED
     assert cell.error == "Diverged: the loss is nan at step 1 of 2"
 
@@ -202,7 +202,7 @@ def test_a_trial_that_fails_is_tried_once_a_start(
     whole, begun = session._run, []
 
     def run_one(cell, tracker):
-        begun.append(cell.config["trainer"]["learning_rate"])
+        begun.append(cell.config.trainer.learning_rate)
         if begun[-1] == 0.1:
             raise RuntimeError("a broken disk")
         return whole(cell, tracker)

@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ from reporting.test_tabulate import score
 def row(cell, verdicts_by_seed):
     """A row whose runs have given verdicts: a list (seeds) of lists (sets) of verdicts."""
     runs = []
-    names = [d["name"] for d in cell.config["eval"]["datasets"]]
+    names = [d.name for d in cell.config.eval.datasets]
     for verdicts in verdicts_by_seed:
         scores = {}
         for name, right in zip(names, verdicts, strict=True):
@@ -75,7 +76,7 @@ def test_an_interval_decides(points, error, outcome):
 
 def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell):
     verdicts = [[[True, True, False, True]] * 2]
-    cells = {c.config["method"]["name"]: c for c in grid.expand("demo", ["eval.limit=4"])}
+    cells = {c.config.method.name: c for c in grid.expand("demo", ["eval.limit=4"])}
     rows = [
         row(cells["osora"], verdicts),
         row(cells["lora"], [[[True, False, False, True]] * 2]),
@@ -93,12 +94,13 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
 
 def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
     def trial(method, rate, loss):
-        config = {**cells[method].config, "trainer": {"learning_rate": rate}}
+        config = cells[method].config
+        config = replace(config, trainer=replace(config.trainer, learning_rate=rate))
         validation = {"rows": 8, "tokens": 16, "loss": loss}
         runs = [{"training": {"validation": validation}}] if loss else []
         return reporting_rows.Row(Cell("x", config, ()), runs)
 
-    cells = {c.config["method"]["name"]: c for c in grid.expand("demo")}
+    cells = {c.config.method.name: c for c in grid.expand("demo")}
     rows = [trial("dora", 1e-3, 0.7), trial("dora", 1e-2, 0.6), trial("vera", 1e-2, 0.9)]
     table = tuning.tuning("t", TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
     text = render.markdown(table)

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import subprocess
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from io import StringIO
@@ -16,6 +17,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import counting
 from osora_bench.planning import grid
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import figures, reference, render, tabulate
@@ -51,20 +53,18 @@ def rights(value: str, n: int) -> int:
 def fed_record(cell: Cell, printed: dict) -> dict:
     """A record of the cell with the paper's accuracies."""
     config = cell.config
-    method, scores = config["method"], {}
-    for dataset in config["eval"]["datasets"]:
-        key = reference.Key(
-            config["model"]["name"], method["name"], method["rank"], dataset["label"]
-        )
-        n = dataset["questions"]
+    method, scores = config.method, {}
+    for dataset in config.eval.datasets:
+        key = reference.Key(config.model.name, method.name, method.rank, dataset.label)
+        n = dataset.questions
         k = rights(printed[key].value, n)
-        scores[dataset["name"]] = {
+        scores[dataset.name] = {
             "k": k, "n": n, "questions": n, "accuracy": 100 * k / n,
             "right": record.pack([i < k for i in range(n)]),
         }  # fmt: skip
     return {
         "run_id": cell.run_id,
-        "config": config,
+        "config": plain(config),
         "provenance": {},
         "parameters": {"trainable": counting.count(config).trainable},
         "training": None,
@@ -86,7 +86,7 @@ def ledger(tmp_path_factory):
 
 
 def built(name: str, ledger, **options) -> reporting_table.Table:
-    cells = [Cell(c.run_id, {**c.config, "ledger": str(ledger)}, c.overrides) for c in expand(name)]
+    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in expand(name)]
     tables, damaged = tabulate.build(load_experiment(name), cells, **options)
     assert damaged == []
     return tables[0]
@@ -237,7 +237,7 @@ def test_a_document_takes_the_tables_in(ledger, tmp_path):
 
 def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
     cells = grid.expand("table4")
-    osora = next(c for c in cells if c.config["method"]["name"] == "osora")
+    osora = next(c for c in cells if c.config.method.name == "osora")
     made = fed_record(osora, reference.load("table4"))
     limited = {n: {**s, "n": 4, "k": 3, "right": record.pack([True] * 3 + [False])}
                for n, s in made["scores"].items()}  # fmt: skip
@@ -277,7 +277,7 @@ def test_an_unknown_column_names_those_there_are(tmp_path):
 
 @pytest.mark.parametrize("name", ["figure1", "figure3"])
 def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
-    cells = [Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand(name)]
+    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in expand(name)]
     twice = [figures.draw(load_experiment(name), cells, tmp_path / part) for part in "ab"]
     assert [p.suffix for p in twice[0]] == [".png", ".svg", ".pdf"]
     for first, second in zip(*twice, strict=True):
@@ -300,7 +300,7 @@ def test_figure_1_says_that_lora_grows_linearly(tmp_path):
 
 
 def test_figure_3_shows_the_numbers_of_the_records(tmp_path, ledger):
-    cells = [Cell(c.run_id, {**c.config, "ledger": str(ledger)}, ()) for c in expand("figure3")]
+    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in expand("figure3")]
     figure = figures.bars(load_experiment("figure3").figures["figure3"], cells)
     heights = {round(bar.get_height(), 2) for bar in figure.axes[0].patches}
     assert {12.10, 10.08, 9.02, 54.81, 49.05, 44.73} <= heights

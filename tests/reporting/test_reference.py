@@ -22,8 +22,8 @@ expand = cache(grid.expand)
 
 def questions(name: str) -> dict[str, int]:
     """By column, how many questions the experiment's own suite says the set has."""
-    sets = expand(name)[0].config["eval"]["datasets"]
-    return {d["label"]: d["questions"] for d in sets}
+    sets = expand(name)[0].config.eval.datasets
+    return {d.label: d.questions for d in sets}
 
 
 def test_every_table_and_figure_with_numbers_is_transcribed_whole():
@@ -74,8 +74,7 @@ def test_the_audit_shows_printed_and_computed():
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_number_belongs_to_a_cell_of_its_experiment(name):
     cells = {
-        (c.config["model"]["name"], c.config["method"]["name"], c.config["method"]["rank"])
-        for c in expand(name)
+        (c.config.model.name, c.config.method.name, c.config.method.rank) for c in expand(name)
     }
     keys = reference.load(name)
     assert {(k.model, k.method, k.rank) for k in keys} <= cells

@@ -8,6 +8,7 @@ import pytest
 from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import numbers, render, tabulate
@@ -50,12 +51,12 @@ def score(k: int, n: int = N, questions: int = N) -> dict:
 
 
 def made(cell: Cell, rights: tuple[int, ...], **limits: int) -> dict:
-    names = [d["name"] for d in cell.config["eval"]["datasets"]]
+    names = [d.name for d in cell.config.eval.datasets]
     return {
         "run_id": cell.run_id,
-        "config": cell.config,
+        "config": plain(cell.config),
         "provenance": {},
-        "parameters": {"trainable": 1000 * (cell.config["method"]["rank"] or 0)},
+        "parameters": {"trainable": 1000 * (cell.config.method.rank or 0)},
         "training": None,
         "scores": {name: score(k, **limits) for name, k in zip(names, rights, strict=True)},
         "measured": {},
@@ -67,7 +68,7 @@ def ledger(tmp_path):
     """The demo's cells with the numbers of RIGHT; VeRA at rank 32 has not been run."""
     cells = grid.expand("demo", [f"ledger={tmp_path}"])
     for cell in cells:
-        key = (cell.config["method"]["name"], cell.config["method"]["rank"])
+        key = (cell.config.method.name, cell.config.method.rank)
         if key in RIGHT:
             record.write(made(cell, RIGHT[key]), tmp_path)
     return cells
@@ -158,7 +159,7 @@ def test_an_unknown_layout_names_those_there_are():
 
 def test_corrected_scores_have_a_column_of_their_own(tmp_path):
     """Of one set 100 of 500 are right, and 150 without a mistake; the other has no mistake."""
-    cells = [c for c in grid.expand("demo", [f"ledger={tmp_path}"]) if c.config["method"]["rank"]]
+    cells = [c for c in grid.expand("demo", [f"ledger={tmp_path}"]) if c.config.method.rank]
     body = made(cells[0], (100, 200))
     first, second = body["scores"].values()
     first["corrected"] = {"rule": "commas are none", "k": 150, "differ": 50, "right": ""}

@@ -16,6 +16,7 @@ import torch
 from osora_bench.common.interruption import Interrupted
 from osora_bench.models import base as models
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import Config
 from osora_bench.training.fsdp import rank_process, sharding
 
 FOLDER = Path(sys.argv[1])
@@ -48,7 +49,7 @@ def main():
     sharding.join(FOLDER / "meeting", device, timedelta(seconds=60))
     made = []
     for one in json.loads((FOLDER / "cells.json").read_text()):
-        cell = Cell(one["run_id"], one["config"], ())
+        cell = Cell(one["run_id"], Config.of(one["config"]), ())
         folder = FOLDER / one["name"]
         stopped = 0
         for step in [*one["stops"], None]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +26,9 @@ from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning import estimate, grid
-from osora_bench.planning.cell import Cell, cell_of
+from osora_bench.planning.cell import cell_of
 from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.planning.config import plain
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, workers
 from osora_bench.sweep.slurm import profile
@@ -87,7 +89,7 @@ def shared(tmp_path_factory):
         cells[name] = composed(f"method={method}", "trainer.processes=2", rate, *ROWS, *places)
         chance = random.Random(name)
         stops = [chance.randint(1, 4) for _ in range(2)] if name == "interrupted" else []
-        one = {"name": name, "run_id": cells[name].run_id, "config": cells[name].config}
+        one = {"name": name, "run_id": cells[name].run_id, "config": plain(cells[name].config)}
         listed.append({**one, "stops": stops})
     told = in_two_processes(folder, listed)
     return {
@@ -102,10 +104,10 @@ def shared(tmp_path_factory):
 
 def alone(cell, runs):
     """The same training in this process: its cell, and what a record says of it."""
-    settings = {**cell.config["trainer"], "processes": 1}
-    one = Cell(cell.run_id, {**cell.config, "trainer": settings, "runs": str(runs)}, ())
-    base = models.load(one.config["model"], torch.device("cpu"))
-    transformers.set_seed(one.config["seed"])
+    settings = replace(cell.config.trainer, processes=1)
+    one = replace(cell, config=replace(cell.config, trainer=settings, runs=str(runs)))
+    base = models.load(one.config.model, torch.device("cpu"))
+    transformers.set_seed(one.config.seed)
     model = models_adapters.with_fresh_adapter(base.model, one)
     made = train.train(
         model,
@@ -144,13 +146,13 @@ def assert_close(ours, theirs):
 def assert_loads(cell):
     """What was saved goes onto a fresh base model, every tensor in its place."""
     place = cell.paths.adapter
-    if cell.config["method"]["full"]:
+    if cell.config.method.full:
         _, found = transformers.AutoModelForCausalLM.from_pretrained(
             place, output_loading_info=True
         )
         assert not any(found.values())
         return
-    base = models.load(cell.config["model"], torch.device("cpu"))
+    base = models.load(cell.config.model, torch.device("cpu"))
     model = with_saved_adapter(base, place, cell.config)  # refuses tensors that do not match
     assert model.active_peft_config.inference_mode
 
@@ -348,17 +350,17 @@ sys.exit(me)
 def test_trainer_fsdp_is_the_tasks_recipe_in_parts_and_the_same_cell(task):
     model = "toy" if task == "toy" else "qwen2.5-32b-instruct"
     both = [f"model={model}", f"task={task}", "trainer.batch_size=64"]
-    plain, parts = (composed(*more, *both) for more in ((), ("trainer=fsdp",)))
+    whole, parts = (composed(*more, *both) for more in ((), ("trainer=fsdp",)))
     apart = {"processes": 4, "micro_batch_size": 1}
-    assert parts.config["trainer"] == {**plain.config["trainer"], **apart}
-    assert parts.run_id == plain.run_id
+    assert parts.config.trainer == replace(whole.config.trainer, **apart)
+    assert parts.run_id == whole.run_id
 
 
 def test_an_experiment_is_shared_by_an_override_and_keeps_its_cells():
     plain, parts = (grid.expand("figure3", more) for more in ((), ("trainer=fsdp",)))
     assert [cell.run_id for cell in parts] == [cell.run_id for cell in plain]
-    assert {cell.config["trainer"]["processes"] for cell in parts} == {4}
-    assert {cell.config["trainer"]["batch_size"] for cell in parts} == {128}
+    assert {cell.config.trainer.processes for cell in parts} == {4}
+    assert {cell.config.trainer.batch_size for cell in parts} == {128}
 
 
 @pytest.mark.parametrize(
@@ -398,8 +400,8 @@ def test_methods_and_models_that_cannot_be_shared_are_refused(make_cell, monkeyp
     cell = make_cell("trainer=fsdp")
 
     def named(name, **peft):
-        method = {**cell.config["method"], "name": name, "rank_bounded": False, "peft": peft}
-        return cell_of({**cell.config, "method": method})
+        method = replace(cell.config.method, name=name, rank_bounded=False, peft=peft)
+        return cell_of(replace(cell.config, method=method))
 
     adalora = named("adalora", _target_="peft.AdaLoraConfig", init_r=64, total_step=9)
     with pytest.raises(UserError, match="processes=4: method adalora moves ranks between layers"):

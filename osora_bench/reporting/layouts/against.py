@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning.config import trains
 from osora_bench.records.record import unpack
 from osora_bench.reporting.numbers import CENT
 from osora_bench.reporting.table import Table
@@ -85,11 +84,11 @@ def against(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
     Raises:
         UserError: a baseline that is not among the methods.
     """
-    methods = {row.cell.config["method"]["name"]: row for row in rows}
+    methods = {row.cell.config.method.name: row for row in rows}
     if spec.baseline not in methods:
         raise UserError(f"table {name}: {unknown('baseline', str(spec.baseline), methods)}")
     base = methods[spec.baseline]
-    label = base.cell.config["method"]["label"]
+    label = base.cell.config.method.label
     lines = []
     for method, row in methods.items():
         if method == spec.baseline:
@@ -99,7 +98,7 @@ def against(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
             found = difference(base, row)
             told = [_signed(found.points), f"{_signed(found.low)} to {_signed(found.high)}"]
             told.append(f"{label} {found.outcome}")
-        lines.append([row.cell.config["method"]["label"], *told])
+        lines.append([row.cell.config.method.label, *told])
     frame = pd.DataFrame(
         lines, columns=["Method", f"{label} less it", "95 % interval", "so"], dtype=str
     )
@@ -108,7 +107,7 @@ def against(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
         "Avg. in points, paired by question; the interval holds the spread of the questions' "
         "differences and of each method's seeds."
     ]
-    if any(len(row.runs) == 1 and trains(row.cell.config) for row in rows):
+    if any(len(row.runs) == 1 and row.cell.config.trains for row in rows):
         notes.append("Of a method with one seed no spread is known: its intervals are too narrow.")
     return Table(name, spec.title, frame, best, notes)
 

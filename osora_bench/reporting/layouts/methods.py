@@ -6,7 +6,6 @@ from decimal import Decimal
 import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning.config import trains
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.reporting.layouts.notes import notes_below, rules_below
 from osora_bench.reporting.numbers import count, mean_or_none, scientific
@@ -36,7 +35,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     for column in wanted:
         if column not in COLUMNS:
             raise UserError(f"table {name}: {unknown('column', column, COLUMNS)}")
-    models = [row.cell.config["model"]["label"] for row in chosen]
+    models = [row.cell.config.model.label for row in chosen]
     frame: dict[str, list[str]] = {}
     scores: dict[str, list[list[Decimal]]] = {}
     for column in wanted:
@@ -63,18 +62,18 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
 
 def _ordered(chosen: Sequence[Row], spec: TableSpec) -> list[Row]:
     """By model, then by method: both in the order of the experiment, or methods in the table's."""
-    models = list(dict.fromkeys(row.cell.config["model"]["name"] for row in chosen))
-    methods = spec.methods or list(dict.fromkeys(r.cell.config["method"]["name"] for r in chosen))
+    models = list(dict.fromkeys(row.cell.config.model.name for row in chosen))
+    methods = spec.methods or list(dict.fromkeys(r.cell.config.method.name for r in chosen))
 
     def position(row: Row) -> tuple[int, int]:
         config = row.cell.config
-        return models.index(config["model"]["name"]), methods.index(config["method"]["name"])
+        return models.index(config.model.name), methods.index(config.method.name)
 
     return sorted(chosen, key=position)
 
 
 def _usual_columns(chosen: Sequence[Row], spec: TableSpec) -> list[str]:
-    ranks = {row.cell.config["method"]["rank"] for row in chosen}
+    ranks = {row.cell.config.method.rank for row in chosen}
     rank = ["rank"] if len(ranks) > 1 and spec.select is not None else []
     params = ["params"] if spec.params else []
     return ["model", "method", *rank, *params, "datasets", "average"]
@@ -86,21 +85,21 @@ def _scores(chosen: Sequence[Row], column: str) -> dict[str, list[list[Decimal]]
     if column != "datasets":
         corrected = column == "corrected"
         return {COLUMNS[column]: [row.averages(corrected=corrected) for row in chosen]}
-    suite = chosen[0].cell.config["eval"]
+    suite = chosen[0].cell.config.eval
     return {
-        f"{d['label']}{limit_mark(suite, d)}": [row.values(d["name"]) for row in chosen]
-        for d in suite["datasets"]
+        f"{d.label}{limit_mark(suite, d)}": [row.values(d.name) for row in chosen]
+        for d in suite.datasets
     }
 
 
 def _setting(row: Row, column: str) -> str:
     config = row.cell.config
     settings: dict[str, Callable[[], str]] = {
-        "model": lambda: str(config["model"]["label"]),
-        "method": lambda: str(config["method"]["label"]),
-        "rank": lambda: str(config["method"]["rank"] or ""),
-        "learning_rate": lambda: scientific(config["trainer"]["learning_rate"]),
-        "batch_size": lambda: str(config["trainer"]["batch_size"]),
+        "model": lambda: str(config.model.label),
+        "method": lambda: str(config.method.label),
+        "rank": lambda: str(config.method.rank or ""),
+        "learning_rate": lambda: scientific(config.trainer.learning_rate),
+        "batch_size": lambda: str(config.trainer.batch_size),
         "params": lambda: _params(row),
         "unread": lambda: count(row.unread()),
     }
@@ -108,6 +107,6 @@ def _setting(row: Row, column: str) -> str:
 
 
 def _params(row: Row) -> str:
-    if not trains(row.cell.config):
+    if not row.cell.config.trains:
         return "0"
     return str(row.shown[0]["parameters"].get("trainable", "")) if row.shown else ""

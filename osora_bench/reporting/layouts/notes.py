@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from osora_bench.planning.config import trains
 from osora_bench.reporting.rows import Row, limit_mark
 from osora_bench.reporting.table import CORRECTED, LIMITED
 
@@ -10,11 +9,11 @@ from osora_bench.reporting.table import CORRECTED, LIMITED
 def rules_below(chosen: Sequence[Row]) -> list[str]:
     """What the corrected scores of each set mend."""
     rules = {
-        f"{d['label']}: {score['corrected']['rule']}": None
+        f"{d.label}: {score['corrected']['rule']}": None
         for row in chosen
-        for d in row.cell.config["eval"]["datasets"]
+        for d in row.cell.config.eval.datasets
         for run in row.shown
-        if (score := run["scores"].get(d["name"])) and score["corrected"]
+        if (score := run["scores"].get(d.name)) and score["corrected"]
     }
     told = f"{CORRECTED}: without what OpenCompass misreads ({'; '.join(rules)})."
     return [told] if rules else []
@@ -22,13 +21,13 @@ def rules_below(chosen: Sequence[Row]) -> list[str]:
 
 def notes_below(chosen: Sequence[Row]) -> list[str]:
     """How many questions and seeds, how far Avg. may be off by chance, what warns of the task."""
-    tasks = [row.cell.config["task"] for row in chosen if trains(row.cell.config)]
-    warnings = list(dict.fromkeys(f"Warning: {t['warning']}." for t in tasks if t["warning"]))
+    tasks = [row.cell.config.task for row in chosen if row.cell.config.trains]
+    warnings = list(dict.fromkeys(f"Warning: {t.warning}." for t in tasks if t.warning))
     finished = [row for row in chosen if row.shown]
     if not finished:
         return ["No run has finished yet.", *warnings]
-    sets = finished[0].cell.config["eval"]["datasets"]
-    counts = " + ".join(f"{finished[0].planned(d['name'])} {d['label']}" for d in sets)
+    sets = finished[0].cell.config.eval.datasets
+    counts = " + ".join(f"{finished[0].planned(d.name)} {d.label}" for d in sets)
     seeds = max(len(row.shown) for row in finished)
     full = [row for row in finished if not row.others and row.averages()]
     notes = []
@@ -43,16 +42,16 @@ def notes_below(chosen: Sequence[Row]) -> list[str]:
     empty = len(chosen) - len(finished)
     if empty:
         notes.append(f"{empty} of {len(chosen)} cells have not been run: left blank.")
-    suite = finished[0].cell.config["eval"]
+    suite = finished[0].cell.config.eval
     if any(limit_mark(suite, d) for d in sets):
-        of = " + ".join(str(d["questions"]) for d in sets)
+        of = " + ".join(str(d.questions) for d in sets)
         notes.append(f"{LIMITED} not the full set: evenly spread over its {of} questions.")
-    without = {n for row in finished for n in row.cell.config["eval"].get("without") or ()}
-    left_out = [d["label"] for d in sets if d["name"] in without]
+    without = {n for row in finished for n in row.cell.config.eval.without or ()}
+    left_out = [d.label for d in sets if d.name in without]
     if left_out:
         notes.append(f"Left blank, since eval.without leaves it out: {', '.join(left_out)}.")
-    to_score = [d for d in sets if d["name"] not in without]
-    limited = [d["label"] for d in to_score if any(not row.values(d["name"]) for row in finished)]
+    to_score = [d for d in sets if d.name not in without]
+    limited = [d.label for d in to_score if any(not row.values(d.name) for row in finished)]
     if limited:
         notes.append(f"Left blank, since a limit cut the set: {', '.join(limited)}.")
     if any(row.others for row in finished):

@@ -20,10 +20,10 @@ def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
     found: dict[str, dict[float, str]] = {}
     for row in rows:
         config = row.cell.config
-        label = f"{config['method']['label']}, r = {config['method']['rank']}"
+        label = f"{config.method.label}, r = {config.method.rank}"
         losses = [validation["loss"] for validation in _validations(row)]
         loss = f"{np.mean(losses):.4f}" if losses else "diverged" if row.runs else ""
-        found.setdefault(label, {})[config["trainer"]["learning_rate"]] = loss
+        found.setdefault(label, {})[config.trainer.learning_rate] = loss
     rates = sorted({rate for by_rate in found.values() for rate in by_rate})
     frame = pd.DataFrame(
         [[label, *(by.get(rate, NOT_IN_GRID) for rate in rates)] for label, by in found.items()],

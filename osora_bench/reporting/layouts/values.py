@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.reporting.layouts.notes import notes_below
 from osora_bench.reporting.numbers import NOT_IN_GRID, mean_or_none
@@ -16,7 +17,7 @@ from osora_bench.reporting.table import Number, Table, best_marks
 
 def by_value(
     heading: str,
-    value_of: Callable[[dict[str, Any]], Any],
+    value_of: Callable[[Config], Any],
     name: str,
     spec: TableSpec,
     all_rows: Sequence[Row],
@@ -27,9 +28,9 @@ def by_value(
     that have none are left out.
     """
     chosen = [row for row in all_rows if value_of(row.cell.config) is not None]
-    labels = {r.cell.config["method"]["name"]: r.cell.config["method"]["label"] for r in chosen}
+    labels = {r.cell.config.method.name: r.cell.config.method.label for r in chosen}
     values = sorted({value_of(r.cell.config) for r in chosen})
-    cells = {(r.cell.config["method"]["name"], value_of(r.cell.config)): r for r in chosen}
+    cells = {(r.cell.config.method.name, value_of(r.cell.config)): r for r in chosen}
     frame: dict[str, list[str]] = {heading: [str(value) for value in values]}
     columns: dict[str, list[list[Decimal]]] = {}
     numbers: dict[str, list[Number | None]] = {}
@@ -50,5 +51,5 @@ def by_value(
 
 def _only_set(chosen: Sequence[Row]) -> str:
     """What the average is an average of: one set goes by its own name."""
-    sets = chosen[0].cell.config["eval"]["datasets"] if chosen else []
-    return sets[0]["label"] if len(sets) == 1 else AVERAGE
+    sets = chosen[0].cell.config.eval.datasets if chosen else []
+    return sets[0].label if len(sets) == 1 else AVERAGE

@@ -14,7 +14,6 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, with_cause
-from osora_bench.planning.config import processes
 
 TOOLS = ("sbatch", "squeue", "scontrol", "srun")
 LEAST = {
@@ -94,14 +93,14 @@ def check_cluster(launcher: str) -> None:
 def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
     """Refuse jobs that ask for fewer GPUs than a cell's training has processes; warn of jobs that
     ask for none and need one."""
-    most, asked = max(processes(cell.config) for cell in cells), settings["gpus_per_node"]
+    most, asked = max(cell.config.processes for cell in cells), settings["gpus_per_node"]
     if asked is not None and most > asked:
         raise UserError(
             f"trainer.processes={most}, but a job asks for hydra.launcher.gpus_per_node={asked}: "
             f"set it to {most}"
         )
 
-    needs = sorted({c.config["model"]["name"] for c in cells if c.config["model"]["needs_gpu"]})
+    needs = sorted({c.config.model.name for c in cells if c.config.model.needs_gpu})
     others = settings.get("additional_parameters") or {}
     asked = (
         asked

@@ -28,7 +28,6 @@ from typing import Any, TextIO
 import torch
 
 from osora_bench.common.interruption import SIGNALS, Interruption
-from osora_bench.planning import config
 from osora_bench.planning.cell import Cell
 from osora_bench.records import code_state
 from osora_bench.training import checkpoint
@@ -58,7 +57,7 @@ def train(cell: Cell, asked: Interruption, log: Log) -> tuple[Training, int]:
     """
     while True:
         # what is not whole is removed before all of them look
-        checkpoint.newest(cell.paths.shards(config.processes(cell.config)))
+        checkpoint.newest(cell.paths.shards(cell.config.processes))
         with tempfile.TemporaryDirectory(prefix="osora-") as folder:
             made = _once(cell, asked, log, Path(folder))
         if made is not None:
@@ -72,7 +71,7 @@ def _once(cell: Cell, asked: Interruption, log: Log, folder: Path) -> dict[str, 
     try:
         with (folder / LOGS).open("w+", encoding="utf-8") as logs:
             relay = _Relay(logs, log)
-            for rank in range(config.processes(cell.config)):
+            for rank in range(cell.config.processes):
                 ranks.append(_started(cell, rank, folder))
             while _run(ranks):
                 if asked.number is not None:  # said at every look: it is heard once
@@ -98,7 +97,7 @@ def _run(ranks: list[Process]) -> bool:
 
 
 def _started(cell: Cell, rank: int, folder: Path) -> Process:
-    count = config.processes(cell.config)
+    count = cell.config.processes
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     threads = max(1, torch.get_num_threads() // count)
     env = {**os.environ, **{k: str(v) for k, v in places.items()}, "OMP_NUM_THREADS": str(threads)}

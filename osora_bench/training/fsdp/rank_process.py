@@ -19,7 +19,7 @@ from typing import Any
 from osora_bench.common.errors import UserError
 from osora_bench.common.interruption import Interrupted
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import processes
+from osora_bench.planning.config import Config
 from osora_bench.records import code_state
 
 PATIENCE = timedelta(hours=2)
@@ -71,8 +71,9 @@ def run(work: dict[str, Any], asked: Callable[[], int | None]) -> None:
 
 def _cell(work: dict[str, Any]) -> Cell:
     """The cell, without its live tracker, which is the cell's process's."""
-    tracker = {**work["config"]["tracker"], "report_to": "none"}
-    return Cell(work["run_id"], {**work["config"], "tracker": tracker}, ())
+    config = Config.of(work["config"])
+    config.tracker.report_to = "none"
+    return Cell(work["run_id"], config, ())
 
 
 def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]) -> None:
@@ -86,8 +87,8 @@ def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]
     from osora_bench.training import train as training
     from osora_bench.training.fsdp import launch, sharding
 
-    base = load(cell.config["model"], torch.device("cpu"))
-    transformers.set_seed(cell.config["seed"])
+    base = load(cell.config.model, torch.device("cpu"))
+    transformers.set_seed(cell.config.seed)
     model = adapters.with_fresh_adapter(base.model, cell)
     trainable = adapters.trainable(model)
     sharding.shard(model, base.model, device)
@@ -97,7 +98,7 @@ def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]
         cell.config,
         held_out=data.held_out(cell.config, base.tokenizer),
         pad_token_id=base.tokenizer.pad_token_id,
-        folder=cell.paths.shards(processes(cell.config)),
+        folder=cell.paths.shards(cell.config.processes),
         device=device,
         label=cell.label,
         log=_log(folder),
@@ -115,7 +116,7 @@ def _callbacks(cell: Cell, asked: Callable[[], int | None]) -> list[Any]:
     from osora_bench.training import checkpoint
     from osora_bench.training.fsdp import sharding
 
-    shards, every = cell.paths.shards(processes(cell.config)), checkpoint.every(cell.config)
+    shards, every = cell.paths.shards(cell.config.processes), checkpoint.every(cell.config)
     return [sharding.SharedCheckpoints(shards, every, asked)]
 
 
