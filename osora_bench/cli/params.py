@@ -5,16 +5,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from osora_bench.cli.options import members, own_options
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.reporting.parameters import Line
-
-if TYPE_CHECKING:
-    pass
 
 
 def params_verb(arguments: Sequence[str]) -> int:

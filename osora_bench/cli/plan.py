@@ -11,9 +11,8 @@ from osora_bench.cli.options import experiment_option, run_options
 from osora_bench.common.process import without_collecting
 from osora_bench.pipeline.messages import counted, warnings, where
 from osora_bench.planning import estimate
-from osora_bench.planning.cell import WAITING, Cell
+from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.grid import Expansion, validation_loss
-from osora_bench.planning.identity import training_id
 from osora_bench.records import record
 from osora_bench.sweep.slurm import queue
 
@@ -30,7 +29,7 @@ class Line:
 
     @property
     def run_id(self) -> str | None:
-        return None if self.state == WAITING else self.cell.run_id
+        return None if self.state == State.WAITING else self.cell.run_id
 
     @property
     def suite(self) -> str:
@@ -52,8 +51,8 @@ class Line:
             "label": self.cell.label,
             "suite": self.suite,
             "overrides": self.cell.overrides,
-            "holder": self.cell.holder if self.state == "running" else None,
-            "error": self.cell.error if self.state == "failed" else None,
+            "holder": self.cell.holder if self.state == State.RUNNING else None,
+            "error": self.cell.error if self.state == State.FAILED else None,
             "job": None if self.job is None else self.job.id,
             "hours": None if cost is None else cost.hours,
             "gigabytes": None if cost is None else cost.gigabytes,
@@ -76,19 +75,19 @@ def lines(expansion: Expansion) -> list[Line]:
         made.append(Line(cell, state, estimate.of(cell, known), job, _why(cell, state, job)))
     for waiting in expansion.waiting:
         cost = estimate.of(waiting.cell, known)
-        made.append(Line(waiting.cell, WAITING, cost, None, f"  {waiting.why}"))
+        made.append(Line(waiting.cell, State.WAITING, cost, None, f"  {waiting.why}"))
     return made
 
 
 def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
     told: dict[str, Callable[[], str]] = {
-        "running": lambda: where(cell),
-        "queued": lambda: f"  {job}",
-        "failed": lambda: f"  {cell.error}",
-        "done": lambda: (
+        State.RUNNING: lambda: where(cell),
+        State.QUEUED: lambda: f"  {job}",
+        State.FAILED: lambda: f"  {cell.error}",
+        State.DONE: lambda: (
             "  diverged" if cell.tries_rate and validation_loss(cell) == math.inf else ""
         ),
-        "damaged": lambda: f"  {cell.record}",
+        State.DAMAGED: lambda: f"  {cell.record}",
     }
     return told.get(state, str)()
 
@@ -112,16 +111,16 @@ def _hours(made: Sequence[Line]) -> float | None:
     todo = [
         (line, line.cost)
         for line in made
-        if line.state not in ("done", "damaged") and line.cost is not None
+        if line.state not in (State.DONE, State.DAMAGED) and line.cost is not None
     ]
     if not todo:
         return None
-    done = {training_id(line.cell.config) for line in made if line.state == "done"}
+    done = {line.cell.training_id for line in made if line.state == State.DONE}
     total = 0.0
     for line, cost in todo:
         total += cost.hours
         if line.cell.config.trains:
-            training = training_id(line.cell.config)
+            training = line.cell.training_id
             total -= cost.training if training in done else 0.0
             done.add(training)
     return total

@@ -1,10 +1,5 @@
 """Exit statuses of the commands and of the processes that they start."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 OK, FAILED, MISTAKE = 0, 1, 2
 """Exit statuses: every cell has its record; a cell failed; the call itself is wrong."""
 

@@ -12,7 +12,7 @@ from osora_bench.common.claim import claimed
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
 from osora_bench.pipeline.messages import less_memory, summary
-from osora_bench.planning.cell import Cell, check_content
+from osora_bench.planning.cell import Cell, State, check_content
 from osora_bench.records import code_state
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def session() -> "Session":
     return Session()
 
 
-def attempt(cell: Cell, counter: str = "") -> str:
+def attempt(cell: Cell, counter: str = "") -> State:
     """Run one cell, unless another process does; its state afterwards.
 
     A failure is written beside the run.
@@ -59,12 +59,12 @@ def attempt(cell: Cell, counter: str = "") -> str:
             state = _run(cell, counter)
     except OSError as error:  # nothing can be written in its folder, a failure neither
         say(f"{counter}{cell.label}: FAILED, {error}")
-        state = "failed"
+        state = State.FAILED
     interruption.current().settle()
     return state
 
 
-def _run(cell: Cell, counter: str) -> str:
+def _run(cell: Cell, counter: str) -> State:
     try:
         check_content(cell)
         session().prepare([cell])
@@ -77,10 +77,10 @@ def _run(cell: Cell, counter: str) -> str:
         cell.fail(line, traceback.format_exc())
         if "CUDA error" in str(error):
             raise DeviceLost(f"the GPU must be opened anew after this: {first}") from error
-        return "failed"
+        return State.FAILED
     shutil.rmtree(cell.paths.trainer, ignore_errors=True)
     say(f"{counter}{summary(cell, made)}")
-    return "done"
+    return State.DONE
 
 
 def explained(error: Exception, cell: Cell) -> str:

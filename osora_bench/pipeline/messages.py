@@ -2,15 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from osora_bench.common.exits import FAILED, OK
 from osora_bench.common.progress import say
-from osora_bench.planning.cell import STATES, Cell
+from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.identity import revision
-
-if TYPE_CHECKING:
-    pass
 
 
 def where(cell: Cell) -> str:
@@ -26,23 +23,23 @@ def verdict(cells: Sequence[Cell]) -> int:
     """Say what became of every cell, by state; the exit status: OK only if all have their
     record."""
     states = {cell.run_id: cell.state for cell in cells}
-    for cell in sorted(cells, key=lambda c: STATES.index(states[c.run_id])):
+    for cell in sorted(cells, key=lambda c: list(State).index(states[c.run_id])):
         state = states[cell.run_id]
-        if state == "failed":
+        if state == State.FAILED:
             say(f"failed: {cell.label}: {cell.error}  (see {cell.paths.failure})")
-        elif state == "damaged":
+        elif state == State.DAMAGED:
             say(f"damaged: {damage(cell)}")
-        elif state != "done":
-            say(f"{state}: {cell.label}{where(cell) if state == 'running' else ''}")
+        elif state != State.DONE:
+            say(f"{state}: {cell.label}{where(cell) if state == State.RUNNING else ''}")
     say(f"{len(cells)} cells: {counted(states.values())}")
     say(f"records: {', '.join(sorted({str(cell.ledger) for cell in cells}))}")
-    return OK if set(states.values()) <= {"done"} else FAILED
+    return OK if set(states.values()) <= {State.DONE} else FAILED
 
 
 def counted(states: Iterable[str]) -> str:
     """`3 done, 1 failed`."""
     counts = Counter(states)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
 
 
 def warnings(cells: Sequence[Cell]) -> list[str]:

@@ -11,7 +11,7 @@ from osora_bench.evaluation.scores import Score, not_run
 from osora_bench.models.base import device_of
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, plain
-from osora_bench.planning.identity import fingerprints, revision
+from osora_bench.planning.identity import revision
 from osora_bench.records import provenance, record
 
 
@@ -55,7 +55,7 @@ def _origin(cell: Cell, circumstances: dict[str, Any]) -> dict[str, Any]:
         "provenance": {
             **circumstances,
             "revision": revision(cell.config),
-            "fingerprints": _without_folders(fingerprints(cell.config)),
+            "fingerprints": _without_folders(cell.fingerprints),
         },
     }
 

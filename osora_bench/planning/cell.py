@@ -2,20 +2,30 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from osora_bench.common import claim, files, paths
 from osora_bench.common.errors import UserError
+from osora_bench.planning import identity
 from osora_bench.planning.config import Config
-from osora_bench.planning.identity import run_id
 from osora_bench.records import record
 
-WAITING = "waiting"
-"""State of a cell whose learning rate is not chosen yet; it has no run id as long."""
-STATES = ("done", "running", "queued", "missing", "failed", "damaged", WAITING)
+
+class State(StrEnum):
+    """What has become of a cell, in the order in which states are told."""
+
+    DONE = "done"
+    RUNNING = "running"
+    QUEUED = "queued"  # as a SLURM job
+    MISSING = "missing"
+    FAILED = "failed"
+    DAMAGED = "damaged"  # its record cannot be read
+    WAITING = "waiting"  # for the choice of its learning rate; it has no run id as long
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,18 @@ class Cell:
     run_id: str
     config: Config
     overrides: tuple[str, ...]
+    content: dict[str, str] | None = field(default=None, repr=False, compare=False)
+    """Of the files that the configuration names, by path, if they have been looked at."""
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The content of every file and folder that the configuration names, by its path."""
+        return identity.fingerprints(self.config, self.content)
+
+    @cached_property
+    def training_id(self) -> str:
+        """Cells that differ in their suite only have one."""
+        return identity.training_id(self.config, self.fingerprints)
 
     @property
     def paths(self) -> paths.RunPaths:
@@ -88,20 +110,21 @@ class Cell:
         return not self.config.eval.datasets
 
     @property
-    def state(self) -> str:
-        """`done`, `damaged` (a record that cannot be read), `running`, `failed` or `missing`."""
+    def state(self) -> State:
+        """As the files tell it: what waits in a queue or for a choice is `missing` here."""
         if self.record.exists():
-            return "done" if record.is_whole(self.record) else "damaged"
+            return State.DONE if record.is_whole(self.record) else State.DAMAGED
         if self.holder is not None:
-            return "running"
-        return "failed" if self.paths.failure.exists() else "missing"
+            return State.RUNNING
+        return State.FAILED if self.paths.failure.exists() else State.MISSING
 
 
 def cell_of(
     cfg: Config, overrides: Sequence[str] = (), content: dict[str, str] | None = None
 ) -> Cell:
     """The cell of one resolved configuration."""
-    return Cell(run_id(cfg, content), cfg, tuple(overrides))
+    found = identity.fingerprints(cfg, content)
+    return Cell(identity.run_id(cfg, found), cfg, tuple(overrides), found)
 
 
 def check_content(cell: Cell) -> None:

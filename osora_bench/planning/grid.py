@@ -9,7 +9,7 @@ from typing import Any
 
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import smoke
-from osora_bench.planning.cell import Cell, cell_of
+from osora_bench.planning.cell import Cell, State, cell_of
 from osora_bench.planning.compose import check_overrides, compose, composer, vary
 from osora_bench.planning.experiments import Block, Experiment, load_experiment
 from osora_bench.records import record
@@ -211,7 +211,7 @@ def _variants(
 def validation_loss(trial: Cell) -> float | None:
     """The loss on the held-out rows that a cell's record holds, infinite where the training
     diverged; None as long as there is no record."""
-    if trial.state != "done":
+    if trial.state != State.DONE:
         return None
     training = record.read(trial.record)["training"]
     return math.inf if "diverged" in training else float(training["validation"]["loss"])

@@ -97,9 +97,10 @@ def run_id(cfg: Config, content: dict[str, str] | None = None) -> str:
     return _short(identity(cfg, content))
 
 
-def training_id(cfg: Config) -> str:
+def training_id(cfg: Config, content: dict[str, str] | None = None) -> str:
     """The same for the training alone: cells that differ in their suite only have one."""
-    return _short({key: value for key, value in identity(cfg).items() if key != "eval"})
+    told = identity(cfg, content)
+    return _short({key: value for key, value in told.items() if key != "eval"})
 
 
 def _short(identified: dict[str, Any]) -> str:

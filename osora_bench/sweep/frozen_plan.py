@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench.common import files
-from osora_bench.planning.cell import Cell
+from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.config import Config, plain
 from osora_bench.records import code_state
 from osora_bench.records.code_state import differs
@@ -31,11 +31,13 @@ class Frozen:
     def settled(self, cell: Cell) -> bool:
         """Whether nothing is left to do for a cell in this sweep: done, damaged or failed in it."""
         state = cell.state
-        return state in ("done", "damaged") or (state == "failed" and cell.failed >= self.started)
+        return state in (State.DONE, State.DAMAGED) or (
+            state == State.FAILED and cell.failed >= self.started
+        )
 
     def waits(self, cell: Cell) -> bool:
         """Whether a cell is still to be run, and nobody runs it."""
-        return not self.settled(cell) and cell.state != "running"
+        return not self.settled(cell) and cell.state != State.RUNNING
 
 
 def freeze(cells: Sequence[Cell]) -> Frozen:

@@ -16,7 +16,7 @@ from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import DeviceLost, attempt, session
 from osora_bench.pipeline.messages import damage, where
-from osora_bench.planning.cell import cell_of
+from osora_bench.planning.cell import State, cell_of
 from osora_bench.planning.compose import check_overrides, resolve
 from osora_bench.records import code_state
 
@@ -47,10 +47,10 @@ def _attempt(cfg: DictConfig) -> tuple[int, str]:
     try:
         _check_code()
         one = cell_of(resolve(cfg, "configuration"))
-        if one.state == "done":
+        if one.state == State.DONE:
             say(f"{one.label}: has its record already, {one.record}")
             return OK, ""
-        if one.state == "damaged":
+        if one.state == State.DAMAGED:
             raise UserError(damage(one))
         preflight.check([one])
         session().prepare([one])
@@ -58,10 +58,10 @@ def _attempt(cfg: DictConfig) -> tuple[int, str]:
         print(f"osora-bench: {error}", file=sys.stderr)
         return MISTAKE, str(error)
     state = attempt(one)
-    if state == "done":
+    if state == State.DONE:
         say(f"record: {one.record}")
         return OK, ""
-    if state == "running":
+    if state == State.RUNNING:
         say(f"{one.label}: runs already{where(one)}")
         return FAILED, f"{one.label}: runs already"
     return FAILED, f"{one.label}: {one.error}  (see {one.paths.failure})"

@@ -10,7 +10,7 @@ from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import DeviceLost, attempt, session
 from osora_bench.pipeline.messages import counted, damage, verdict, warnings, where
-from osora_bench.planning.cell import WAITING, Cell
+from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.grid import Expansion, expansion
 from osora_bench.sweep.options import RETRIES
 
@@ -45,12 +45,12 @@ def run_experiment(
             return FAILED
         if not waiting:
             return status
-        tried |= {cell.run_id for cell in now.cells if cell.state == "failed"}
+        tried |= {cell.run_id for cell in now.cells if cell.state == State.FAILED}
         known, now = {cell.run_id for cell in now.cells}, expansion(name, overrides)
         if now.waiting and {cell.run_id for cell in now.cells} <= known:
             for one in now.waiting:
-                say(f"{WAITING}: {one.cell.label}: {one.why}")
-            states = [*(cell.state for cell in now.cells), *(WAITING for _ in now.waiting)]
+                say(f"{State.WAITING}: {one.cell.label}: {one.why}")
+            states = [*(cell.state for cell in now.cells), *(State.WAITING for _ in now.waiting)]
             say(f"{len(states)} cells: {counted(states)}")
             return FAILED
 
@@ -77,10 +77,13 @@ def run_missing(
         DeviceLost: no cell can run in this process any more; so, too, after the verdict.
     """
     states = {cell.run_id: cell.state for cell in cells}
-    left = {*leave, *(run_id for run_id, state in states.items() if state in ("done", "damaged"))}
+    left = {
+        *leave,
+        *(run_id for run_id, state in states.items() if state in (State.DONE, State.DAMAGED)),
+    }
     todo = [cell for cell in cells if cell.run_id not in left]
-    missing = [cell for cell in todo if states[cell.run_id] in ("missing", "failed")]
-    for cell in (c for c in cells if states[c.run_id] == "damaged"):
+    missing = [cell for cell in todo if states[cell.run_id] in (State.MISSING, State.FAILED)]
+    for cell in (c for c in cells if states[c.run_id] == State.DAMAGED):
         say(damage(cell))
     if not todo:
         return verdict(cells)
@@ -136,13 +139,13 @@ def run_here(cells: Sequence[Cell]) -> None:
     told: set[str] = set()
     while True:
         states = {c.run_id: c.state for c in cells if c.run_id not in tried}
-        ready = [c for c in cells if states.get(c.run_id) in ("missing", "failed")]
+        ready = [c for c in cells if states.get(c.run_id) in (State.MISSING, State.FAILED)]
         if ready:
             session().prepare(ready)
         for number, cell in enumerate(ready, start=1):
-            if attempt(cell, f"[{number}/{len(ready)}] ") != "running":
+            if attempt(cell, f"[{number}/{len(ready)}] ") != State.RUNNING:
                 tried.add(cell.run_id)
-        waiting = [c for c in cells if states.get(c.run_id) == "running"]
+        waiting = [c for c in cells if states.get(c.run_id) == State.RUNNING]
         if not ready and not waiting:
             return
         for cell in (c for c in waiting if c.run_id not in told):

@@ -2,7 +2,7 @@
 
 from osora_bench.common.progress import say
 from osora_bench.pipeline.messages import damage, summary
-from osora_bench.planning.cell import Cell
+from osora_bench.planning.cell import Cell, State
 from osora_bench.records import record
 from osora_bench.sweep.frozen_plan import Frozen
 
@@ -30,9 +30,9 @@ class Watch:
 
     def _tell(self, cell: Cell) -> None:
         state = cell.state
-        if state == "done":
+        if state == State.DONE:
             say(summary(cell, record.read(cell.record)))
-        elif state == "damaged":
+        elif state == State.DAMAGED:
             say(damage(cell))
         else:
             say(f"{cell.label}: FAILED, {cell.error}  (see {cell.paths.failure})")

@@ -14,6 +14,7 @@ from osora_bench.common.exits import BROKEN, FAILED, LOST, MISTAKE, OK
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
 from osora_bench.pipeline.attempt import DeviceLost, attempt
+from osora_bench.planning.cell import State
 from osora_bench.records.code_state import CHANGED
 from osora_bench.sweep import frozen_plan
 
@@ -39,7 +40,7 @@ def work(sweep: frozen_plan.Frozen, allow_changed: bool = False) -> int:
             print(f"osora-bench: {lost}", file=sys.stderr)
             return BROKEN
         first = False
-    return OK if all(cell.state in ("done", "running") for cell in sweep.cells) else FAILED
+    return OK if all(cell.state in (State.DONE, State.RUNNING) for cell in sweep.cells) else FAILED
 
 
 def _check_code(sweep: frozen_plan.Frozen, allow_changed: bool) -> None:

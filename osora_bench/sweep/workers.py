@@ -18,7 +18,7 @@ from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.exits import INTERRUPTED, LOST, MISTAKE
 from osora_bench.common.progress import say
 from osora_bench.pipeline.messages import less_memory, where
-from osora_bench.planning.cell import Cell
+from osora_bench.planning.cell import Cell, State
 from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.options import RETRIES
 from osora_bench.sweep.watch import Watch
@@ -225,7 +225,7 @@ def run_in_workers(
     watch = Watch(frozen_plan.freeze(cells))
     workers = Workers(watch, count, allow_changed, slots, retries)
     for cell in watch.open:
-        if cell.state == "running":
+        if cell.state == State.RUNNING:
             say(f"{cell.label}: runs already{where(cell)}; waiting for it")
     try:
         while workers.running or (watch.open and workers.refusal is None):

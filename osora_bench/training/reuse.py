@@ -20,7 +20,6 @@ from osora_bench.common import files
 from osora_bench.common.fingerprint import file_sha256
 from osora_bench.common.progress import say
 from osora_bench.models import base
-from osora_bench.planning import identity
 from osora_bench.planning.cell import Cell
 from osora_bench.training.train import Training
 
@@ -42,7 +41,7 @@ def keep(cell: Cell, model: Any, done: Trained, provenance: dict[str, Any]) -> N
         "provenance": provenance,
         "done": asdict(done),
     }
-    folder = cell.paths.trained(identity.training_id(cell.config))
+    folder = cell.paths.trained(cell.training_id)
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / f"{cell.run_id}.json", json.dumps(told, indent=1))
 
@@ -84,7 +83,7 @@ class Note:
 
 def find(cell: Cell, provenance: dict[str, Any]) -> Note | None:
     """The training of a cell, if it was done here under the same circumstances and is whole."""
-    for place in sorted(cell.paths.trained(identity.training_id(cell.config)).glob("*.json")):
+    for place in sorted(cell.paths.trained(cell.training_id).glob("*.json")):
         try:
             told = json.loads(place.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -7,7 +7,7 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
-from osora_bench.planning import grid, identity
+from osora_bench.planning import grid
 from osora_bench.planning.config import plain
 from osora_bench.records import record
 from osora_bench.sweep import run
@@ -99,7 +99,7 @@ def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments
             "runs": [trial.run_id for trial in trials],
         }
     # the first seed's run is the trial, but for what is asked of it
-    assert identity.training_id(chosen[0].config) == identity.training_id(trials[1].config)
+    assert chosen[0].training_id == trials[1].training_id
 
 
 def test_an_include_takes_the_rates_for_ranks_and_seeds_of_its_own(experiments, places):

@@ -8,7 +8,6 @@ import torch
 from pipeline.test_session import numbers
 
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.planning import identity
 from osora_bench.records import record
 from osora_bench.training import reuse, train
 
@@ -39,7 +38,7 @@ def test_a_second_suite_trains_nothing_and_records_the_same(
     alone = make_cell(f"method={method}", *SECOND, f"runs={tmp_path}/x", f"ledger={tmp_path}/x/l")
     first, second = (make_cell(f"method={method}", *chosen) for chosen in (FIRST, SECOND))
     assert first.run_id != second.run_id
-    assert identity.training_id(first.config) == identity.training_id(second.config)
+    assert first.training_id == second.training_id
     for cell in (alone, first, second):
         assert attempt(cell) == "done"
     assert len(trainings) == 2  # alone, and first
@@ -69,7 +68,7 @@ def test_a_method_that_saves_less_than_it_learns_trains_again(
 def test_what_is_not_the_same_any_more_is_trained_again(harm, make_cell, session, trainings):
     first, second = make_cell("method=osora", *FIRST), make_cell("method=osora", *SECOND)
     assert attempt(first) == "done"
-    note = first.paths.trained(identity.training_id(first.config)) / f"{first.run_id}.json"
+    note = first.paths.trained(first.training_id) / f"{first.run_id}.json"
     if harm == "adapter":
         file = first.paths.adapter / "adapter_model.safetensors"
         content = bytearray(file.read_bytes())
@@ -121,7 +120,7 @@ def test_a_suite_without_sets_needs_held_out_rows(make_cell):
 
 def test_a_damaged_note_is_passed_over(make_cell, capsys):
     cell = make_cell(*FIRST)
-    place = cell.paths.trained(identity.training_id(cell.config)) / "0123456789ab.json"
+    place = cell.paths.trained(cell.training_id) / "0123456789ab.json"
     place.parent.mkdir(parents=True)
     place.write_text('{"files": ')
     assert reuse.find(cell, {}) is None

@@ -13,7 +13,7 @@ from typing import Any
 
 from osora_bench.common import claim
 from osora_bench.common.errors import UserError
-from osora_bench.planning.cell import Cell
+from osora_bench.planning.cell import Cell, State
 
 LARGEST = 1000
 """Most cells of one submission, whatever the cluster allows: they are one command line."""
@@ -138,7 +138,7 @@ def queued(cells: Sequence[Cell]) -> dict[str, Job]:
 def state(cell: Cell, jobs: dict[str, Job]) -> str:
     """A cell's state; `queued` where all that there is of it is a job in the queue."""
     known = cell.state
-    return "queued" if known in ("missing", "failed") and cell.run_id in jobs else known
+    return State.QUEUED if known in (State.MISSING, State.FAILED) and cell.run_id in jobs else known
 
 
 @cache

@@ -29,7 +29,7 @@ from typing import Any
 from osora_bench.common import claim, files
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.progress import say
-from osora_bench.planning.cell import Cell
+from osora_bench.planning.cell import Cell, State
 from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.options import RETRIES
 from osora_bench.sweep.slurm.profile import check_cluster, check_gpus, profile
@@ -155,7 +155,7 @@ class Sweep:
             self.gone.pop(cell.run_id, None)
             self._tell_waiting(cell, job)
             return False
-        if cell.run_id in self._being_launched() or cell.state == "running":
+        if cell.run_id in self._being_launched() or cell.state == State.RUNNING:
             self.gone.pop(cell.run_id, None)
             return False
         if cell.run_id not in self.had:
