@@ -41,7 +41,8 @@ from osora_bench.pipeline import attempt as attempts
 from osora_bench.pipeline.attempt import attempt, explained, session
 from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
-from osora_bench.planning.grid import expand
+from osora_bench.planning.experiments import load_experiment
+from osora_bench.planning.grid import expansion
 from osora_bench.records import record
 
 sys.path.append(str(paths.ROOT / "tests"))
@@ -74,7 +75,7 @@ class Sweep:
     def __init__(self, place: Path, how: list[str], environment: dict[str, str]) -> None:
         self.place = place
         self.overrides = [f"ledger={place}/ledger", f"runs={place}/runs", *SETTINGS]
-        self.cells = expand(EXPERIMENT, self.overrides)
+        self.cells = expansion(load_experiment(EXPERIMENT), self.overrides).cells
         self.how = how
         self.environment = {**os.environ, **environment, MARK: str(place)}
         self.process: subprocess.Popen[bytes] | None = None

@@ -69,7 +69,7 @@ def watch(others: Stopwatch, own: Stopwatch) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
     from osora_bench.evaluation import evaluate
-    from osora_bench.models import adapters, base
+    from osora_bench.models import adapter_config, base
     from osora_bench.pipeline import session
     from osora_bench.records import record
     from osora_bench.training import data
@@ -77,8 +77,8 @@ def watch(others: Stopwatch, own: Stopwatch) -> None:
     for auto in (AutoModelForCausalLM, AutoTokenizer):
         others.watch(auto, "from_pretrained", "load")
     others.watch(peft, "get_peft_model", "adapter")
-    start = adapters.start
-    adapters.start = lambda method: lambda model: others.time("adapter", start(method), model)
+    start = adapter_config.start
+    adapter_config.start = lambda method: lambda model: others.time("adapter", start(method), model)
     others.watch(Trainer, "train", "training")
     others.watch(evaluate, "_run", "evaluation")
     others.watch(data, "tokenise", TOKENS)

@@ -31,6 +31,7 @@ from osora_bench.planning import grid, identity, smoke
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, resolve
 from osora_bench.planning.config import plain
+from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 
 MODELS = ["toy", "qwen2-7b", "mistral-7b-instruct-v0.3", "llama3-8b-instruct"]
@@ -193,7 +194,7 @@ def main() -> None:
         write_experiment(folder, "grid", range(args.seeds))
         write_experiment(folder, "ran", range(1, args.seeds + 1))
         places = [f"ledger={folder}/ledger", f"runs={folder}/runs"]
-        for cell in grid.expand("ran", places):
+        for cell in grid.expansion(load_experiment("ran"), places).cells:
             record.write(made_up(cell, chance), folder / "ledger")
         run(folder, places, chance)
 
@@ -207,7 +208,7 @@ def run(folder: Path, places: list[str], chance: random.Random) -> None:
     lines = listed.read_text(encoding="utf-8").splitlines()
     # warnings stand before the cells' lines, what all of them take and are worth after
     planned = [line.split()[0] for line in lines if re.match(r"[0-9a-f]{12} ", line)]
-    cells = grid.expand("grid", places)
+    cells = grid.expansion(load_experiment("grid"), places).cells
     sizes = [place.stat().st_size for place in (folder / "ledger").glob("*.json")]
     print(f"{lines[-1]}; {len(sizes)} records, {sum(sizes) / 1e6:.0f} MB\n")
     print("| | seconds | of processor time | memory, MB |\n|---|---|---|---|")

@@ -11,7 +11,7 @@ from typing import Any
 from osora_bench.common import files, interruption
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
-from osora_bench.models.adapters import check_adapter, read_origin, with_saved_adapter
+from osora_bench.models.adapter_config import check_adapter, read_origin
 from osora_bench.planning import checks
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config, plain
@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     check(args, cfg)
     say("loading torch, transformers and OpenCompass ...")
     from osora_bench.evaluation import evaluate, suites
+    from osora_bench.models.adapters import with_saved_adapter
     from osora_bench.models.base import Workspace, quiet
 
     quiet()

@@ -1,9 +1,12 @@
 """What stands on the command line besides the configuration's own keys."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning import compose
+from osora_bench.sweep.options import RETRIES, RunOptions
+from osora_bench.sweep.slurm import profile
 
 HOW = ("workers", "retries", "allow_changed")
 """Options that say how cells are run."""
@@ -16,32 +19,29 @@ def experiment_option(arguments: Sequence[str]) -> tuple[str, list[str]]:
         raise UserError(f"unknown option {flags[0]}; `osora-bench --help` lists what there is")
     named = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
     if len(named) != 1:
-        from osora_bench.common import paths
-
         names = ", ".join(sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml")))
         raise UserError(f"name one experiment: experiment=NAME. Valid: {names}")
     return named[0], [a for a in arguments if not a.startswith("experiment=")]
 
 
-def run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """How cells are to be run (as of `run.run_by`), and the other arguments."""
-    options, overrides = own_options(arguments, HOW)
-    how: dict[str, Any] = {"workers": _count(options.get("workers", "1"), "workers")}
-    if "retries" in options:
-        how["retries"] = _count(options["retries"], "retries", least=0)
-    how["allow_changed"] = choice(options, "allow_changed", "true")
-    how["launcher"], overrides = _launcher(overrides)
-    if how["launcher"] and "workers" in options:
+def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
+    """How cells are to be run, and the other arguments."""
+    given, overrides = own_options(arguments, HOW)
+    launcher, overrides = _launcher(overrides)
+    options = RunOptions(
+        workers=_count(given.get("workers", "1"), "workers"),
+        launcher=tuple(launcher),
+        retries=_count(given.get("retries", str(RETRIES)), "retries", least=0),
+        allow_changed=choice(given, "allow_changed", "true"),
+    )
+    if launcher and "workers" in given:
         raise UserError(
-            f"workers={how['workers']} and {how['launcher'][0]}: name one way to run the cells"
+            f"workers={options.workers} and {launcher[0]}: name one way to run the cells"
         )
-    from osora_bench.planning import compose
-    from osora_bench.sweep.slurm import profile
-
-    if how["launcher"]:
-        profile.profile(how["launcher"])
+    if launcher:
+        profile.profile(launcher)
     compose.check_overrides(overrides, also=(*HOW, "scale"))
-    return how, overrides
+    return options, overrides
 
 
 def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -84,9 +84,7 @@ def choice(options: dict[str, str], key: str, valid: str) -> bool:
 
 def members(given: str | None, group: str) -> list[str]:
     """The members of a config group that a list names; by default every one."""
-    from osora_bench.planning.compose import group_choices
-
-    choices = group_choices(group)
+    choices = compose.group_choices(group)
     named = choices if given is None else given.split(",")
     for name in named:
         if name not in choices:

@@ -12,6 +12,7 @@ from osora_bench.common.process import without_collecting
 from osora_bench.pipeline.messages import counted, warnings, where
 from osora_bench.planning import estimate
 from osora_bench.planning.cell import Cell, State
+from osora_bench.planning.experiments import load_experiment
 from osora_bench.planning.grid import Expansion, validation_loss
 from osora_bench.records import record
 from osora_bench.sweep.slurm import queue
@@ -144,7 +145,7 @@ def plan_verb(arguments: Sequence[str]) -> int:
     names, rest = experiment_option(arguments)
     # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
     _, overrides = run_options([a for a in rest if a != "--json"])
-    made = lines(together(expansion(name, overrides) for name in names.split(",")))
+    made = lines(together(expansion(load_experiment(name), overrides) for name in names.split(",")))
     if "--json" in rest:
         print(json.dumps([line.plain() for line in made], indent=1))
     else:

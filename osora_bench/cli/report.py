@@ -17,8 +17,8 @@ def tables_verb(arguments: Sequence[str]) -> int:
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out", "params", "compare", "others"))
-    cells = expansion(name, overrides).everything
     experiment = load_experiment(name)
+    cells = expansion(experiment, overrides).everything
     if not experiment.tables:
         print(f"{name}: experiments/{name}.yaml names no tables")
     params = choice(options, "params", "true")
@@ -49,9 +49,10 @@ def figures_verb(arguments: Sequence[str]) -> int:
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out",))
-    cells = expansion(name, overrides).everything
+    experiment = load_experiment(name)
+    cells = expansion(experiment, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
-    written = figures.draw(load_experiment(name), cells, folder, others="scale=smoke" in overrides)
+    written = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)
     if written:
         print(f"written to {folder}: {', '.join(p.name for p in written)}")
     return 0

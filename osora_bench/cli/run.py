@@ -16,14 +16,14 @@ def run_verb(arguments: Sequence[str]) -> int:
     # looked at once a process: what runs is what is here now, not after the checks
     code_state.code()
     name, rest = experiment_option(arguments)
-    how, overrides = run_options(rest)
+    options, overrides = run_options(rest)
     experiment = load_experiment(name)
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
-    now = expansion(name, overrides)
+    now = expansion(experiment, overrides)
     check_shown(experiment, now.everything)
-    return run_experiment(name, overrides, now, hint=experiment.hint, **how)
+    return run_experiment(experiment, overrides, options, now)
 
 
 def cell_verb(arguments: Sequence[str]) -> int:

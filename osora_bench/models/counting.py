@@ -18,7 +18,7 @@ from peft import get_peft_model, get_peft_model_state_dict
 from torch import nn
 
 from osora_bench.common.errors import UserError
-from osora_bench.models import adapters
+from osora_bench.models import adapter_config
 from osora_bench.models.skeleton import blank, check_rank
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
@@ -103,7 +103,7 @@ def adapt(cfg: Config, skeleton: nn.Module) -> Any:
     """
     check_rank(cfg, skeleton)
     method = cfg.method
-    peft = adapters.instantiate(_without_weights(method))
+    peft = adapter_config.instantiate(_without_weights(method))
     with torch.device("meta"), _without_start(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again where the adapter gets its weights
         try:

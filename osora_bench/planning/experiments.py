@@ -79,6 +79,7 @@ class Experiment:
 
     title: str
     seed: list[int]
+    name: str = ""  # its file's
     include: list[Include] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +103,9 @@ def load_experiment(name: str) -> Experiment:
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"experiments/{place.name}: {error}") from error
     assert isinstance(loaded, Experiment)
+    if loaded.name not in ("", name):
+        raise UserError(f"experiments/{place.name}: is called {name}, not {loaded.name}")
+    loaded.name = name
     included = [block for part in loaded.include for block in _included(part, place.name)]
     loaded.blocks = included + loaded.blocks
     if not any(block.model and block.method for block in loaded.blocks):

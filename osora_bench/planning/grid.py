@@ -11,7 +11,7 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import smoke
 from osora_bench.planning.cell import Cell, State, cell_of
 from osora_bench.planning.compose import check_overrides, compose, composer, vary
-from osora_bench.planning.experiments import Block, Experiment, load_experiment
+from osora_bench.planning.experiments import Block, Experiment
 from osora_bench.records import record
 
 
@@ -65,12 +65,7 @@ def together(expansions: Iterable[Expansion]) -> Expansion:
     return Expansion(list(cells.values()), list(waiting.values()))
 
 
-def expand(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
-    """The cells of an experiment that are known: `expansion` without what waits."""
-    return expansion(name, overrides).cells
-
-
-def expansion(name: str, overrides: Sequence[str] = ()) -> Expansion:
+def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansion:
     """All cells of an experiment in its order, each once, `overrides` on top of its settings.
 
     `scale=smoke` among the overrides makes each cell its tiny version (smoke.py), `scale=full` adds
@@ -81,18 +76,17 @@ def expansion(name: str, overrides: Sequence[str] = ()) -> Expansion:
     Raises:
         UserError: anything wrong with the experiment, its grid or the overrides.
     """
-    experiment = load_experiment(name)
     scale, overrides = _scale(overrides)
     check_overrides(overrides)
     for override in overrides:
         if override.split("=")[0] in ("model", "method", "seed", "method.rank"):
             raise UserError(
-                f"{override}: experiments/{name}.yaml says which models, methods, ranks and seeds "
-                "are run; `python -m osora_bench -m` runs a grid of your own"
+                f"{override}: experiments/{experiment.name}.yaml says which models, methods, ranks "
+                "and seeds are run; `python -m osora_bench -m` runs a grid of your own"
             )
     cells: dict[str, Cell] = {}
     waiting: dict[str, Waiting] = {}
-    grid = Grid(name, experiment, overrides, scale)
+    grid = Grid(experiment, overrides, scale)
     with composer():
         for block in experiment.blocks:
             for made in grid.block(block):
@@ -118,7 +112,6 @@ Values = dict[str, Any]
 class Grid:
     """Makes the cells of one experiment's blocks. Used inside `composer()`."""
 
-    name: str
     experiment: Experiment
     overrides: Sequence[str]
     scale: str | None
@@ -127,7 +120,7 @@ class Grid:
     def block(self, block: Block) -> Iterator[Cell | Waiting]:
         """The cells of a block; of one with `rates`, first those that try them."""
         full = self.experiment.full if self.scale == "full" else {}
-        values = {"tracker.group": self.name, **self.experiment.set, **block.set, **full}
+        values = {"tracker.group": self.experiment.name, **self.experiment.set, **block.set, **full}
         seeds = block.seed or self.experiment.seed
         ranks: Sequence[int | None] = [None] if block.rank is None else block.rank
         for choice in itertools.product(block.model, block.method):
@@ -181,7 +174,7 @@ class Grid:
         if values.get("eval") == "none":  # nothing is asked, however few questions were wanted
             overrides = [o for o in overrides if not o.startswith("eval.")]
         chosen = [f"model={model}", f"method={method}", *_as_overrides(values), *overrides]
-        where = f"experiments/{self.name}.yaml: {model} {method}"
+        where = f"experiments/{self.experiment.name}.yaml: {model} {method}"
         check_overrides(chosen)
         composed = compose(chosen, where)
         if self.scale is not None:

@@ -4,11 +4,12 @@ import importlib.metadata
 import os
 import platform
 from functools import cache
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from osora_bench.records.code_state import CHANGED, code
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "osora-bench",
@@ -35,13 +36,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+def hardware(device: "torch.device", processes: int = 1) -> dict[str, Any]:
     """What ran, as far as it can change round-off, and how many processes shared its training."""
     shared = {"processes": processes} if processes > 1 else {}
     return {**_device(device), **shared}
 
 
-def _device(device: torch.device) -> dict[str, Any]:
+def _device(device: "torch.device") -> dict[str, Any]:
+    import torch
+
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return {
@@ -50,7 +53,7 @@ def _device(device: torch.device) -> dict[str, Any]:
     }
 
 
-def provenance(device: torch.device, processes: int = 1) -> dict[str, Any]:
+def provenance(device: "torch.device", processes: int = 1) -> dict[str, Any]:
     """Everything above, for a record, with a mark where a sweep's code changed under it."""
     changed = {"changed_since_plan": True} if CHANGED in os.environ else {}
     ran_on = hardware(device, processes)

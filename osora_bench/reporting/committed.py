@@ -53,7 +53,7 @@ def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
         experiment = load_experiment(place.stem)
         if not experiment.trains or str(experiment.set.get("ledger")) != "results/ledger":
             continue
-        cells = expansion(place.stem, [f"ledger={ledger}"]).everything
+        cells = expansion(experiment, [f"ledger={ledger}"]).everything
         if any(cell.run_id in there for cell in cells):
             yield place.stem, experiment, cells
 

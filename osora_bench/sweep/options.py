@@ -1,4 +1,21 @@
 """How the cells of a sweep are run."""
 
+from dataclasses import dataclass
+
 RETRIES = 1
-"""How often a cell is started again whose process or job was killed, if nothing else is said."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How cells are run: in this process, in several, or as jobs.
+
+    `workers` are the processes to run them in; 1 is this process. `launcher` are Hydra overrides of
+    a SLURM launcher, to run them as its jobs. `retries` is how often a cell is started again whose
+    process or job was killed. `allow_changed` lets workers and jobs run other code than the sweep
+    was started with.
+    """
+
+    workers: int = 1
+    launcher: tuple[str, ...] = ()
+    retries: int = RETRIES
+    allow_changed: bool = False

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from osora_bench.common.errors import Refused
 from osora_bench.common.exits import FAILED
@@ -11,15 +10,21 @@ from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import DeviceLost, attempt, session
 from osora_bench.pipeline.messages import counted, damage, verdict, warnings, where
 from osora_bench.planning.cell import Cell, State
+from osora_bench.planning.experiments import Experiment
 from osora_bench.planning.grid import Expansion, expansion
-from osora_bench.sweep.options import RETRIES
+from osora_bench.sweep.options import RunOptions
+from osora_bench.sweep.slurm.sweep import run_on_slurm
+from osora_bench.sweep.workers import run_in_workers
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that run elsewhere."""
 
 
 def run_experiment(
-    name: str, overrides: Sequence[str] = (), first: Expansion | None = None, **settings: Any
+    experiment: Experiment,
+    overrides: Sequence[str] = (),
+    options: RunOptions | None = None,
+    first: Expansion | None = None,
 ) -> int:
     """Run all of an experiment that has no record yet; return the exit status.
 
@@ -27,26 +32,27 @@ def run_experiment(
 
     Args:
         first: its cells as they are now, if they are known already.
-        settings: as of `run_missing`.
 
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
     """
-    now = expansion(name, overrides) if first is None else first
+    now = expansion(experiment, overrides) if first is None else first
     tried: set[str] = set()
     while True:
         waiting = [w.cell for w in now.waiting]
         if waiting:
             say(f"{len(waiting)} cells wait for the choice of their learning rate")
         try:
-            status = run_missing(now.cells, waiting=waiting, leave=tried, **settings)
+            status = run_missing(
+                now.cells, options, hint=experiment.hint, waiting=waiting, leave=tried
+            )
         except DeviceLost as lost:
             say(f"{lost}; start again for the cells that are left")
             return FAILED
         if not waiting:
             return status
         tried |= {cell.run_id for cell in now.cells if cell.state == State.FAILED}
-        known, now = {cell.run_id for cell in now.cells}, expansion(name, overrides)
+        known, now = {cell.run_id for cell in now.cells}, expansion(experiment, overrides)
         if now.waiting and {cell.run_id for cell in now.cells} <= known:
             for one in now.waiting:
                 say(f"{State.WAITING}: {one.cell.label}: {one.why}")
@@ -57,25 +63,25 @@ def run_experiment(
 
 def run_missing(
     cells: Sequence[Cell],
-    hint: str | None = None,
+    options: RunOptions | None = None,
     *,
+    hint: str | None = None,
     waiting: Sequence[Cell] = (),
     leave: Collection[str] = (),
-    launcher: Sequence[str] = (),
-    **how: Any,
 ) -> int:
     """Run every cell that has no record yet; return the exit status.
 
     Args:
+        hint: told where they cannot run on this machine.
         waiting: cells that come later, to be checked with these.
         leave: run ids of cells that have failed in this start already.
-        launcher, how: as of `run_by`.
 
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
         Refused: found out on the way, and told after the verdict.
         DeviceLost: no cell can run in this process any more; so, too, after the verdict.
     """
+    options = options or RunOptions()
     states = {cell.run_id: cell.state for cell in cells}
     left = {
         *leave,
@@ -89,41 +95,23 @@ def run_missing(
         return verdict(cells)
     say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
-        preflight.check([*missing, *waiting], hint, here=not launcher)
+        preflight.check([*missing, *waiting], hint, here=not options.launcher)
         for line in warnings(missing):
             say(f"WARNING: {line}")
     try:
-        run_by(todo, launcher=launcher, **how)
+        run_by(todo, options)
     except (Refused, DeviceLost):
         verdict(cells)
         raise
     return verdict(cells)
 
 
-def run_by(
-    cells: Sequence[Cell],
-    *,
-    workers: int = 1,
-    allow_changed: bool = False,
-    launcher: Sequence[str] = (),
-    retries: int = RETRIES,
-) -> None:
-    """Run cells in this process, in several, or as jobs.
-
-    Args:
-        workers: processes to run them in; 1 is this process.
-        allow_changed: whether workers may run other code than the sweep was started with.
-        launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
-        retries: how often a cell is started again whose process or job was killed.
-    """
-    if launcher:
-        from osora_bench.sweep.slurm.sweep import run_on_slurm
-
-        run_on_slurm(cells, launcher, allow_changed, retries)
-    elif workers > 1:
-        from osora_bench.sweep.workers import run_in_workers
-
-        run_in_workers(cells, workers, allow_changed, retries)
+def run_by(cells: Sequence[Cell], options: RunOptions) -> None:
+    """Run cells in this process, in several, or as jobs."""
+    if options.launcher:
+        run_on_slurm(cells, options)
+    elif options.workers > 1:
+        run_in_workers(cells, options)
     else:
         run_here(cells)
 

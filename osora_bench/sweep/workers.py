@@ -20,7 +20,7 @@ from osora_bench.common.progress import say
 from osora_bench.pipeline.messages import less_memory, where
 from osora_bench.planning.cell import Cell, State
 from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.options import RETRIES
+from osora_bench.sweep.options import RETRIES, RunOptions
 from osora_bench.sweep.watch import Watch
 
 LOOK_EVERY = 0.5
@@ -202,20 +202,15 @@ class Workers:
         return f"{last}  (see {self.log(slot)})"
 
 
-def run_in_workers(
-    cells: Sequence[Cell], count: int, allow_changed: bool = False, retries: int = RETRIES
-) -> None:
-    """Run what is missing in `count` processes; return when nothing is left or running.
-
-    Args:
-        retries: how often a cell is started again whose process was killed.
+def run_in_workers(cells: Sequence[Cell], options: RunOptions) -> None:
+    """Run what is missing in several processes; return when nothing is left or running.
 
     Raises:
         UserError: fewer GPUs than workers.
         Refused: code that changed under the sweep, or no worker that can do anything; what ran
             has ended.
     """
-    slots, there = devices(cells), gpus(cells)
+    slots, there, count = devices(cells), gpus(cells), options.workers
     if there and count > len(slots):
         each = max(cell.config.processes for cell in cells)
         raise UserError(
@@ -223,7 +218,7 @@ def run_in_workers(
             + ("one" if each == 1 else f"trainer.processes={each}")
         )
     watch = Watch(frozen_plan.freeze(cells))
-    workers = Workers(watch, count, allow_changed, slots, retries)
+    workers = Workers(watch, count, options.allow_changed, slots, options.retries)
     for cell in watch.open:
         if cell.state == State.RUNNING:
             say(f"{cell.label}: runs already{where(cell)}; waiting for it")

@@ -2,7 +2,7 @@
 
 from osora_bench.benchdata.sets import absent, data_folder
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.models.adapters import instantiate
+from osora_bench.models.adapter_config import instantiate
 from osora_bench.planning.cell import Cell
 from osora_bench.training.data import dialogues
 

@@ -13,7 +13,7 @@ import torch
 from osora_bench.cli import params
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.models import adapters, counting, skeleton
+from osora_bench.models import adapter_config, counting, skeleton
 from osora_bench.models import base as models
 from osora_bench.models import weights as models_weights
 from osora_bench.planning import identity
@@ -107,7 +107,7 @@ def test_adapter_bytes_are_those_of_the_saved_file(method, tmp_path):
     cfg = configured(f"method={method}", "method.rank=8")
     counted = counting.count(cfg)
     base = models.Workspace().base(cfg).model
-    adapted = peft.get_peft_model(base, adapters.instantiate(cfg.method))
+    adapted = peft.get_peft_model(base, adapter_config.instantiate(cfg.method))
     adapted.save_pretrained(tmp_path)
     assert counted.adapter_bytes == (tmp_path / "adapter_model.safetensors").stat().st_size
     assert counted.trainable == sum(p.numel() for p in adapted.parameters() if p.requires_grad)

@@ -4,15 +4,16 @@ import json
 import math
 
 import pytest
+from grids import expansion_of
 from planning.test_tuning import experiments, with_loss  # noqa: F401 (a fixture)
 
 from osora_bench.cli import plan
 from osora_bench.cli.main import main
-from osora_bench.planning import estimate, grid
+from osora_bench.planning import estimate
 
 
 def test_every_cell_has_a_line_and_those_that_wait_no_run_id(experiments, places):  # noqa: F811
-    made = plan.lines(grid.expansion("tuned", places))
+    made = plan.lines(expansion_of("tuned", places))
     assert [line.state for line in made] == ["missing"] * 4 + ["waiting"] * 4
     assert [line.run_id is None for line in made] == [False] * 4 + [True] * 4
     told = plan.text(made)
@@ -30,10 +31,10 @@ def test_json_has_the_same_lines(experiments, places, capsys):  # noqa: F811
 
 
 def test_a_training_that_several_suites_share_counts_once(experiments, places):  # noqa: F811
-    trials = grid.expansion("tuned", places).cells[1:]
+    trials = expansion_of("tuned", places).cells[1:]
     for trial in trials:
         with_loss(trial, 1.0)  # the first is the best of equals
-    made = plan.lines(grid.expansion("tuned", places))
+    made = plan.lines(expansion_of("tuned", places))
     todo = [line for line in made if line.state == "missing"]
     trained = [line for line in todo if line.cell.config.method.name == "lora"]
     # two suites: seed 3 was trained by the trial, seed 4 is trained once
@@ -42,11 +43,11 @@ def test_a_training_that_several_suites_share_counts_once(experiments, places): 
 
 
 def test_a_damaged_record_is_no_work_to_be_done(experiments, places):  # noqa: F811
-    expansion = grid.expansion("tuned", places)
+    expansion = expansion_of("tuned", places)
     whole = plan.lines(expansion)
     expansion.cells[0].ledger.mkdir(parents=True, exist_ok=True)
     expansion.cells[0].record.write_text("{")
-    made = plan.lines(grid.expansion("tuned", places))
+    made = plan.lines(expansion_of("tuned", places))
     assert made[0].state == "damaged"
     left = plan._hours(whole) - plan._hours(made)
     assert left == pytest.approx(whole[0].cost.hours)

@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 from conftest import QUICK
+from grids import cells_of
 
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.models import counting
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.planning import grid
 from osora_bench.records import record
 from osora_bench.reporting import parameters
 
@@ -85,7 +85,7 @@ def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys
     counts = [
         int(line["trainable"]) for line in csv.DictReader(io.StringIO(capsys.readouterr().out))
     ]
-    for cell, count in zip(grid.expand("more", [*places, *quick]), counts, strict=True):
+    for cell, count in zip(cells_of("more", [*places, *quick]), counts, strict=True):
         made = record.read(cell.record)
         assert made["training"]["steps"] == 4
         assert made["parameters"]["trainable"] == count

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
-from osora_bench.models import adapters, skeleton
+from osora_bench.models import adapter_config, skeleton
 from osora_bench.models import base as models
 from osora_bench.pipeline import attempt as attempts
 from osora_bench.pipeline import preflight
@@ -222,9 +222,9 @@ def test_pissa_starts_as_peft_starts_it_and_closer_to_the_exact_residual(make_ce
         n: t.double() for n, t in models.Workspace().base(cell.config).model.state_dict().items()
     }
     ours = peft.get_peft_model(
-        models.Workspace().base(cell.config).model, adapters.instantiate(cell.config.method)
+        models.Workspace().base(cell.config).model, adapter_config.instantiate(cell.config.method)
     )
-    adapters.start(cell.config.method)(ours)
+    adapter_config.start(cell.config.method)(ours)
     theirs = peft.get_peft_model(
         models.Workspace().base(cell.config).model,
         peft.LoraConfig(

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import QUICK
+from grids import cells_of
 from sweeps import wait_until
 
 from osora_bench.common import paths
@@ -19,7 +20,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.pipeline import preflight, tracker
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.pipeline.tracker import tracking
-from osora_bench.planning import config, grid
+from osora_bench.planning import config
 from osora_bench.records import record
 
 BLOCK = 32768
@@ -350,9 +351,9 @@ def test_a_mode_that_is_none_or_cannot_work_is_refused_before_anything_starts(
 
 
 def test_an_experiments_cells_are_grouped_by_its_name():
-    cells = grid.expand("demo", ["tracker=wandb"])
+    cells = cells_of("demo", ["tracker=wandb"])
     assert {c.config.tracker.group for c in cells} == {"demo"}
-    mine = grid.expand("demo", ["tracker=wandb", "tracker.group=mine"])
+    mine = cells_of("demo", ["tracker=wandb", "tracker.group=mine"])
     assert {c.config.tracker.group for c in mine} == {"mine"}
     assert [c.run_id for c in mine] == [c.run_id for c in cells]
     assert config.TrackerConfig.group is None

@@ -1,13 +1,13 @@
 """Every YAML composes and validates; every mistake is told with the valid choices."""
 
 import pytest
+from grids import cells_of
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning import config
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.planning.experiments import load_experiment
-from osora_bench.planning.grid import expand
 
 MEMBERS = [(group, name) for group in config.GROUPS for name in group_choices(group)]
 EXPERIMENTS = sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml"))
@@ -33,7 +33,7 @@ def test_every_file_composes_and_is_named_like_its_file(group, name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_expands(name):
-    cells = expand(name)
+    cells = cells_of(name)
     assert len(cells) == len({cell.run_id for cell in cells}) > 0
     experiment = load_experiment(name)
     assert experiment.tables or experiment.figures

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from grids import cells_of
 
 from osora_bench.cli.main import main
 from osora_bench.planning import estimate
@@ -73,9 +74,7 @@ def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_p
     assert first["hours"] > 0
     assert first["measured"] is False
 
-    from osora_bench.planning.grid import expand
-
-    cells = expand("demo", [*places, *limits])
+    cells = cells_of("demo", [*places, *limits])
     assert attempt(cells[0]) == "done"
     capsys.readouterr()
     cells[1].paths.folder.mkdir(parents=True)

@@ -7,13 +7,14 @@ import hydra
 import pytest
 import torch
 from conftest import QUICK
+from grids import cells_of, expansion_of
 from omegaconf import OmegaConf
 
 from osora_bench.cli.run import run_verb
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import skeleton
-from osora_bench.planning import grid, smoke
+from osora_bench.planning import smoke
 from osora_bench.planning.compose import composer
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
@@ -21,7 +22,7 @@ from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
 from osora_bench.sweep import run
 
-full_scale = cache(grid.expand)
+full_scale = cache(cells_of)
 GRID = """\
 title: T
 seed: [0]
@@ -38,7 +39,7 @@ PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "tabl
 
 
 def test_every_cell_of_the_demo_runs_a_step(places, session):
-    cells = grid.expand("demo", [*places, *QUICK, "trainer.max_steps=1"])
+    cells = cells_of("demo", [*places, *QUICK, "trainer.max_steps=1"])
     assert run.run_missing(cells) == exits.OK
     for cell in cells:
         made = record.read(cell.record)
@@ -60,7 +61,7 @@ def smoke_places(tmp_path_factory):
 @pytest.mark.parametrize("name", PAPER)
 def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")  # put back afterwards: the scale sets it
-    cells = grid.expand(name, smoke_places)
+    cells = cells_of(name, smoke_places)
     full = full_scale(name)
     assert run.run_missing(cells) == exits.OK
     assert [c.label for c in cells] == [c.label for c in full]
@@ -90,14 +91,14 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
     name, smoke_places, session, monkeypatch
 ):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
-    assert run.run_experiment(name, smoke_places) == exits.OK
-    found = grid.expansion(name, smoke_places)
+    assert run.run_experiment(load_experiment(name), smoke_places) == exits.OK
+    found = expansion_of(name, smoke_places)
     assert found.waiting == []
     chosen = [c for c in found.cells if c.config.tuning is not None]
     for cell in chosen:
         losses = cell.config.tuning["trainer.learning_rate"]
         assert losses[str(cell.config.trainer.learning_rate)] == min(losses.values())
-    assert len(chosen) == len(grid.expansion(name).waiting)
+    assert len(chosen) == len(expansion_of(name).waiting)
     tables, _ = tabulate.build(load_experiment(name), found.cells, others=True)
     for table in tables:
         scores = [c for c in table.numbers if c != "Params"]
@@ -106,7 +107,7 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
 
 def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
-    cell = grid.expand("table4", smoke_places)[-1]
+    cell = cells_of("table4", smoke_places)[-1]
     with composer():
         own = hydra.compose("config", overrides=[*cell.overrides])
     assert OmegaConf.to_container(own, resolve=True, throw_on_missing=True) == plain(cell.config)
@@ -114,7 +115,7 @@ def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
 
 def test_a_setting_given_by_hand_wins_over_the_scale(smoke_places, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
-    cell = grid.expand("table4", [*smoke_places, "trainer.max_steps=3"])[0]
+    cell = cells_of("table4", [*smoke_places, "trainer.max_steps=3"])[0]
     assert cell.config.trainer.max_steps == 3
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from grids import cells_of
 from omegaconf import OmegaConf
 
 from osora_bench.cli.main import main
@@ -14,7 +15,6 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.planning import grid as planning_grid
 from osora_bench.planning import identity
 from osora_bench.planning.compose import composer
 from osora_bench.planning.config import Config, plain
@@ -74,8 +74,8 @@ def test_without_training_task_trainer_and_seed_do_not_count(make_cell):
 
 
 def test_experiments_that_share_a_cell_share_its_run():
-    sweep = {cell.run_id for cell in planning_grid.expand("table3-toy")}
-    demo = {cell.run_id for cell in planning_grid.expand("demo")}
+    sweep = {cell.run_id for cell in cells_of("table3-toy")}
+    demo = {cell.run_id for cell in cells_of("demo")}
     assert sweep < demo
     assert len(demo) == 17
 
@@ -88,7 +88,7 @@ def hydras_own(overrides) -> dict:
 
 
 def test_cells_equal_hydras_own_composition():
-    for cell in random.Random(0).sample(planning_grid.expand("demo"), 6):
+    for cell in random.Random(0).sample(cells_of("demo"), 6):
         assert hydras_own(cell.overrides) == plain(cell.config)
 
 
@@ -145,7 +145,7 @@ def grid(tmp_path, monkeypatch):
 
 
 def test_a_large_grid_equals_hydras_own_composition(grid, places):
-    cells = planning_grid.expand(grid, [*places, "device=cpu", "trainer.micro_batch_size=1"])
+    cells = cells_of(grid, [*places, "device=cpu", "trainer.micro_batch_size=1"])
     assert len(cells) == 18 * (4 + 4 + 1 + 2) + 1 + 4
     for cell in [*random.Random(1).sample(cells, 30), *cells[-5:]]:
         own = hydras_own(cell.overrides)
@@ -162,7 +162,7 @@ def test_hydra_composes_each_choice_of_files_once(grid, places, monkeypatch):
         return compose_once(name, overrides=overrides)
 
     monkeypatch.setattr(hydra, "compose", counted)
-    cells = planning_grid.expand(grid, [*places, "trainer.micro_batch_size=1"])
+    cells = cells_of(grid, [*places, "trainer.micro_batch_size=1"])
     files = {(c.config.model.name, c.config.method.name, c.config.task.name) for c in cells}
     assert len(asked) == len(set(asked)) == len(files) == 2 * 3 * 2 + 2
 
@@ -173,18 +173,18 @@ def test_content_is_looked_at_once_a_plan_and_anew_in_the_next(make_cell, tmp_pa
     monkeypatch.setattr(
         identity, "fingerprint", lambda place: looked.append(place) or original(place)
     )
-    first = {c.run_id for c in planning_grid.expand("demo")}
+    first = {c.run_id for c in cells_of("demo")}
     assert len(looked) == len(set(looked)) > 0
     copied = tmp_path / "model"
     shutil.copytree(paths.resolve("pkg://osora_bench.toy/model"), copied)
-    assert {c.run_id for c in planning_grid.expand("demo", [f"model.path={copied}"])} == first
+    assert {c.run_id for c in cells_of("demo", [f"model.path={copied}"])} == first
     (copied / "config.json").write_text((copied / "config.json").read_text() + "\n")
-    assert not {c.run_id for c in planning_grid.expand("demo", [f"model.path={copied}"])} & first
+    assert not {c.run_id for c in cells_of("demo", [f"model.path={copied}"])} & first
 
 
 def test_table3_is_the_published_grid():
     grid: dict[str, list[int]] = {}
-    for cell in planning_grid.expand("table3"):
+    for cell in cells_of("table3"):
         grid.setdefault(cell.config.method.name, []).append(cell.config.method.rank)
         assert cell.config.model.name == "qwen2-7b"
         assert cell.config.trainer.batch_size == 1
@@ -198,7 +198,7 @@ def test_table3_is_the_published_grid():
 
 
 def test_several_experiments_are_planned_together_and_what_they_share_once(capsys):
-    alone = [c.run_id for name in ("table2", "table4") for c in planning_grid.expand(name)]
+    alone = [c.run_id for name in ("table2", "table4") for c in cells_of(name)]
     assert main(["plan", "experiment=table2,table4", "--json"]) == 0
     listed = [line["run_id"] for line in json.loads(capsys.readouterr().out)]
     assert len(alone) == 10 + 3
@@ -217,19 +217,19 @@ def test_a_damaged_record_is_told_whoever_it_belongs_to(tmp_path, capsys):
 
 def test_an_unknown_experiment_names_those_there_are():
     with pytest.raises(UserError, match="unknown experiment 'demmo'. Did you mean 'demo'"):
-        planning_grid.expand("demmo")
+        cells_of("demmo")
 
 
 def test_a_misspelled_key_of_an_experiment_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path)
     (tmp_path / "mine.yaml").write_text("title: x\nseed: [0]\nblocs: []\n")
     with pytest.raises(UserError, match="blocs"):
-        planning_grid.expand("mine")
+        cells_of("mine")
 
 
 def test_the_grid_of_an_experiment_cannot_be_bent_from_outside():
     with pytest.raises(UserError, match="says which models, methods, ranks and seeds"):
-        planning_grid.expand("demo", ["method.rank=3"])
+        cells_of("demo", ["method.rank=3"])
 
 
 def test_states_follow_the_files(make_cell):

@@ -3,12 +3,14 @@
 import re
 
 import pytest
+from grids import cells_of, expansion_of
 
 from osora_bench.cli.main import main
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
 from osora_bench.planning.config import plain
+from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.sweep import run
 from osora_bench.training.callbacks import Diverged
@@ -62,7 +64,7 @@ def with_loss(trial, loss):
 
 
 def test_rates_are_tried_once_and_the_rest_waits(experiments, places):
-    found = grid.expansion("tuned", places)
+    found = expansion_of("tuned", places)
     assert [told(c) for c in found.cells[1:]] == [
         ("none", 4, 3, 0.1),
         ("none", 4, 3, 1e-3),
@@ -77,14 +79,14 @@ def test_rates_are_tried_once_and_the_rest_waits(experiments, places):
     assert [t.run_id for t in found.waiting[0].trials] == [c.run_id for c in found.cells[1:]]
     for trial, loss in zip(found.cells[1:], (2.0, 0.5), strict=False):  # one is missing
         with_loss(trial, loss)
-    assert len(grid.expansion("tuned", places).waiting) == 4
+    assert len(expansion_of("tuned", places).waiting) == 4
 
 
 def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments, places):
-    trials = grid.expansion("tuned", places).cells[1:]
+    trials = expansion_of("tuned", places).cells[1:]
     for trial, loss in zip(trials, (2.0, 0.5, 0.7), strict=True):
         with_loss(trial, loss)
-    found = grid.expansion("tuned", places)
+    found = expansion_of("tuned", places)
     assert found.waiting == []
     chosen = found.cells[4:]
     assert [told(c) for c in chosen] == [
@@ -103,13 +105,13 @@ def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments
 
 
 def test_an_include_takes_the_rates_for_ranks_and_seeds_of_its_own(experiments, places):
-    trials = grid.expansion("tuned", places).cells[1:]
-    found = grid.expansion("ranks", places)
+    trials = expansion_of("tuned", places).cells[1:]
+    found = expansion_of("ranks", places)
     assert [c.run_id for c in found.cells] == [t.run_id for t in trials]
     assert {told(w.cell)[1:3] for w in found.waiting} == {(2, 7), (8, 7)}
     for trial, loss in zip(trials, (2.0, 0.5, 0.7), strict=True):
         with_loss(trial, loss)
-    chosen = grid.expand("ranks", places)[3:]
+    chosen = cells_of("ranks", places)[3:]
     assert {told(c)[1:] for c in chosen} == {(2, 7, 1e-3), (8, 7, 1e-3)}
 
 
@@ -117,20 +119,20 @@ def test_rates_chosen_at_several_ranks_cannot_be_taken_over(experiments):
     text = EXPERIMENT.replace("rank: [4]", "rank: [4, 8]")
     (experiments / "tuned.yaml").write_text(text)
     with pytest.raises(UserError, match=r"rates are chosen at one rank .* has \[4, 8\]"):
-        grid.expansion("ranks")
+        expansion_of("ranks")
 
 
 def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
-    as_it_stands, full = (grid.expand("tuned", [*places, *more]) for more in ([], ["scale=full"]))
+    as_it_stands, full = (cells_of("tuned", [*places, *more]) for more in ([], ["scale=full"]))
     assert [c.config.trainer.max_steps for c in (as_it_stands[1], full[1])] == [2, 5]
     assert [c.config.eval.limit for c in (as_it_stands[0], full[0])] == [4, None]
-    inherited = grid.expansion("ranks", [*places, "scale=full"]).waiting
+    inherited = expansion_of("ranks", [*places, "scale=full"]).waiting
     assert {w.cell.config.trainer.max_steps for w in inherited} == {5}
 
 
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
-    assert run.run_experiment("tuned", places) == exits.OK
-    found = grid.expansion("tuned", places)
+    assert run.run_experiment(load_experiment("tuned"), places) == exits.OK
+    found = expansion_of("tuned", places)
     assert found.waiting == []
     assert {c.state for c in found.cells} == {"done"}
     lines = capsys.readouterr().out
@@ -161,9 +163,9 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     experiments, places, session, monkeypatch, capsys
 ):
     diverging(session, monkeypatch, {0.1})
-    assert run.run_experiment("tuned", places) == exits.OK
+    assert run.run_experiment(load_experiment("tuned"), places) == exits.OK
     assert "rate=0.1: diverged, the loss is nan at step 1 of 2" in capsys.readouterr().out
-    found = grid.expansion("tuned", places)
+    found = expansion_of("tuned", places)
     chosen = record.read(found.cells[4].record)["config"]
     assert chosen["tuning"]["trainer.learning_rate"]["0.1"] is None
     assert chosen["trainer"]["learning_rate"] in (1e-3, 1e-2)
@@ -186,7 +188,7 @@ def test_where_every_rate_diverges_the_rest_is_told_to_wait(
     experiments, places, session, monkeypatch, capsys
 ):
     diverging(session, monkeypatch, {0.1, 1e-3, 1e-2})
-    assert run.run_experiment("tuned", places) == exits.FAILED
+    assert run.run_experiment(load_experiment("tuned"), places) == exits.FAILED
     told = capsys.readouterr().out
     assert told.count(": all 3 learning rates that were tried diverged: name smaller ones") == 4
     assert "8 cells: 4 done, 4 waiting" in told
@@ -209,7 +211,7 @@ def test_a_trial_that_fails_is_tried_once_a_start(
 
     monkeypatch.setattr(session, "_run", run_one)
     for start in (1, 2):
-        assert run.run_experiment("tuned", places) == exits.FAILED
+        assert run.run_experiment(load_experiment("tuned"), places) == exits.FAILED
         assert begun.count(0.1) == start
     told = capsys.readouterr().out
     assert "for the choice of one of 3 learning rates, 1 not tried yet" in told
@@ -222,5 +224,5 @@ def test_what_waits_is_checked_before_anything_runs(experiments, places, session
     )
     (experiments / "tuned.yaml").write_text(EXPERIMENT.replace("lora", "osora"))
     with pytest.raises(UserError, match="rank 1000 is above"):
-        run.run_experiment("ranks", places)
-    assert {c.state for c in grid.expansion("ranks", places).cells} == {"missing"}
+        run.run_experiment(load_experiment("ranks"), places)
+    assert {c.state for c in expansion_of("ranks", places).cells} == {"missing"}

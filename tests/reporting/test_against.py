@@ -5,9 +5,9 @@ import statistics
 from dataclasses import replace
 
 import pytest
+from grids import cells_of
 
 from osora_bench.common.errors import UserError
-from osora_bench.planning import grid
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.records import record
@@ -32,7 +32,7 @@ def row(cell, verdicts_by_seed):
 
 @pytest.fixture
 def cell():
-    return grid.expand("demo")[0]
+    return cells_of("demo")[0]
 
 
 def test_a_difference_is_taken_question_by_question(cell):
@@ -76,7 +76,7 @@ def test_an_interval_decides(points, error, outcome):
 
 def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell):
     verdicts = [[[True, True, False, True]] * 2]
-    cells = {c.config.method.name: c for c in grid.expand("demo", ["eval.limit=4"])}
+    cells = {c.config.method.name: c for c in cells_of("demo", ["eval.limit=4"])}
     rows = [
         row(cells["osora"], verdicts),
         row(cells["lora"], [[[True, False, False, True]] * 2]),
@@ -100,7 +100,7 @@ def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
         runs = [{"training": {"validation": validation}}] if loss else []
         return reporting_rows.Row(Cell("x", config, ()), runs)
 
-    cells = {c.config.method.name: c for c in grid.expand("demo")}
+    cells = {c.config.method.name: c for c in cells_of("demo")}
     rows = [trial("dora", 1e-3, 0.7), trial("dora", 1e-2, 0.6), trial("vera", 1e-2, 0.9)]
     table = tuning.tuning("t", TableSpec("tuning", "T"), [*rows, trial("vera", 0.1, None)])
     text = render.markdown(table)

@@ -1,10 +1,10 @@
 """What is committed below results/ and in the pages is what the committed ledger gives."""
 
 import pytest
+from grids import cells_of
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.planning import grid
 from osora_bench.records import record
 from osora_bench.reporting import committed
 from reporting.test_tabulate import made
@@ -33,7 +33,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path / "experiments")
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     ledger = tmp_path / "results" / "ledger"
-    (cell, _) = grid.expand("two", [f"ledger={ledger}"])
+    (cell, _) = cells_of("two", [f"ledger={ledger}"])
     record.write(made(cell, (250, 100)), ledger)
     return tmp_path
 

@@ -9,13 +9,13 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 
+import grids
 import pandas as pd
 import pytest
 
 from osora_bench.cli.main import main
 from osora_bench.common.errors import UserError
 from osora_bench.models import counting
-from osora_bench.planning import grid
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
@@ -42,7 +42,7 @@ MISPRINTED = {"59.38": "59.51", "71.50": "71.37", "83.00": "83.01"}
 RESULTS = ["table1", "table2", "table3", "table4", "table5", "table6", "figure3"]
 
 
-expand = cache(grid.expand)
+cells_of = cache(grids.cells_of)
 
 
 def rights(value: str, n: int) -> int:
@@ -79,14 +79,14 @@ def ledger(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ledger")
     for name in RESULTS:
         printed = reference.load(name)
-        for cell in expand(name):
+        for cell in cells_of(name):
             if not (folder / f"{cell.run_id}.json").exists():
                 record.write(fed_record(cell, printed), folder)
     return folder
 
 
 def built(name: str, ledger, **options) -> reporting_table.Table:
-    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in expand(name)]
+    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in cells_of(name)]
     tables, damaged = tabulate.build(load_experiment(name), cells, **options)
     assert damaged == []
     return tables[0]
@@ -122,7 +122,7 @@ def test_rows_are_the_papers_in_its_order(name, ledger):
 
 
 def test_cells_that_tables_share_are_run_once(ledger):
-    runs = {name: {cell.run_id for cell in expand(name)} for name in RESULTS}
+    runs = {name: {cell.run_id for cell in cells_of(name)} for name in RESULTS}
     assert len(set().union(*runs.values())) == 15 + 10 + 14 + 1 + 2 + 2 + 2
     assert len(runs["table4"] & runs["table2"]) == 2
     assert len(runs["table6"] & runs["table2"]) == 4
@@ -134,7 +134,7 @@ def test_hyper_parameters_are_those_that_the_experiment_runs(name, of, ledger):
     assert list(table.frame) == HEADS[name]
     values = table.frame[["r", "η", "Batch"]].to_numpy().tolist()
     assert values == printed_rows(name)
-    assert {c.run_id for c in expand(name)} == {c.run_id for c in expand(of)}
+    assert {c.run_id for c in cells_of(name)} == {c.run_id for c in cells_of(of)}
 
 
 def test_hyper_parameters_are_printed_once_for_neighbours_as_in_the_paper():
@@ -236,7 +236,7 @@ def test_a_document_takes_the_tables_in(ledger, tmp_path):
 
 
 def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
-    cells = grid.expand("table4")
+    cells = cells_of("table4")
     osora = next(c for c in cells if c.config.method.name == "osora")
     made = fed_record(osora, reference.load("table4"))
     limited = {n: {**s, "n": 4, "k": 3, "right": record.pack([True] * 3 + [False])}
@@ -255,7 +255,7 @@ def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
 
 
 def test_missing_seeds_are_said(tmp_path):
-    config = expand("table4")[0].config
+    config = cells_of("table4")[0].config
     cell = Cell("x", config, ())
     row = reporting_rows.Row(cell, [], seeds=3)
     assert row.show([Decimal("1.00"), Decimal("3.00")]) == "2.00 ± 1.41 (2 of 3 seeds)"
@@ -272,12 +272,12 @@ def test_an_unknown_column_names_those_there_are(tmp_path):
     experiment = load_experiment("table4")
     experiment.tables["table4"].columns = ["method", "dataset"]
     with pytest.raises(UserError, match="unknown column 'dataset'. Did you mean 'datasets'"):
-        tabulate.build(experiment, expand("table4"))
+        tabulate.build(experiment, cells_of("table4"))
 
 
 @pytest.mark.parametrize("name", ["figure1", "figure3"])
 def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
-    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in expand(name)]
+    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in cells_of(name)]
     twice = [figures.draw(load_experiment(name), cells, tmp_path / part) for part in "ab"]
     assert [p.suffix for p in twice[0]] == [".png", ".svg", ".pdf"]
     for first, second in zip(*twice, strict=True):
@@ -286,7 +286,7 @@ def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
 
 
 def test_figure_1_says_that_lora_grows_linearly(tmp_path):
-    figure = figures.parameters(load_experiment("figure1").figures["figure1"], expand("figure1"))
+    figure = figures.parameters(load_experiment("figure1").figures["figure1"], cells_of("figure1"))
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     # 28 layers x (3584 + 3584 + 512 + 3584), and two vectors of r in each of 28 layers
     assert legend == [
@@ -300,7 +300,7 @@ def test_figure_1_says_that_lora_grows_linearly(tmp_path):
 
 
 def test_figure_3_shows_the_numbers_of_the_records(tmp_path, ledger):
-    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in expand("figure3")]
+    cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in cells_of("figure3")]
     figure = figures.bars(load_experiment("figure3").figures["figure3"], cells)
     heights = {round(bar.get_height(), 2) for bar in figure.axes[0].patches}
     assert {12.10, 10.08, 9.02, 54.81, 49.05, 44.73} <= heights

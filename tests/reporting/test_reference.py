@@ -3,10 +3,10 @@
 from decimal import Decimal
 from functools import cache
 
+import grids
 import pytest
 
 from osora_bench.common.errors import UserError
-from osora_bench.planning import grid
 from osora_bench.reporting import reference
 
 RESULTS = ["table1", "table2", "table3", "table4", "table5", "table6", "figure3"]
@@ -17,12 +17,12 @@ SOLID = {"BoolQ": 3270, "PIQA": 1838, "SIQA": 1954, "HellaSwag": 10042, "WinoGra
          "MATH": 5000, "GSM8K": 1319, "GPQA": 198}  # fmt: skip
 
 
-expand = cache(grid.expand)
+cells_of = cache(grids.cells_of)
 
 
 def questions(name: str) -> dict[str, int]:
     """By column, how many questions the experiment's own suite says the set has."""
-    sets = expand(name)[0].config.eval.datasets
+    sets = cells_of(name)[0].config.eval.datasets
     return {d.label: d.questions for d in sets}
 
 
@@ -74,7 +74,7 @@ def test_the_audit_shows_printed_and_computed():
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_number_belongs_to_a_cell_of_its_experiment(name):
     cells = {
-        (c.config.model.name, c.config.method.name, c.config.method.rank) for c in expand(name)
+        (c.config.model.name, c.config.method.name, c.config.method.rank) for c in cells_of(name)
     }
     keys = reference.load(name)
     assert {(k.model, k.method, k.rank) for k in keys} <= cells

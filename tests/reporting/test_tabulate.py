@@ -4,9 +4,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from grids import cells_of
 
 from osora_bench.common.errors import UserError
-from osora_bench.planning import grid
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
@@ -66,7 +66,7 @@ def made(cell: Cell, rights: tuple[int, ...], **limits: int) -> dict:
 @pytest.fixture
 def ledger(tmp_path):
     """The demo's cells with the numbers of RIGHT; VeRA at rank 32 has not been run."""
-    cells = grid.expand("demo", [f"ledger={tmp_path}"])
+    cells = cells_of("demo", [f"ledger={tmp_path}"])
     for cell in cells:
         key = (cell.config.method.name, cell.config.method.rank)
         if key in RIGHT:
@@ -95,7 +95,7 @@ def test_a_damaged_record_is_named_and_the_others_still_make_tables(ledger):
 
 
 def test_no_record_at_all_still_gives_a_table(tmp_path):
-    cells = grid.expand("demo", [f"ledger={tmp_path}"])
+    cells = cells_of("demo", [f"ledger={tmp_path}"])
     tables, _ = tabulate.build(load_experiment("demo"), cells)
     for table in tables:
         assert "No run has finished yet." in render.markdown(table)
@@ -103,7 +103,7 @@ def test_no_record_at_all_still_gives_a_table(tmp_path):
 
 
 def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
-    cells = grid.expand("demo", [f"ledger={tmp_path}"])
+    cells = cells_of("demo", [f"ledger={tmp_path}"])
     for cell in cells:
         record.write(made(cell, (3, 4), n=6), tmp_path)
     tables, _ = tabulate.build(load_experiment("demo"), cells)
@@ -112,7 +112,7 @@ def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
 
 
 def test_a_set_that_is_left_out_is_blank_and_so_is_the_average(tmp_path):
-    cells = grid.expand("demo", [f"ledger={tmp_path}", "eval.without=[commonsenseqa-toy]"])
+    cells = cells_of("demo", [f"ledger={tmp_path}", "eval.without=[commonsenseqa-toy]"])
     for cell in cells:
         whole = made(cell, (300, 0))
         del whole["scores"]["commonsenseqa-toy"]
@@ -133,7 +133,7 @@ def test_percentages_are_rounded_half_up_like_the_papers():
 
 
 def test_several_seeds_are_a_mean_with_their_spread(tmp_path):
-    config = grid.expand("demo")[0].config
+    config = cells_of("demo")[0].config
     cell = Cell("x", config, ())
     runs = [made(cell, rights) for rights in ((400, 300), (410, 310), (420, 320))]
     row = reporting_rows.Row(cell, runs)
@@ -143,7 +143,7 @@ def test_several_seeds_are_a_mean_with_their_spread(tmp_path):
 
 
 def test_standard_error_is_the_binomial_one():
-    config = grid.expand("demo")[0].config
+    config = cells_of("demo")[0].config
     cell = Cell("x", config, ())
     row = reporting_rows.Row(cell, [made(cell, (250, 250))])
     # two sets of 500 at one half: sqrt(0.25 / 500 / 2) of 100 points
@@ -154,12 +154,12 @@ def test_an_unknown_layout_names_those_there_are():
     experiment = load_experiment("demo")
     experiment.tables["ranks"].layout = "rank"
     with pytest.raises(UserError, match="unknown table layout 'rank'. Did you mean 'ranks'"):
-        tabulate.build(experiment, grid.expand("demo"))
+        tabulate.build(experiment, cells_of("demo"))
 
 
 def test_corrected_scores_have_a_column_of_their_own(tmp_path):
     """Of one set 100 of 500 are right, and 150 without a mistake; the other has no mistake."""
-    cells = [c for c in grid.expand("demo", [f"ledger={tmp_path}"]) if c.config.method.rank]
+    cells = [c for c in cells_of("demo", [f"ledger={tmp_path}"]) if c.config.method.rank]
     body = made(cells[0], (100, 200))
     first, second = body["scores"].values()
     first["corrected"] = {"rule": "commas are none", "k": 150, "differ": 50, "right": ""}

@@ -20,6 +20,7 @@ from osora_bench.common.errors import Refused, UserError
 from osora_bench.pipeline.attempt import explained
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, run
+from osora_bench.sweep.options import RunOptions
 from osora_bench.sweep.slurm import job_process, profile
 from osora_bench.sweep.slurm import queue as slurm_queue
 from osora_bench.sweep.slurm import sweep as slurm
@@ -31,7 +32,7 @@ needs_slurm = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
 LONG = ["trainer.max_steps=60", "trainer.checkpoint_minutes=0", *SHORT[1:]]
 SMALL = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
-ON_SLURM = ["hydra/launcher=slurm", *SMALL]
+ON_SLURM = ("hydra/launcher=slurm", *SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,11 @@ def start(cells, *launcher):
     """Watch a sweep from another process, as the command line does."""
     code = (
         "import sys; from pathlib import Path; from osora_bench.sweep import frozen_plan, run\n"
+        "from osora_bench.sweep.options import RunOptions\n"
         "from osora_bench.sweep.slurm import sweep as slurm\n"
         f"vars(slurm).update({QUICK})\n"
         "cells = frozen_plan.thaw(Path(sys.argv[1])).cells\n"
-        "sys.exit(run.run_missing(cells, launcher=sys.argv[2:]))"
+        "sys.exit(run.run_missing(cells, RunOptions(launcher=tuple(sys.argv[2:]))))"
     )
     sweep = frozen_plan.freeze(cells)
     command = [sys.executable, "-c", code, str(sweep.path), *(launcher or ON_SLURM)]
@@ -114,7 +116,7 @@ def test_a_grid_runs_on_both_nodes_in_arrays_that_fit_and_a_failure_stops_no_oth
     cells = grid("slurm", methods, *SHORT)
     # its package is not here: refused when the optimiser is made, not before
     (broken,) = grid("slurm", ["lora"], *SHORT, "trainer.optimizer=adamw_bnb_8bit")
-    assert run.run_missing([broken, *cells], launcher=ON_SLURM) == exits.FAILED
+    assert run.run_missing([broken, *cells], RunOptions(launcher=ON_SLURM)) == exits.FAILED
     told = capsys.readouterr().out
     assert f"failed: {broken.label}: ImportError" in told
     assert "6 cells: 5 done, 1 failed" in told
@@ -206,7 +208,7 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(cluster, grid, c
     first.wait()
     waiting = [c for c in cells if state_of(c) == "queued"]
     assert waiting  # two nodes, three cells
-    assert run.run_missing(cells, launcher=ON_SLURM) == exits.OK
+    assert run.run_missing(cells, RunOptions(launcher=ON_SLURM)) == exits.OK
     told = capsys.readouterr().out
     for cell in waiting:
         assert f"{cell.label}: has a job already, " in told
@@ -253,7 +255,9 @@ def test_a_held_job_is_told_and_cancelled_ones_are_not_tried_again(cluster, grid
 def test_a_refused_submission_is_a_mistake_of_the_call(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     with pytest.raises(UserError, match="not submitted: .*Invalid partition name"):
-        run.run_missing([cell], launcher=[*ON_SLURM, "hydra.launcher.partition=none-such"])
+        run.run_missing(
+            [cell], RunOptions(launcher=(*ON_SLURM, "hydra.launcher.partition=none-such"))
+        )
     assert cell.state == "missing"
 
 
@@ -438,7 +442,7 @@ def test_without_slurm_it_says_so(grid, monkeypatch):
     cells = grid("slurm", ["none"], *SHORT)
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     with pytest.raises(UserError, match="no `sbatch` on the PATH; is this a SLURM cluster?"):
-        run.run_missing(cells, launcher=ON_SLURM)
+        run.run_missing(cells, RunOptions(launcher=ON_SLURM))
 
 
 def test_what_may_wait_for_ever_is_told_once_a_reason(grid, capsys):
@@ -539,7 +543,7 @@ def test_a_refusal_on_the_way_is_told_after_the_jobs_have_ended(grid, monkeypatc
     monkeypatch.setattr(slurm, "queue", queue)
     monkeypatch.setattr(slurm.Sweep, "_launch", launch)
     with pytest.raises(Refused, match="not submitted: sbatch: error: QOSMaxSubmit"):
-        run.run_missing(cells, launcher=ON_SLURM)
+        run.run_missing(cells, RunOptions(launcher=ON_SLURM))
     told = capsys.readouterr().out
     assert f"{cells[0].label}: FAILED, for the sake of a verdict" in told
     assert "2 cells: 1 missing, 1 failed" in told

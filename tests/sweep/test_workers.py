@@ -19,6 +19,7 @@ from osora_bench.planning import cell as planning_cell
 from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
 from osora_bench.sweep import frozen_plan, run, worker_process, workers
+from osora_bench.sweep.options import RunOptions
 from osora_bench.sweep.watch import Watch
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
@@ -83,7 +84,7 @@ def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
 
     cells, broken = grid("workers")
     alone, _ = grid("alone")
-    assert run.run_missing([*cells, broken], workers=2) == exits.FAILED
+    assert run.run_missing([*cells, broken], RunOptions(workers=2)) == exits.FAILED
     told = capsys.readouterr().out
     assert f"failed: {broken.label}: ImportError" in told
     assert "4 cells: 3 done, 1 failed" in told
@@ -102,7 +103,9 @@ def test_a_killed_worker_is_replaced_and_its_cell_goes_on(make_cell, tmp_path, c
         for m in ("osora", "lora")
     ]
     ended = []
-    thread = threading.Thread(target=lambda: ended.append(run.run_missing(cells, workers=2)))
+    thread = threading.Thread(
+        target=lambda: ended.append(run.run_missing(cells, RunOptions(workers=2)))
+    )
     thread.start()
     pid = started(cells[0])
     seals = cells[0].paths.trainer
@@ -194,7 +197,7 @@ def test_a_worker_that_refuses_stops_no_other_and_the_verdict_is_told(
 
     monkeypatch.setattr(workers.Workers, "_start", start)
     with pytest.raises(Refused, match=r"^the sweep was started with commit 0  \(see .*-0.log\)"):
-        run.run_missing(cells, workers=2)
+        run.run_missing(cells, RunOptions(workers=2))
     told = capsys.readouterr().out
     assert begun == [0, 1]
     assert f"{cells[1].label}: FAILED, for the sake of a verdict" in told
@@ -222,7 +225,7 @@ def test_a_refusal_is_none_where_every_cell_is_done_all_the_same(make_cell, monk
     monkeypatch.setattr(workers.Workers, "_start", start)
     monkeypatch.setattr(workers.Workers, "log", lambda self, slot: cells[0].ledger / f"{slot}.log")
     cells[0].ledger.mkdir(parents=True)
-    assert run.run_missing(cells, workers=2) == exits.OK
+    assert run.run_missing(cells, RunOptions(workers=2)) == exits.OK
 
 
 def test_a_gpu_that_cells_lose_is_given_none_while_there_are_others(make_cell, monkeypatch, capsys):
@@ -316,8 +319,9 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_p
     place = [f"ledger={tmp_path}/ledger", f"runs={tmp_path}/runs", *LONG]
     cell = make_cell(*place, "method=lora")
     code = (
+        "from osora_bench.sweep.options import RunOptions\n"
         "from osora_bench.sweep import frozen_plan, run; import sys; from pathlib import Path\n"
-        "run.run_missing(frozen_plan.thaw(Path(sys.argv[1])).cells, workers=2)"
+        "run.run_missing(frozen_plan.thaw(Path(sys.argv[1])).cells, RunOptions(workers=2))"
     )
     sweep = frozen_plan.freeze([cell])
     parent = subprocess.Popen([sys.executable, "-c", code, str(sweep.path)])
@@ -365,7 +369,7 @@ def test_a_cell_that_ends_while_a_start_gets_ready_is_told(make_cell, capsys):
     """Counted as running, done before the sweep is frozen: with its line all the same."""
     cells = [make_cell("method=none", *SHORT), make_cell("method=lora", *SHORT)]
     in_process(cells)
-    run.run_by(cells, workers=2)
+    run.run_by(cells, RunOptions(workers=2))
     told = capsys.readouterr().out
     assert [cell.label in told for cell in cells] == [True, True]
     assert "workers; their output" not in told
@@ -415,7 +419,7 @@ def test_gpus_are_those_that_torch_sees_by_the_names_they_were_given(
 def test_there_is_a_gpu_for_each_worker(monkeypatch, make_cell):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="workers=3: there are 2 GPUs"):
-        workers.run_in_workers([make_cell()], 3)
+        workers.run_in_workers([make_cell()], RunOptions(workers=3))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])

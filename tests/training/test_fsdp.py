@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 from conftest import QUICK
+from grids import cells_of
 from safetensors.torch import load_file
 
 from osora_bench.common import interruption
@@ -25,12 +26,13 @@ from osora_bench.models import skeleton
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.planning import estimate, grid
+from osora_bench.planning import estimate
 from osora_bench.planning.cell import cell_of
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import plain
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, workers
+from osora_bench.sweep.options import RunOptions
 from osora_bench.sweep.slurm import profile
 from osora_bench.sweep.watch import Watch
 from osora_bench.training import checkpoint, data, train
@@ -357,7 +359,7 @@ def test_trainer_fsdp_is_the_tasks_recipe_in_parts_and_the_same_cell(task):
 
 
 def test_an_experiment_is_shared_by_an_override_and_keeps_its_cells():
-    plain, parts = (grid.expand("figure3", more) for more in ((), ("trainer=fsdp",)))
+    plain, parts = (cells_of("figure3", more) for more in ((), ("trainer=fsdp",)))
     assert [cell.run_id for cell in parts] == [cell.run_id for cell in plain]
     assert {cell.config.trainer.processes for cell in parts} == {4}
     assert {cell.config.trainer.batch_size for cell in parts} == {128}
@@ -430,7 +432,7 @@ def test_workers_take_as_many_gpus_each_as_a_cell_has_processes(make_cell, monke
     with pytest.raises(
         UserError, match="workers=3: there are 5 GPUs, and a cell takes trainer.pro"
     ):
-        workers.run_in_workers(cells, 3)
+        workers.run_in_workers(cells, RunOptions(workers=3))
     assert workers.devices(cells) == ["0,1", "2,3"]
     assert workers.devices(cells[:1]) == list("01234")
     # two starts of different slots do not share a GPU

@@ -31,7 +31,7 @@ from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell, State
 from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.options import RETRIES
+from osora_bench.sweep.options import RETRIES, RunOptions
 from osora_bench.sweep.slurm.profile import check_cluster, check_gpus, profile
 from osora_bench.sweep.slurm.queue import (
     Job,
@@ -279,31 +279,22 @@ def _how(job: Job) -> str:
     return f"ended without a record{ended}"
 
 
-def run_on_slurm(
-    cells: Sequence[Cell],
-    launcher: Sequence[str],
-    allow_changed: bool = False,
-    retries: int = RETRIES,
-) -> None:
+def run_on_slurm(cells: Sequence[Cell], options: RunOptions) -> None:
     """Run what is missing as SLURM jobs; return when every cell is settled and no job runs.
 
     Cells that have a job from an earlier start are waited for, not submitted again. The jobs go on
     without this process.
 
-    Args:
-        launcher: Hydra overrides, `hydra/launcher=slurm` and what is set on top of it.
-        retries: how often a cell is submitted again whose job was lost.
-
     Raises:
         UserError: there is no SLURM here, or it refuses the jobs.
         Refused: it refuses some of them; the others have ended.
     """
-    settings = profile(launcher)
-    check_cluster(launcher[0])
+    settings = profile(options.launcher)
+    check_cluster(options.launcher[0])
     check_gpus(settings, cells)
     array_limit()
     watch = Watch(frozen_plan.freeze(cells))
-    sweep = Sweep(watch, [*launcher], settings, allow_changed, retries)
+    sweep = Sweep(watch, [*options.launcher], settings, options.allow_changed, options.retries)
     attached = queued(watch.open)
     for cell in (c for c in watch.open if c.run_id in attached):
         say(f"{cell.label}: has a job already, {attached[cell.run_id].id}; waiting for it")

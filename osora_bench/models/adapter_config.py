@@ -1,0 +1,69 @@
+"""An adapter before it has weights: the method's PEFT class, and what a saved one's folder says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from osora_bench.common.errors import UserError
+from osora_bench.planning.config import MethodConfig
+
+
+def read_origin(place: Path) -> dict[str, Any]:
+    """What a JSON file of a model or an adapter says.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        told = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{place}: is no JSON ({error})") from error
+    if not isinstance(told, dict):
+        raise UserError(f"{place}: holds no settings by name")
+    return told
+
+
+def check_adapter(folder: Path) -> None:
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        raise UserError(f"--adapter {folder}: no folder with an adapter_config.json")
+    if "peft_type" not in read_origin(settings):
+        raise UserError(f"{settings}: names no peft_type, so PEFT did not write it")
+    tensors = ("adapter_model.safetensors", "adapter_model.bin")
+    if not any((folder / name).is_file() for name in tensors):
+        raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
+
+
+def start(method: MethodConfig) -> Callable[[Any], None]:
+    """The function that `method.start` names, or one that does nothing.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if method.start is None:
+        return lambda _: None
+    from hydra.utils import get_method
+
+    try:
+        named: Callable[[Any], None] = get_method(method.start)
+    except Exception as error:  # Hydra wraps an ImportError in several others
+        raise UserError(f"method {method.name}: start: {error}") from error
+    return named
+
+
+def instantiate(method: MethodConfig) -> Any:
+    """Build the method's PEFT configuration from its `peft` section.
+
+    Raises:
+        UserError: a class that cannot be imported, or arguments that it refuses.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate as build
+
+    try:
+        # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
+        return build(method.peft, _convert_="all")
+    except HydraException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"method {method.name}: {cause}") from error
