@@ -12,7 +12,7 @@ from osora_bench.common import files, interruption
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
 from osora_bench.models.adapter_config import check_adapter, read_origin
-from osora_bench.planning import checks
+from osora_bench.planning.checks import check_config
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config, plain
 
@@ -88,7 +88,7 @@ def configuration(args: argparse.Namespace) -> Config:
     if args.limit is not None:
         for dataset in suite.datasets:
             dataset.limit = min(args.limit, dataset.questions)
-    checks.check(cfg, "evaluate")
+    check_config(cfg, "evaluate")
     return cfg
 
 

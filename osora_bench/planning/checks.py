@@ -134,7 +134,7 @@ def _method_problems(method: MethodConfig) -> list[str]:
     return []
 
 
-def check(cfg: Config, where: str) -> None:
+def check_config(cfg: Config, where: str) -> None:
     """Raise UserError with every problem of the configuration `where` at once."""
     found = problems(cfg)
     if found:

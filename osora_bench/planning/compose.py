@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
-from osora_bench.planning import checks, config
+from osora_bench.planning import config
+from osora_bench.planning.checks import check_config
 
 
 def group_choices(group: str) -> list[str]:
@@ -166,7 +167,7 @@ def vary(
         before: config.Like | None = None
         for resolved in _variants(cfg, variants):
             made = config.Config.of(resolved, before)
-            checks.check(made, where)
+            check_config(made, where)
             yield made
             before = resolved, made
     except OmegaConfBaseException as error:
