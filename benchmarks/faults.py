@@ -37,7 +37,8 @@ from pathlib import Path
 import psutil
 
 from osora_bench.common import exits, paths
-from osora_bench.pipeline.attempt import attempt, session
+from osora_bench.pipeline import attempt as attempts
+from osora_bench.pipeline.attempt import attempt, explained, session
 from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.experiments import load_experiment
@@ -335,7 +336,7 @@ def in_a_child(of: Cell, log: Path) -> None:
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            explained = lambda error, of: print(_where(error)) or explained(error, of)
+            attempts.explained = lambda error, of: print(_where(error)) or explained(error, of)
             try:
                 session().prepare([of])
                 attempt(of)

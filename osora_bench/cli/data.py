@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from osora_bench.benchdata import fetch
 from osora_bench.benchdata.sets import DataSet, State, chosen, examine, state
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
@@ -58,7 +59,6 @@ def verify(names: Sequence[str]) -> int:
 
 def data_verb(arguments: Sequence[str]) -> int:
     """Where the benchmark sets come from, what of them is here, and getting the rest."""
-    from osora_bench.benchdata import fetch
 
     action = arguments[0] if arguments else ""
     if action not in ("list", "verify", "fetch"):

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from osora_bench.common import files, interruption
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
+from osora_bench.evaluation import checks
 from osora_bench.models.adapter_config import check_adapter, read_origin
 from osora_bench.planning.checks import check_config
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
@@ -38,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str]) -> int:
+def evaluate_verb(arguments: Sequence[str]) -> int:
     """Evaluate, print the scores, and write them beside the answers. Returns the exit status."""
-    args = parser().parse_intermixed_args(argv)
+    args = parser().parse_intermixed_args(arguments)
     cfg = configuration(args)
     check(args, cfg)
     say("loading torch, transformers and OpenCompass ...")
@@ -123,8 +126,6 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
         check_adapter(args.adapter)
-    from osora_bench.common import files
-    from osora_bench.evaluation import checks
     from osora_bench.models.weights import check_weights
 
     folder = args.output or Path(cfg.runs)
@@ -169,7 +170,6 @@ def write(folder: Path, args: argparse.Namespace, cfg: Config, scores: dict[str,
 
 def table(scores: dict[str, Any]) -> str:
     """The scores as lines of text."""
-    from tabulate import tabulate
 
     rows = []
     for key, score in scores.items():

@@ -4,12 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from osora_bench.cli.data import data_verb
-from osora_bench.cli.params import params_verb
-from osora_bench.cli.plan import plan_verb
-from osora_bench.cli.report import audit_verb, figures_verb, results_verb, tables_verb
-from osora_bench.cli.run import cell_verb, run_verb
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.interruption import Interrupted
 
@@ -50,41 +46,21 @@ Experiments are the files of experiments/; models, methods, tasks and suites tho
 """
 
 
-def evaluate_verb(arguments: Sequence[str]) -> int:
-    """Score a model or an adapter that lies in a folder."""
-    from osora_bench.cli.evaluate import main as evaluate_main
-
-    return evaluate_main(arguments)
-
-
-def export_verb(arguments: Sequence[str]) -> int:
-    """OSoRA's own command, which needs nothing of the harness."""
-    from osora_bench.osora.commands import export_main
-
-    return export_main(arguments)
-
-
-def svd_verb(arguments: Sequence[str]) -> int:
-    """OSoRA's own command, which needs nothing of the harness."""
-    from osora_bench.osora.commands import svd_main
-
-    return svd_main(arguments)
-
-
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    "plan": plan_verb,
-    "run": run_verb,
-    "tables": tables_verb,
-    "figures": figures_verb,
-    "results": results_verb,
-    "params": params_verb,
-    "data": data_verb,
-    "audit": audit_verb,
-    "cell": cell_verb,
-    "evaluate": evaluate_verb,
-    "export": export_verb,
-    "svd": svd_verb,
+VERBS = {
+    "plan": "osora_bench.cli.plan:plan_verb",
+    "run": "osora_bench.cli.run:run_verb",
+    "tables": "osora_bench.cli.report:tables_verb",
+    "figures": "osora_bench.cli.report:figures_verb",
+    "results": "osora_bench.cli.report:results_verb",
+    "audit": "osora_bench.cli.report:audit_verb",
+    "params": "osora_bench.cli.params:params_verb",
+    "data": "osora_bench.cli.data:data_verb",
+    "cell": "osora_bench.cli.run:cell_verb",
+    "evaluate": "osora_bench.cli.evaluate:evaluate_verb",
+    "export": "osora_bench.osora.commands:export_main",  # these two need nothing of the harness
+    "svd": "osora_bench.osora.commands:svd_main",
 }
+"""What each verb is, imported when it is called: every file imports what its own verbs need."""
 
 OWN_HELP = ("cell", "evaluate", "export", "svd")
 
@@ -100,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(unknown("verb", verb, VERBS))
-        status = VERBS[verb](rest)
+        status = _imported(VERBS[verb])(rest)
         sys.stdout.flush()
         return status
     except Interrupted as interrupted:
@@ -116,6 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2
+
+
+def _imported(name: str) -> Callable[[Sequence[str]], int]:
+    module, _, function = name.partition(":")
+    verb: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+    return verb
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from osora_bench.cli.options import members, own_options
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.reporting import parameters
 from osora_bench.reporting.parameters import Line
 
 
@@ -34,7 +35,6 @@ def params_verb(arguments: Sequence[str]) -> int:
         if min(ranks) < 1:
             raise UserError(f"rank={options['rank']}: a rank is at least 1")
     modules = options["modules"].split(",") if "modules" in options else None
-    from osora_bench.reporting import parameters
 
     lines = parameters.table(models, methods, ranks, config, modules)
     if modules is not None and not any(line.count for line in lines):

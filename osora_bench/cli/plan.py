@@ -13,7 +13,7 @@ from osora_bench.pipeline.messages import counted, warnings, where
 from osora_bench.planning import estimate
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.experiments import load_experiment
-from osora_bench.planning.grid import Expansion, validation_loss
+from osora_bench.planning.grid import Expansion, expansion, together, validation_loss
 from osora_bench.records import record
 from osora_bench.sweep.slurm import queue
 
@@ -140,7 +140,6 @@ def _precision(cells: Sequence[Cell]) -> list[str]:
 
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id, state, and what it is expected to take."""
-    from osora_bench.planning.grid import expansion, together
 
     names, rest = experiment_option(arguments)
     # how it would be run changes nothing but is checked: the line of a `run` is that of its plan

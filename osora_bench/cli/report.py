@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osora_bench.cli.options import choice, experiment_option, own_options
+from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.process import without_collecting
+from osora_bench.planning.experiments import load_experiment
+from osora_bench.planning.grid import expansion
+from osora_bench.reporting import reference, render, tabulate
 
 
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
-    from osora_bench.common.process import without_collecting
-    from osora_bench.planning.experiments import load_experiment
-    from osora_bench.planning.grid import expansion
-    from osora_bench.reporting import render, tabulate
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out", "params", "compare", "others"))
@@ -43,9 +44,7 @@ def tables_verb(arguments: Sequence[str]) -> int:
 
 def figures_verb(arguments: Sequence[str]) -> int:
     """Draw an experiment's figures."""
-    from osora_bench.planning.experiments import load_experiment
-    from osora_bench.planning.grid import expansion
-    from osora_bench.reporting import figures
+    from osora_bench.reporting import figures  # matplotlib, for which tables need not wait
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out",))
@@ -60,8 +59,7 @@ def figures_verb(arguments: Sequence[str]) -> int:
 
 def results_verb(arguments: Sequence[str]) -> int:
     """Make the committed tables, figures and pages anew."""
-    from osora_bench.common import paths
-    from osora_bench.reporting import committed
+    from osora_bench.reporting import committed  # matplotlib too
 
     if arguments:
         raise UserError(f"results takes no argument, not {arguments[0]}")
@@ -73,7 +71,6 @@ def results_verb(arguments: Sequence[str]) -> int:
 
 def audit_verb(arguments: Sequence[str]) -> int:
     """Show what arithmetic says of the paper's printed numbers."""
-    from osora_bench.reporting import reference
 
     for line in reference.audit():
         print(line)

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from osora_bench.cli.options import experiment_option, run_options
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
+from osora_bench.planning.grid import expansion
+from osora_bench.records import code_state
+from osora_bench.reporting import tabulate
+from osora_bench.sweep.multirun import main as hydra_main
+from osora_bench.sweep.run import run_experiment
 
 
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
-    from osora_bench.planning.grid import expansion
-    from osora_bench.records import code_state
-    from osora_bench.sweep.run import run_experiment
 
     # looked at once a process: what runs is what is here now, not after the checks
     code_state.code()
@@ -28,14 +30,12 @@ def run_verb(arguments: Sequence[str]) -> int:
 
 def cell_verb(arguments: Sequence[str]) -> int:
     """One cell through Hydra's own entry point."""
-    from osora_bench.sweep.multirun import main as hydra_main
 
     return hydra_main(arguments)
 
 
 def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise UserError if the experiment's tables or figures could not be made in the end."""
-    from osora_bench.reporting import tabulate
 
     tabulate.check(experiment, cells)
     if experiment.figures:

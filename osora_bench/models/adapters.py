@@ -9,11 +9,15 @@ from typing import Any
 
 import peft
 import torch
+from hydra.utils import get_method
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError
 
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
 from osora_bench.models.adapter_config import instantiate, read_origin, start
-from osora_bench.models.base import Base
+from osora_bench.models.base import Base, digest
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, MethodConfig
@@ -24,7 +28,6 @@ ORIGIN = "osora_bench.json"
 
 def remember(folder: Path, base: Any, method: MethodConfig) -> None:
     """Write down beside a trained adapter what loading it takes."""
-    from osora_bench.models.base import digest
 
     origin = {"base": digest(base.checksums), "start": method.start}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
@@ -36,9 +39,6 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     Raises:
         UserError: the adapter was trained on another base, or its tensors do not fit this one.
     """
-    from safetensors import SafetensorError
-
-    from osora_bench.models.base import digest
 
     origin: dict[str, Any] = {"base": None, "start": None}
     if (folder / ORIGIN).is_file():
@@ -61,11 +61,6 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
 
 
 def _load(base: Any, folder: Path, start: str | None) -> Any:
-    from hydra.utils import get_method
-    from peft import PeftConfig, PeftModel, get_peft_model
-    from peft.utils import load_peft_weights, set_peft_model_state_dict
-
-    import osora_bench.osora  # noqa: F401 (makes the method known)
 
     if start is None:
         with warnings.catch_warnings():  # of missing keys: `_check_names` refuses them
@@ -84,8 +79,6 @@ def _load(base: Any, folder: Path, start: str | None) -> Any:
 def _check_names(model: Any, folder: Path) -> None:
     """PEFT passes over tensors without a place in the model, over places without a tensor, and over
     what is no number."""
-    from peft import get_peft_model_state_dict
-    from peft.utils import load_peft_weights
 
     tensors = load_peft_weights(str(folder))
     here, stored = set(get_peft_model_state_dict(model)), set(tensors)

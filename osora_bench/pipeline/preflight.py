@@ -7,6 +7,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.common.files import check_writable
 from osora_bench.evaluation.checks import check_suite
 from osora_bench.models.adapter_config import instantiate, start
+from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
 from osora_bench.training.checks import check_optimizer, check_rows, check_sharing
@@ -68,7 +69,6 @@ def _check_device(cell: Cell) -> None:
 
 
 def _check_tracker(cell: Cell) -> None:
-    from osora_bench.pipeline import tracker
 
     tracker.check(cell.config.tracker)
 

@@ -9,19 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.experiments import TableSpec
 from osora_bench.records.record import unpack
 from osora_bench.reporting.numbers import CENT
+from osora_bench.reporting.rows import Row
 from osora_bench.reporting.table import Table
-
-if TYPE_CHECKING:
-    from osora_bench.planning.experiments import TableSpec
-    from osora_bench.reporting.rows import Row
 
 NORMAL_95 = 1.96
 """Standard errors on each side that hold 95 % of a normal distribution."""
@@ -48,7 +46,7 @@ class Difference:
         return "wins" if self.low > 0 else "loses" if self.high < 0 else "ties"
 
 
-def difference(one: "Row", other: "Row") -> Difference:
+def difference(one: Row, other: Row) -> Difference:
     """Avg. of one method less the other's, over the seeds of each.
 
     Both answered the same questions, so each question's difference is taken first, of its rates of
@@ -66,19 +64,19 @@ def difference(one: "Row", other: "Row") -> Difference:
     return Difference(100 * float(np.mean(gaps)), 100 * sqrt(variance))
 
 
-def _rights(row: "Row", dataset: str) -> Any:
+def _rights(row: Row, dataset: str) -> Any:
     """Right (1) or wrong (0), seeds x questions."""
     scores = [run["scores"][dataset] for run in row.runs]
     return np.array([unpack(s["right"], s["n"]) for s in scores], dtype=float)
 
 
-def _between_seeds(row: "Row") -> float:
+def _between_seeds(row: Row) -> float:
     """Variance of the mean over seeds of Avg.; of one seed, none is known."""
     averages = np.mean([_rights(row, name).mean(axis=1) for name in row.datasets], axis=0)
     return float(averages.var(ddof=1) / averages.size) if averages.size > 1 else 0.0
 
 
-def against(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
+def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """Each method beside `baseline`.
 
     Raises:

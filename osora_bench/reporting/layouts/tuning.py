@@ -1,21 +1,19 @@
 """Layout `tuning`: the learning rates that were tried, and their losses."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from osora_bench.planning.experiments import TableSpec
+from osora_bench.reporting.numbers import NOT_IN_GRID, scientific
+from osora_bench.reporting.rows import Row
 from osora_bench.reporting.table import Table
 
-if TYPE_CHECKING:
-    from osora_bench.planning.experiments import TableSpec
-    from osora_bench.reporting.rows import Row
 
-
-def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
+def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """The loss on held-out rows by method and learning rate; the lowest of a method in bold."""
-    from osora_bench.reporting.numbers import NOT_IN_GRID, scientific
 
     found: dict[str, dict[float, str]] = {}
     for row in rows:
@@ -40,6 +38,6 @@ def tuning(name: str, spec: "TableSpec", rows: Sequence["Row"]) -> Table:
     return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
 
 
-def _validations(row: "Row") -> list[dict[str, Any]]:
+def _validations(row: Row) -> list[dict[str, Any]]:
     """Of the runs that have a loss: one that diverged has none."""
     return [r["training"]["validation"] for r in row.runs if "diverged" not in r["training"]]
