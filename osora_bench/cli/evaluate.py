@@ -151,7 +151,7 @@ def write(folder: Path, args: argparse.Namespace, cfg: Config, scores: dict[str,
     from osora_bench.evaluation.journal import cannot_write
     from osora_bench.evaluation.scores import not_run
     from osora_bench.models.base import device_of
-    from osora_bench.records.provenance import provenance
+    from osora_bench.records.provenance import circumstances
 
     made = {
         "model": cfg.model.name,
@@ -159,7 +159,7 @@ def write(folder: Path, args: argparse.Namespace, cfg: Config, scores: dict[str,
         "eval": plain(cfg.eval),
         "scores": {key: asdict(score) for key, score in scores.items()},
         "not_run": not_run(cfg.eval, scores),
-        "provenance": provenance(device_of(cfg)),
+        "provenance": circumstances(device_of(cfg)),
     }
     place = folder / "scores.json"
     try:

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from osora_bench.common.exits import FAILED, OK
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.identity import revision
+from osora_bench.records.schema import Record
 
 
 def where(cell: Cell) -> str:
@@ -69,7 +69,7 @@ def less_memory(cell: Cell) -> str:
     )
 
 
-def summary(cell: Cell, made: dict[str, Any]) -> str:
+def summary(cell: Cell, made: Record) -> str:
     """One line of a finished cell: scores, last loss, seconds."""
     if made["training"] and "diverged" in made["training"]:
         return f"{cell.label}: diverged, {made['training']['diverged']}"

@@ -3,7 +3,7 @@
 import resource
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from osora_bench.common import claim
 from osora_bench.evaluation import evaluate
@@ -13,27 +13,41 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, plain
 from osora_bench.planning.identity import revision
 from osora_bench.records import provenance, record
+from osora_bench.records.schema import (
+    Circumstances,
+    Measured,
+    Parameters,
+    Record,
+    ScoreRecord,
+    TrainingRecord,
+)
 
 
-def circumstances_of(cell: Cell) -> dict[str, Any]:
-    return provenance.provenance(device_of(cell.config), cell.config.processes)
+def circumstances_of(cell: Cell) -> Circumstances:
+    return provenance.circumstances(device_of(cell.config), cell.config.processes)
 
 
 def recorded(
     cell: Cell,
-    circumstances: dict[str, Any],
-    training: dict[str, Any] | None,
+    circumstances: Circumstances,
+    training: TrainingRecord | None,
     *,
-    parameters: dict[str, int],
+    parameters: Parameters,
     scores: dict[str, Score],
     seconds: dict[str, float],
-) -> dict[str, Any]:
+) -> Record:
     """A cell's record, written."""
-    made = {
-        **_origin(cell, circumstances),
+    made: Record = {
+        "run_id": cell.run_id,
+        "config": portable_config(cell.config),
+        "provenance": {
+            **circumstances,
+            "revision": revision(cell.config),
+            "fingerprints": _without_folders(cell.fingerprints),
+        },
         "parameters": parameters,
         "training": training,
-        "scores": {name: asdict(score) for name, score in scores.items()},
+        "scores": {name: cast(ScoreRecord, asdict(score)) for name, score in scores.items()},
         "not_run": not_run(cell.config.eval, scores),
         "measured": _measured(seconds, cell),
     }
@@ -42,22 +56,9 @@ def recorded(
     return made
 
 
-def parameters_of(cell: Cell, trainable: int) -> dict[str, int]:
+def parameters_of(cell: Cell, trainable: int) -> Parameters:
     size = sum(p.stat().st_size for p in cell.paths.adapter.glob("*.safetensors"))
     return {"trainable": trainable, "adapter_bytes": size}
-
-
-def _origin(cell: Cell, circumstances: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of where it comes from."""
-    return {
-        "run_id": cell.run_id,
-        "config": portable_config(cell.config),
-        "provenance": {
-            **circumstances,
-            "revision": revision(cell.config),
-            "fingerprints": _without_folders(cell.fingerprints),
-        },
-    }
 
 
 def portable_config(cfg: Config) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def _without_folders(node: Any) -> Any:
     return record.portable(node) if isinstance(node, str) else node
 
 
-def tracked(made: dict[str, Any]) -> dict[str, Any]:
+def tracked(made: Record) -> dict[str, Any]:
     """What a tracker shows of a finished cell."""
     scores = {f"accuracy/{name}": score["accuracy"] for name, score in made["scores"].items()}
     seconds = {f"seconds/{name}": value for name, value in made["measured"]["seconds"].items()}
@@ -84,7 +85,7 @@ def tracked(made: dict[str, Any]) -> dict[str, Any]:
     return {**scores, **seconds, **made["parameters"], "peak_memory_mb": peak}
 
 
-def _measured(seconds: dict[str, float], cell: Cell) -> dict[str, Any]:
+def _measured(seconds: dict[str, float], cell: Cell) -> Measured:
     """Costs of this run: seconds by stage since its last start, how many starts it took, peak
     memory so far of the process or of the largest that it started, when it ended."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

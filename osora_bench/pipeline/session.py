@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import transformers
 
@@ -25,6 +25,7 @@ from osora_bench.pipeline.recording import (
 from osora_bench.pipeline.tracker import Tracker, tracking
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, plain
+from osora_bench.records.schema import Circumstances, Record, TrainingRecord
 from osora_bench.training import callbacks, data, reuse, train
 from osora_bench.training.fsdp import launch
 
@@ -46,7 +47,7 @@ class Session:
         for cell in suites.values():
             prepare(cell.config.eval, cell.paths.runs)
 
-    def run(self, cell: Cell) -> dict[str, Any]:
+    def run(self, cell: Cell) -> Record:
         """Train, evaluate and record one cell; return its record."""
         cell.paths.folder.mkdir(parents=True, exist_ok=True)
         with tracking(cell, portable_config(cell.config)) as tracker:
@@ -55,14 +56,14 @@ class Session:
             except callbacks.Diverged as error:
                 if not cell.tries_rate:
                     raise
-                told = {"diverged": str(error)}
+                told = TrainingRecord(diverged=str(error))
                 made = recorded(
                     cell, circumstances_of(cell), told, parameters={}, scores={}, seconds={}
                 )
             tracker.end(tracked(made), failed=False)
         return made
 
-    def _run(self, cell: Cell, tracker: Tracker) -> dict[str, Any]:
+    def _run(self, cell: Cell, tracker: Tracker) -> Record:
         cell.paths.failure.unlink(missing_ok=True)
         circumstances, done = circumstances_of(cell), UNTRAINED
         if cell.config.processes > 1:
@@ -84,7 +85,7 @@ class Session:
             gc.collect()
         seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
         seconds["total"] = sum(seconds.values())
-        training = None if done.training is None else asdict(done.training)
+        training = None if done.training is None else cast(TrainingRecord, asdict(done.training))
         return recorded(
             cell,
             circumstances,
@@ -95,7 +96,7 @@ class Session:
         )
 
     def _trained(
-        self, cell: Cell, base: Base, circumstances: dict[str, Any], tracker: Tracker
+        self, cell: Cell, base: Base, circumstances: Circumstances, tracker: Tracker
     ) -> tuple[Any, reuse.Trained]:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         started = time.time()
@@ -116,22 +117,22 @@ class Session:
         return model, done
 
     def _train(self, cell: Cell, base: Base, model: Any, tracker: Tracker) -> train.Training:
-        training = train.train(
-            model,
-            self.tokenised(cell, base.tokenizer),
+        setup = train.TrainingSetup(
             cell.config,
+            rows=self.tokenised(cell, base.tokenizer),
             held_out=self.held_out(cell, base.tokenizer),
             pad_token_id=base.tokenizer.pad_token_id,
-            folder=cell.paths.trainer,
+            checkpoints=cell.paths.trainer,
             device=device_of(cell.config),
             label=cell.label,
             log=tracker.log,
         )
+        training = train.train(model, setup)
         adapters.save(model, base, cell)
         return training
 
     def _train_shared(
-        self, cell: Cell, circumstances: dict[str, Any], tracker: Tracker
+        self, cell: Cell, circumstances: Circumstances, tracker: Tracker
     ) -> reuse.Trained:
         """Train in processes of their own, which need the memory that is used here; unless an
         earlier cell trained the same."""
@@ -184,7 +185,7 @@ def _to_evaluate(cell: Cell) -> Config:
     return replace(cell.config, model=replace(model, path=str(cell.paths.adapter), revision=None))
 
 
-def _as_trained(cell: Cell, base: Base, done: reuse.Trained, circumstances: dict[str, Any]) -> Any:
+def _as_trained(cell: Cell, base: Base, done: reuse.Trained, circumstances: Circumstances) -> Any:
     """The model that other processes have trained and written down."""
     if cell.config.method.full:
         return base.model

@@ -206,8 +206,8 @@ def validation_loss(trial: Cell) -> float | None:
     diverged; None as long as there is no record."""
     if trial.state != State.DONE:
         return None
-    training = record.read(trial.record)["training"]
-    return math.inf if "diverged" in training else float(training["validation"]["loss"])
+    validation = record.held_out_loss(record.read(trial.record))
+    return math.inf if validation is None else validation["loss"]
 
 
 def _largest_rank(experiment: Experiment, model: str) -> int:

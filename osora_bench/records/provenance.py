@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from osora_bench.records.code_state import CHANGED, code
+from osora_bench.records.schema import Circumstances, Code
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +54,11 @@ def _device(device: "torch.device") -> dict[str, Any]:
     }
 
 
-def provenance(device: "torch.device", processes: int = 1) -> dict[str, Any]:
+def circumstances(device: "torch.device", processes: int = 1) -> Circumstances:
     """Everything above, for a record, with a mark where a sweep's code changed under it."""
-    changed = {"changed_since_plan": True} if CHANGED in os.environ else {}
-    ran_on = hardware(device, processes)
-    ours = {key: code()[key] for key in ("commit", "dirty", "diff")}
-    return {"code": ours, "versions": versions(), "hardware": ran_on, **changed}
+    now = code()
+    ours = Code(commit=now["commit"], dirty=now["dirty"], diff=now["diff"])
+    found = Circumstances(code=ours, versions=versions(), hardware=hardware(device, processes))
+    if CHANGED in os.environ:
+        found["changed_since_plan"] = True
+    return found

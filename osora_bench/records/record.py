@@ -5,12 +5,13 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from osora_bench.common import files
+from osora_bench.records.schema import Record, ValidationRecord
 
 SCHEMA = 1
 REQUIRED = (
@@ -44,12 +45,12 @@ def unpack(packed: str, n: int) -> list[bool]:
     return [bit == "1" for bit in bits[:n]]
 
 
-def _digest(record: dict[str, Any]) -> str:
+def _digest(record: Mapping[str, Any]) -> str:
     body = {key: value for key, value in record.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def write(record: dict[str, Any], ledger: Path) -> Path:
+def write(record: Record, ledger: Path) -> Path:
     """Write a record under its run id, whole or not at all, with its checksum.
 
     Raises:
@@ -59,13 +60,13 @@ def write(record: dict[str, Any], ledger: Path) -> Path:
     ledger.mkdir(parents=True, exist_ok=True)
     if target.exists():
         raise FileExistsError(f"{target}: a record is written once")
-    record = {**record, "schema": SCHEMA}
-    record["sha256"] = _digest(record)
-    files.write(target, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    whole = {**record, "schema": SCHEMA}
+    whole["sha256"] = _digest(whole)
+    files.write(target, json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return target
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Record:
     """One record, checked.
 
     Raises:
@@ -88,7 +89,7 @@ def read(path: Path) -> dict[str, Any]:
     if record["sha256"] != _digest(record):
         raise DamagedRecord(f"{path}: its checksum does not match its content")
     _found_whole[path] = mark
-    return record
+    return cast(Record, record)
 
 
 _found_whole: dict[Path, tuple[int, ...]] = {}
@@ -109,6 +110,12 @@ def is_whole(path: Path) -> bool:
     except (OSError, DamagedRecord):
         return False
     return True
+
+
+def held_out_loss(record: Record) -> ValidationRecord | None:
+    """The loss on the rows that were kept out of a training; None where it diverged."""
+    training = record["training"]
+    return None if training is None or "diverged" in training else training["validation"]
 
 
 def portable(path: str) -> str:
@@ -135,11 +142,11 @@ def _contents(ledger: Path, _: int) -> dict[str, str]:
 class Ledger:
     """The readable records of a folder by run id, and a line for each that is damaged."""
 
-    records: dict[str, dict[str, Any]]
+    records: dict[str, Record]
     damaged: list[str]
 
 
-def read_each(folder: Path, damaged: list[str]) -> Iterator[dict[str, Any]]:
+def read_each(folder: Path, damaged: list[str]) -> Iterator[Record]:
     """Every record of a ledger, one after another; a line for each that is damaged is added to
     `damaged`, and it is left as it is."""
     for path in sorted(folder.glob("*.json")):

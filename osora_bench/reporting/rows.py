@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from math import sqrt
-from typing import Any
 
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, plain
 from osora_bench.records.record import read_ledger
+from osora_bench.records.schema import Record
 from osora_bench.reporting.numbers import mean, percent, shown_values
 from osora_bench.reporting.reference import Key
 from osora_bench.reporting.table import LIMITED, Number
@@ -23,16 +23,16 @@ class Row:
     """
 
     cell: Cell
-    runs: list[dict[str, Any]]
+    runs: list[Record]
     seeds: int = 1
-    others: list[dict[str, Any]] = field(default_factory=list)
+    others: list[Record] = field(default_factory=list)
 
     @property
     def datasets(self) -> list[str]:
         return [d.name for d in self.cell.config.eval.datasets]
 
     @property
-    def shown(self) -> list[dict[str, Any]]:
+    def shown(self) -> list[Record]:
         return self.runs + self.others
 
     def planned(self, dataset: str) -> int:
@@ -82,9 +82,7 @@ class Row:
         return Key(config.model.name, config.method.name, config.method.rank, column)
 
 
-def rows(
-    cells: Sequence[Cell], records: dict[str, dict[str, Any]], *, others: bool = False
-) -> list[Row]:
+def rows(cells: Sequence[Cell], records: dict[str, Record], *, others: bool = False) -> list[Row]:
     """Cells grouped over their seeds, in the order of the experiment.
 
     With `others`, records that are not of these cells but differ from one only in seed or in how
@@ -94,14 +92,14 @@ def rows(
     texts: dict[int, str] = {}  # of sections, which cells share
     for cell in cells:
         grouped.setdefault(_but_seed(cell.config, texts), []).append(cell)
-    families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    families: dict[tuple[str, ...], list[Record]] = {}
     for record in records.values() if others else ():
         families.setdefault(_family(Config.of(record["config"])), []).append(record)
     made = []
     for same in grouped.values():
         own = {cell.run_id for cell in same}
         runs = [records[cell.run_id] for cell in same if cell.run_id in records]
-        strangers: list[dict[str, Any]] = []
+        strangers: list[Record] = []
         if others:
             alike = families.get(_family(same[0].config), [])
             strangers = [r for r in alike if r["run_id"] not in own or _limited(r)]
@@ -119,7 +117,7 @@ def _but_seed(config: Config, texts: dict[int, str]) -> tuple[str, ...]:
     return tuple(texts[id(section)] for section in sections)
 
 
-def _limited(record: dict[str, Any]) -> bool:
+def _limited(record: Record) -> bool:
     return any(score["n"] < score["questions"] for score in record["scores"].values())
 
 
@@ -133,7 +131,7 @@ def _family(config: Config) -> tuple[str, ...]:
 
 def recorded(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row], list[str]]:
     """The rows of cells with the records of their ledgers, and a line for each damaged one."""
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Record] = {}
     damaged: list[str] = []
     for folder in sorted({cell.ledger for cell in cells}):
         ledger = read_ledger(folder)

@@ -21,6 +21,7 @@ from osora_bench.common.fingerprint import file_sha256
 from osora_bench.common.progress import say
 from osora_bench.models import base
 from osora_bench.planning.cell import Cell
+from osora_bench.records.schema import Circumstances, Parameters
 from osora_bench.training.train import Training
 
 
@@ -29,11 +30,11 @@ class Trained:
     """What a record says of a training, and how many seconds it took; None: there was none."""
 
     training: Training | None
-    parameters: dict[str, int]
+    parameters: Parameters
     seconds: float
 
 
-def keep(cell: Cell, model: Any, done: Trained, provenance: dict[str, Any]) -> None:
+def keep(cell: Cell, model: Any, done: Trained, provenance: Circumstances) -> None:
     """Write down that the adapter in the cell's folder is that of a finished training."""
     told = {
         "files": _files(cell.paths.adapter),
@@ -81,7 +82,7 @@ class Note:
             log({"step": step, "loss": loss})
 
 
-def find(cell: Cell, provenance: dict[str, Any]) -> Note | None:
+def find(cell: Cell, provenance: Circumstances) -> Note | None:
     """The training of a cell, if it was done here under the same circumstances and is whole."""
     for place in sorted(cell.paths.trained(cell.training_id).glob("*.json")):
         try:

@@ -89,52 +89,60 @@ def arguments(cfg: Config, folder: Path, device: torch.device) -> TrainingArgume
     return made
 
 
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a training takes beside the model.
+
+    `held_out` are rows to take the loss of when it is done. `checkpoints` is the folder where they
+    are kept, and gone on from. `label` names the cell in the progress bar. `log` is told of each
+    step's loss, learning rate, speed and memory.
+    """
+
+    config: Config
+    rows: TokenisedTask
+    held_out: TokenisedTask | None
+    pad_token_id: int
+    checkpoints: Path
+    device: torch.device
+    label: str
+    log: Callable[[dict[str, float]], None]
+
+
 def train(
     model: Any,
-    task: TokenisedTask,
-    cfg: Config,
-    *,
-    held_out: TokenisedTask | None = None,
-    pad_token_id: int,
-    folder: Path,
-    device: torch.device,
-    label: str,
-    log: Callable[[dict[str, float]], None],
+    setup: TrainingSetup,
     trainer_class: type[Any] = Trainer,
     callbacks: Sequence[TrainerCallback] | None = None,
 ) -> Training:
-    """Train the adapter of `model` in place on the tokenised rows, from the newest checkpoint on.
+    """Train the adapter of `model` in place, from the newest checkpoint on.
 
     Args:
-        held_out: rows to take the loss of when training is done.
-        folder: where checkpoints are kept.
-        label: names the cell in the progress bar.
-        log: told of each step's loss, learning rate, speed and memory.
         callbacks: beside the loop's own; None: checkpoints in time and on a signal.
     """
+    folder = setup.checkpoints
     if callbacks is None:
-        every, asked = checkpoint.every(cfg), interruption.current()
+        every, asked = checkpoint.every(setup.config), interruption.current()
         callbacks = [checkpoint.Checkpoints(folder, every, asked)]
     trainer = trainer_class(
         model=model,
-        args=arguments(cfg, folder, device),
-        train_dataset=task.rows,
-        data_collator=Collator(pad_token_id, takes_places(model)),
-        callbacks=[*own_callbacks(model, label, log), *callbacks],
+        args=arguments(setup.config, folder, setup.device),
+        train_dataset=setup.rows.rows,
+        data_collator=Collator(setup.pad_token_id, takes_places(model)),
+        callbacks=[*own_callbacks(model, setup.label, setup.log), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     start = checkpoint.newest(folder)
     if start is not None:
-        progress.say(f"{label}: goes on from {start}")
+        progress.say(f"{setup.label}: goes on from {start}")
     trainer.train(resume_from_checkpoint=None if start is None else str(start))
     losses = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
     return Training(
         steps=trainer.state.global_step,
-        rows=len(task.rows),
-        truncated_rows=task.truncated,
+        rows=len(setup.rows.rows),
+        truncated_rows=setup.rows.truncated,
         tokens=int(trainer.state.num_input_tokens_seen),
         loss=_brief(losses, CURVE_POINTS),
-        validation=None if held_out is None else _validate(trainer, held_out.rows),
+        validation=None if setup.held_out is None else _validate(trainer, setup.held_out.rows),
     )
 
 

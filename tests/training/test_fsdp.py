@@ -111,17 +111,17 @@ def alone(cell, runs):
     base = models.load(one.config.model, torch.device("cpu"))
     transformers.set_seed(one.config.seed)
     model = models_adapters.with_fresh_adapter(base.model, one)
-    made = train.train(
-        model,
-        data.tokenised(one.config, base.tokenizer),
+    setup = train.TrainingSetup(
         one.config,
+        rows=data.tokenised(one.config, base.tokenizer),
         held_out=data.held_out(one.config, base.tokenizer),
         pad_token_id=base.tokenizer.pad_token_id,
-        folder=one.paths.trainer,
+        checkpoints=one.paths.trainer,
         device=torch.device("cpu"),
         label="alone",
         log=lambda _: None,
     )
+    made = train.train(model, setup)
     models_adapters.save(model, base, one)
     return one, made
 

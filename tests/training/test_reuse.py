@@ -23,9 +23,9 @@ def trainings(monkeypatch):
     seen = []
     real = train.train
 
-    def counted(*args, **settings):
-        seen.append(settings["label"])
-        return real(*args, **settings)
+    def counted(model, setup):
+        seen.append(setup.label)
+        return real(model, setup)
 
     monkeypatch.setattr(train, "train", counted)
     return seen

@@ -1,12 +1,13 @@
 """Layout `tuning`: the learning rates that were tried, and their losses."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from osora_bench.planning.experiments import TableSpec
+from osora_bench.records.record import held_out_loss
+from osora_bench.records.schema import ValidationRecord
 from osora_bench.reporting.numbers import NOT_IN_GRID, scientific
 from osora_bench.reporting.rows import Row
 from osora_bench.reporting.table import Table
@@ -38,6 +39,6 @@ def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
 
 
-def _validations(row: Row) -> list[dict[str, Any]]:
+def _validations(row: Row) -> list[ValidationRecord]:
     """Of the runs that have a loss: one that diverged has none."""
-    return [r["training"]["validation"] for r in row.runs if "diverged" not in r["training"]]
+    return [loss for run in row.runs if (loss := held_out_loss(run)) is not None]

@@ -92,19 +92,17 @@ def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]
     model = adapters.with_fresh_adapter(base.model, cell)
     trainable = adapters.trainable(model)
     sharding.shard(model, base.model, device)
-    made = training.train(
-        model,
-        data.tokenised(cell.config, base.tokenizer),
+    setup = training.TrainingSetup(
         cell.config,
+        rows=data.tokenised(cell.config, base.tokenizer),
         held_out=data.held_out(cell.config, base.tokenizer),
         pad_token_id=base.tokenizer.pad_token_id,
-        folder=cell.paths.shards(cell.config.processes),
+        checkpoints=cell.paths.shards(cell.config.processes),
         device=device,
         label=cell.label,
         log=_log(folder),
-        trainer_class=sharding.ShardedTrainer,
-        callbacks=_callbacks(cell, asked),
     )
+    made = training.train(model, setup, sharding.ShardedTrainer, _callbacks(cell, asked))
     tensors = sharding.whole(model)
     if os.environ["RANK"] == "0":
         adapters.save(model, base, cell, tensors)
