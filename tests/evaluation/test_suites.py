@@ -63,7 +63,7 @@ def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
 
 def test_maths_two_configurations_differ_in_the_scoring_only():
     older, newer = (
-        suites.dataset_config(suite(name)["datasets"][0]) for name in ("math", "math-verify")
+        suites.dataset_config(suite(name).datasets[0]) for name in ("math", "math-verify")
     )
     assert older.infer_cfg.prompt_template == newer.infer_cfg.prompt_template
     assert older.eval_cfg.evaluator.type is not newer.eval_cfg.evaluator.type
@@ -76,13 +76,13 @@ def test_the_clean_gpqa_rows_are_the_published_ones_without_diamond(tmp_path, mo
     smoke.use_made_up_data(tmp_path)
     rows = {}
     for name in ("gpqa", "gpqa-clean"):
-        sources = task(name)["sources"]
-        assert [s["rows"] for s in sources] == [448, 546]
+        sources = task(name).sources
+        assert [s.rows for s in sources] == [448, 546]
         for source in sources:
-            source["rows"] = smoke.ROWS
-            if source["exclude"] is not None:
-                assert source["exclude"]["rows"] == 198
-                source["exclude"]["rows"] = smoke.ROWS // 2
+            source.rows = smoke.ROWS
+            if source.exclude is not None:
+                assert source.exclude.rows == 198
+                source.exclude.rows = smoke.ROWS // 2
         rows[name] = [{r["Record ID"] for _, r in data.source_rows(s)} for s in sources]
     diamond = {f"rec{i}" for i in range(smoke.ROWS // 2)}
     assert [leaky - diamond for leaky in rows["gpqa"]] == rows["gpqa-clean"]
@@ -92,15 +92,15 @@ def test_the_clean_gpqa_rows_are_the_published_ones_without_diamond(tmp_path, mo
 def test_the_prompts_of_training_are_those_of_the_evaluation():
     """The model is trained on the words that OpenCompass asks with."""
     row = {"query": "Q?", "response": "R"}
-    source = task("math")["sources"][0]
-    asked = suites.dataset_config(suite("gsm8k")["datasets"][0])
+    source = task("math").sources[0]
+    asked = suites.dataset_config(suite("gsm8k").datasets[0])
     last = asked.infer_cfg.prompt_template.template["round"][-1]["prompt"]
-    assert source["prompt"].format(**row) == last.format(question="Q?")
-    assert source["first"] == 100_000
-    assert "{Question}" in task("gpqa")["sources"][0]["prompt"]
-    gpqa = suites.dataset_config(suite("gpqa")["datasets"][0])
+    assert source.prompt.format(**row) == last.format(question="Q?")
+    assert source.first == 100_000
+    assert "{Question}" in task("gpqa").sources[0].prompt
+    gpqa = suites.dataset_config(suite("gpqa").datasets[0])
     asked = gpqa.infer_cfg.prompt_template.template["round"][-1]["prompt"]
-    assert task("gpqa")["sources"][0]["prompt"] == asked.replace("{question}", "{Question}")
+    assert task("gpqa").sources[0].prompt == asked.replace("{question}", "{Question}")
 
 
 def written(files: dict[str, str], root: Path, monkeypatch) -> None:
@@ -233,7 +233,7 @@ def test_the_real_sets_have_the_expected_number_of_questions(name, tmp_path):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["math", "commonsense", "gsm8k", "gpqa", "gpqa-clean"])
 def test_the_real_training_rows_fill_their_templates(name):
-    absent = [s["path"] for s in task(name)["sources"] if not (REAL / s["path"]).is_file()]
+    absent = [s.path for s in task(name).sources if not (REAL / s.path).is_file()]
     if absent:
         pytest.skip(f"OSORA_DATA has no {', '.join(absent)}")
     pairs = data.dialogues(task(name), 0)
@@ -245,8 +245,8 @@ def test_metamathqas_columns_are_the_ones_that_the_task_asks_for():
     sample = REAL / "metamathqa" / "schema_sample_2rows.jsonl"
     if not sample.is_file():
         pytest.skip("OSORA_DATA has no sample of MetaMathQA")
-    source = task("math")["sources"][0]
+    source = task("math").sources[0]
     for line in sample.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        assert row["query"] in source["prompt"].format(**row)
-        assert source["response"].format(**row) == row["response"]
+        assert row["query"] in source.prompt.format(**row)
+        assert source.response.format(**row) == row["response"]
