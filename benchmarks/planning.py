@@ -26,8 +26,9 @@ from typing import Any
 import hydra
 import yaml
 
+from osora_bench.benchdata.made_up import write_data
 from osora_bench.common import paths
-from osora_bench.planning import grid, identity, smoke
+from osora_bench.planning import grid, identity
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, resolve
 from osora_bench.planning.config import plain
@@ -188,7 +189,8 @@ def main() -> None:
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        smoke.use_made_up_data(folder)
+        write_data(folder / "data")
+        os.environ[paths.DATA] = f"{folder}/data"
         paths.EXPERIMENTS = folder
         write_experiment(folder, "grid", range(args.seeds))
         write_experiment(folder, "ran", range(1, args.seeds + 1))

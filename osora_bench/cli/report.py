@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from osora_bench.cli import smoke
 from osora_bench.cli.options import choice, experiment_option, own_options
 from osora_bench.common.errors import UserError
 
@@ -17,6 +18,7 @@ def tables_verb(arguments: Sequence[str]) -> int:
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out", "params", "compare", "others"))
+    smoke.make_up(name, overrides)
     cells = expansion(name, overrides).everything
     experiment = load_experiment(name)
     if not experiment.tables:
@@ -49,6 +51,7 @@ def figures_verb(arguments: Sequence[str]) -> int:
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out",))
+    smoke.make_up(name, overrides)
     cells = expansion(name, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
     written = figures.draw(load_experiment(name), cells, folder, others="scale=smoke" in overrides)
