@@ -10,7 +10,7 @@ from osora_bench.cli.params import params_verb
 from osora_bench.cli.plan import plan_verb
 from osora_bench.cli.report import audit_verb, figures_verb, results_verb, tables_verb
 from osora_bench.cli.run import cell_verb, run_verb
-from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.errors import UserError, tell, unknown
 from osora_bench.common.interruption import Interrupted
 
 USAGE = """\
@@ -111,10 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         if verb == "run":
-            print("osora-bench: nobody reads what it says, so it ended", file=sys.stderr)
+            tell("nobody reads what it says, so it ended")
         return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
-        print(f"osora-bench: {error}", file=sys.stderr)
+        tell(error)
         return 2
 
 
