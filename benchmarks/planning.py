@@ -45,9 +45,10 @@ MOST_SECONDS, MOST_MEMORY = 30, 1e9
 # what the command does, with the experiments of a temporary folder
 MAIN = """\
 import pathlib, sys
-from osora_bench import cli, paths
+from osora_bench.cli.main import main
+from osora_bench.common import paths
 paths.EXPERIMENTS = pathlib.Path(sys.argv[1])
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(main(sys.argv[2:]))
 """
 
 
