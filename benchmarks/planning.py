@@ -26,8 +26,9 @@ from typing import Any
 import hydra
 import yaml
 
+from osora_bench.benchdata.made_up import write_data
 from osora_bench.common import paths
-from osora_bench.planning import grid, identity, smoke
+from osora_bench.planning import grid, identity
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, resolve
 from osora_bench.planning.config import plain
@@ -45,9 +46,10 @@ MOST_SECONDS, MOST_MEMORY = 30, 1e9
 # what the command does, with the experiments of a temporary folder
 MAIN = """\
 import pathlib, sys
-from osora_bench import cli, paths
+from osora_bench.cli.main import main
+from osora_bench.common import paths
 paths.EXPERIMENTS = pathlib.Path(sys.argv[1])
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -189,7 +191,8 @@ def main() -> None:
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        smoke.use_made_up_data(folder)
+        write_data(folder / "data")
+        os.environ[paths.DATA] = f"{folder}/data"
         paths.EXPERIMENTS = folder
         write_experiment(folder, "grid", range(args.seeds))
         write_experiment(folder, "ran", range(1, args.seeds + 1))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.errors import UserError, tell, unknown
 from osora_bench.common.interruption import Interrupted
 
 USAGE = """\
@@ -87,10 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         if verb == "run":
-            print("osora-bench: nobody reads what it says, so it ended", file=sys.stderr)
+            tell("nobody reads what it says, so it ended")
         return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
-        print(f"osora-bench: {error}", file=sys.stderr)
+        tell(error)
         return 2
 
 

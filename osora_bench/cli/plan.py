@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from osora_bench.cli import smoke
 from osora_bench.cli.options import experiment_option, run_options
 from osora_bench.common.process import without_collecting
 from osora_bench.pipeline.messages import counted, warnings, where
@@ -144,7 +145,10 @@ def plan_verb(arguments: Sequence[str]) -> int:
     names, rest = experiment_option(arguments)
     # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
     _, overrides = run_options([a for a in rest if a != "--json"])
-    made = lines(together(expansion(load_experiment(name), overrides) for name in names.split(",")))
+    experiments = [load_experiment(name) for name in names.split(",")]
+    for experiment in experiments:
+        smoke.make_up(experiment, overrides)
+    made = lines(together(expansion(experiment, overrides) for experiment in experiments))
     if "--json" in rest:
         print(json.dumps([line.plain() for line in made], indent=1))
     else:

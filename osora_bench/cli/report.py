@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from osora_bench.cli import smoke
 from osora_bench.cli.options import choice, experiment_option, own_options
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
@@ -19,6 +20,7 @@ def tables_verb(arguments: Sequence[str]) -> int:
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out", "params", "compare", "others"))
     experiment = load_experiment(name)
+    smoke.make_up(experiment, overrides)
     cells = expansion(experiment, overrides).everything
     if not experiment.tables:
         print(f"{name}: experiments/{name}.yaml names no tables")
@@ -49,6 +51,7 @@ def figures_verb(arguments: Sequence[str]) -> int:
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out",))
     experiment = load_experiment(name)
+    smoke.make_up(experiment, overrides)
     cells = expansion(experiment, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
     written = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)

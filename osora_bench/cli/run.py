@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from osora_bench.cli import smoke
 from osora_bench.cli.options import experiment_option, run_options
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
@@ -23,6 +24,7 @@ def run_verb(arguments: Sequence[str]) -> int:
     if not experiment.trains:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
+    smoke.make_up(experiment, overrides)
     now = expansion(experiment, overrides)
     check_shown(experiment, now.everything)
     return run_experiment(experiment, overrides, options, now)

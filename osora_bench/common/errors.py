@@ -1,5 +1,6 @@
-"""The one exception whose message is meant for the person at the terminal."""
+"""The one exception whose message is meant for the person at the terminal, and how it is told."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -10,6 +11,11 @@ class UserError(Exception):
 
 class Refused(UserError):
     """The same, found out when a part of a sweep has been run: told after what became of it."""
+
+
+def tell(error: BaseException | str) -> None:
+    """Print what stopped the command, or a part of it, on standard error."""
+    print(f"osora-bench: {error}", file=sys.stderr)
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:

@@ -11,11 +11,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 EXPERIMENTS = ROOT / "experiments"
 RESULTS = ROOT / "results"
+DATA = "OSORA_DATA"
+"""Environment variable of the data folder. It is the user's; cli/smoke.py alone sets it."""
 
 
 def data_root() -> Path:
     """The folder of the benchmark data, in OpenCompass's layout: OSORA_DATA, or ./data."""
-    return Path(os.environ.get("OSORA_DATA", "data")).absolute()
+    return Path(os.environ.get(DATA, "data")).absolute()
 
 
 def resolve(path: str) -> Path | None:

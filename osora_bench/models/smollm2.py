@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from osora_bench.common.errors import UserError
+from osora_bench.common.errors import UserError, tell
 from osora_bench.common.fingerprint import file_sha256
 from osora_bench.common.progress import say
 
@@ -104,7 +104,7 @@ def main() -> int:
     try:
         build()
     except UserError as error:
-        print(f"osora-bench: {error}", file=sys.stderr)
+        tell(error)
         return 2
     return 0
 

@@ -3,7 +3,7 @@
 import math
 
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning.config import Config, MethodConfig, TrainerConfig
+from osora_bench.planning.config import Config, EvalConfig, MethodConfig, TrainerConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 LOSSES = ("text", "answer")
@@ -20,22 +20,41 @@ SHARDED_PRECISIONS = ("float32", "bfloat16")
 
 def problems(cfg: Config) -> list[str]:
     """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
-    method, task, suite, trainer = cfg.method, cfg.task, cfg.eval, cfg.trainer
-    found = [
+    return [
+        *_choice_problems(cfg),
+        *_method_problems(cfg.method),
+        *_count_problems(cfg),
+        *_checkpoint_problems(cfg.trainer),
+        *_suite_problems(cfg.eval),
+        *_unscored_problems(cfg),
+        *_sharing_problems(cfg.trainer),
+        *_training_problems(cfg.trainer),
+        *_empty_problems(cfg),
+        *_seed_problems(cfg.seed),
+    ]
+
+
+def _choice_problems(cfg: Config) -> list[str]:
+    """Of values that are one of a few words."""
+    return [
         unknown(key, str(value), choices)
         for key, value, choices in (
             ("model.dtype", cfg.model.dtype, DTYPES),
-            ("task.loss_on", task.loss_on, LOSSES),
-            ("trainer.schedule", trainer.schedule, SCHEDULES),
-            ("trainer.precision", trainer.precision, DTYPES),
-            ("eval.backend", suite.backend, BACKENDS),
+            ("task.loss_on", cfg.task.loss_on, LOSSES),
+            ("trainer.schedule", cfg.trainer.schedule, SCHEDULES),
+            ("trainer.precision", cfg.trainer.precision, DTYPES),
+            ("eval.backend", cfg.eval.backend, BACKENDS),
             ("tracker.report_to", cfg.tracker.report_to, TRACKERS),
             ("tracker.mode", cfg.tracker.mode, TRACKER_MODES),
             ("device", cfg.device, DEVICES),
         )
         if value not in choices
     ]
-    found += _method_problems(method)
+
+
+def _count_problems(cfg: Config) -> list[str]:
+    """Of what is counted, and there is at least one of."""
+    task, suite, trainer = cfg.task, cfg.eval, cfg.trainer
     at_least_one = {
         "trainer.batch_size": trainer.batch_size,
         "trainer.micro_batch_size": trainer.micro_batch_size,
@@ -49,20 +68,28 @@ def problems(cfg: Config) -> list[str]:
         "eval.limit": suite.limit,
         **{f"eval.datasets.{d.name}.limit": d.limit for d in suite.datasets},
     }
-    found += [
+    return [
         f"{key}={value}: must be at least 1"
         for key, value in at_least_one.items()
         if value is not None and value < 1
     ]
+
+
+def _checkpoint_problems(trainer: TrainerConfig) -> list[str]:
     minutes = trainer.checkpoint_minutes
-    if minutes is not None and not 0 <= minutes < math.inf:
-        found.append(f"trainer.checkpoint_minutes={minutes}: must be at least 0, or null")
-    found += [
+    if minutes is None or 0 <= minutes < math.inf:
+        return []
+    return [f"trainer.checkpoint_minutes={minutes}: must be at least 0, or null"]
+
+
+def _suite_problems(suite: EvalConfig) -> list[str]:
+    """Of the sets that a suite has, and those that are left out of it."""
+    names = [d.name for d in suite.datasets]
+    found = [
         f"eval.datasets.{d.name}.limit={d.limit}: the set has {d.questions} questions"
         for d in suite.datasets
         if d.limit is not None and d.limit > d.questions
     ]
-    names = [d.name for d in suite.datasets]
     found += [
         f"eval.datasets: two sets are called {name!r}; tell them apart by `name`, with `abbr` for "
         "what OpenCompass calls them"
@@ -75,24 +102,17 @@ def problems(cfg: Config) -> list[str]:
         found.append("eval.without=[]: name a set, or leave it null")
     if names and not suite.chosen:
         found.append("eval.without leaves no set to score")
-    if not names and task.validation_rows is None:
-        found.append(
-            f"eval {suite.name}: no set to score; name one in eval.datasets, or let "
-            "task.validation_rows hold rows out (which `rates` in an experiment need)"
-        )
-    found += _sharing_problems(trainer)
-    if not trainer.learning_rate > 0:
-        found.append(f"trainer.learning_rate={trainer.learning_rate}: must be above 0")
-    if trainer.max_steps is None and not trainer.epochs > 0:
-        found.append(f"trainer.epochs={trainer.epochs}: must be above 0")
-    if not cfg.model.target_modules:
-        found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
-    found += [
-        f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not getattr(cfg, key)
-    ]
-    if not 0 <= cfg.seed < 2**32:
-        found.append(f"seed={cfg.seed}: must be between 0 and 2**32 - 1")
     return found
+
+
+def _unscored_problems(cfg: Config) -> list[str]:
+    """Of a cell that is not scored: rows that are held out are then all that judges it."""
+    if cfg.eval.datasets or cfg.task.validation_rows is not None:
+        return []
+    return [
+        f"eval {cfg.eval.name}: no set to score; name one in eval.datasets, or let "
+        "task.validation_rows hold rows out (which `rates` in an experiment need)"
+    ]
 
 
 def _sharing_problems(trainer: TrainerConfig) -> list[str]:
@@ -114,6 +134,31 @@ def _sharing_problems(trainer: TrainerConfig) -> list[str]:
                 f"what can: {', '.join(choices)}"
             )
     return found
+
+
+def _training_problems(trainer: TrainerConfig) -> list[str]:
+    """Of how far a training goes."""
+    found = []
+    if not trainer.learning_rate > 0:
+        found.append(f"trainer.learning_rate={trainer.learning_rate}: must be above 0")
+    if trainer.max_steps is None and not trainer.epochs > 0:
+        found.append(f"trainer.epochs={trainer.epochs}: must be above 0")
+    return found
+
+
+def _empty_problems(cfg: Config) -> list[str]:
+    """Of what must be named: modules to adapt, folders to write to."""
+    found = []
+    if not cfg.model.target_modules:
+        found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
+    found += [
+        f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not getattr(cfg, key)
+    ]
+    return found
+
+
+def _seed_problems(seed: int) -> list[str]:
+    return [] if 0 <= seed < 2**32 else [f"seed={seed}: must be between 0 and 2**32 - 1"]
 
 
 def _method_problems(method: MethodConfig) -> list[str]:

@@ -5,7 +5,10 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import smoke
@@ -76,6 +79,35 @@ def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansio
     Raises:
         UserError: anything wrong with the experiment, its grid or the overrides.
     """
+    cells: dict[str, Cell] = {}
+    waiting: dict[str, Waiting] = {}
+    grid = _grid(experiment, overrides)
+    with composer():
+        for block in grid.experiment.blocks:
+            for made in grid.block(block):
+                if isinstance(made, Waiting):
+                    waiting.setdefault(made.cell.run_id, made)
+                else:
+                    cells.setdefault(made.run_id, made)
+    return Expansion(list(cells.values()), list(waiting.values()))
+
+
+def made_up(experiment: Experiment, overrides: Sequence[str] = ()) -> smoke.MadeUp | None:
+    """What the cells of an experiment read that `scale=smoke` makes up; None at another scale.
+
+    Raises:
+        UserError: as of `expansion`, whose cells have their run ids only once it is written.
+    """
+    grid = _grid(experiment, overrides)
+    if grid.scale != "smoke":
+        return None
+    with composer():
+        models = dict(each for block in grid.experiment.blocks for each in grid.tiny_models(block))
+    return smoke.MadeUp(smoke.data_folder(grid.overrides), models)
+
+
+def _grid(experiment: Experiment, overrides: Sequence[str]) -> "Grid":
+    """The grid of an experiment, `overrides` checked; raises UserError."""
     scale, overrides = _scale(overrides)
     check_overrides(overrides)
     for override in overrides:
@@ -84,17 +116,7 @@ def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansio
                 f"{override}: experiments/{experiment.name}.yaml says which models, methods, ranks "
                 "and seeds are run; `python -m osora_bench -m` runs a grid of your own"
             )
-    cells: dict[str, Cell] = {}
-    waiting: dict[str, Waiting] = {}
-    grid = Grid(experiment, overrides, scale)
-    with composer():
-        for block in experiment.blocks:
-            for made in grid.block(block):
-                if isinstance(made, Waiting):
-                    waiting.setdefault(made.cell.run_id, made)
-                else:
-                    cells.setdefault(made.run_id, made)
-    return Expansion(list(cells.values()), list(waiting.values()))
+    return Grid(experiment, overrides, scale)
 
 
 def _scale(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -119,8 +141,7 @@ class Grid:
 
     def block(self, block: Block) -> Iterator[Cell | Waiting]:
         """The cells of a block; of one with `rates`, first those that try them."""
-        full = self.experiment.full if self.scale == "full" else {}
-        values = {"tracker.group": self.experiment.name, **self.experiment.set, **block.set, **full}
+        values = self._values(block)
         seeds = block.seed or self.experiment.seed
         ranks: Sequence[int | None] = [None] if block.rank is None else block.rank
         for choice in itertools.product(block.model, block.method):
@@ -129,6 +150,18 @@ class Grid:
             else:
                 for rank in ranks:
                     yield from self._tuned(choice, values, block, rank, seeds)
+
+    def tiny_models(self, block: Block) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The folder and the architecture of each tiny model that a block's smoke version names."""
+        for choice in itertools.product(block.model, block.method):
+            composed = self._composed(choice, self._values(block))
+            largest = _largest_rank(self.experiment, choice[0])
+            if tiny := smoke.tiny_model(composed.model, self.overrides, largest):
+                yield tiny
+
+    def _values(self, block: Block) -> Values:
+        full = self.experiment.full if self.scale == "full" else {}
+        return {"tracker.group": self.experiment.name, **self.experiment.set, **block.set, **full}
 
     def _tuned(
         self,
@@ -169,21 +202,34 @@ class Grid:
         self, choice: tuple[str, str], values: Values, variants: Sequence[Values]
     ) -> Iterator[Cell]:
         """One cell for each variant of a model and a method."""
-        model, method = choice
-        overrides = self.overrides
-        if values.get("eval") == "none":  # nothing is asked, however few questions were wanted
-            overrides = [o for o in overrides if not o.startswith("eval.")]
-        chosen = [f"model={model}", f"method={method}", *_as_overrides(values), *overrides]
-        where = f"experiments/{self.experiment.name}.yaml: {model} {method}"
-        check_overrides(chosen)
-        composed = compose(chosen, where)
+        own, given = self._chosen(choice, values)
+        where = self._where(choice)
+        composed = self._composed(choice, values)
         if self.scale is not None:
-            largest = _largest_rank(self.experiment, model)
-            if smaller := smoke.SCALES[self.scale](composed, overrides, largest):
-                chosen = [*chosen[: -len(overrides) or None], *smaller, *overrides]
-                composed = compose(chosen, where)
+            largest = _largest_rank(self.experiment, choice[0])
+            if smaller := smoke.SCALES[self.scale](composed, given, largest):
+                own += smaller
+                composed = compose([*own, *given], where)
+        chosen = [*own, *given]
         for resolved, variant in zip(vary(composed, variants, where), variants, strict=True):
             yield cell_of(resolved, [*chosen, *_as_overrides(variant)], self.content)
+
+    def _composed(self, choice: tuple[str, str], values: Values) -> DictConfig:
+        """The configuration of a model and a method, at its own scale, unresolved."""
+        own, given = self._chosen(choice, values)
+        check_overrides([*own, *given])
+        return compose([*own, *given], self._where(choice))
+
+    def _chosen(self, choice: tuple[str, str], values: Values) -> tuple[list[str], Sequence[str]]:
+        """The overrides that are the experiment's own, and those given by hand on top of them."""
+        model, method = choice
+        given = self.overrides
+        if values.get("eval") == "none":  # nothing is asked, however few questions were wanted
+            given = [o for o in given if not o.startswith("eval.")]
+        return [f"model={model}", f"method={method}", *_as_overrides(values)], given
+
+    def _where(self, choice: tuple[str, str]) -> str:
+        return f"experiments/{self.experiment.name}.yaml: {' '.join(choice)}"
 
 
 def _variants(

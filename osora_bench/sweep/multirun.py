@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from osora_bench.common import paths
-from osora_bench.common.errors import UserError
+from osora_bench.common.errors import UserError, tell
 from osora_bench.common.exits import FAILED, MISTAKE, OK
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
@@ -55,7 +55,7 @@ def _attempt(cfg: DictConfig) -> tuple[int, str]:
         preflight.check([one])
         session().prepare([one])
     except UserError as error:
-        print(f"osora-bench: {error}", file=sys.stderr)
+        tell(error)
         return MISTAKE, str(error)
     state = attempt(one)
     if state == State.DONE:
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
     except UserError as error:
-        print(f"osora-bench: {error}", file=sys.stderr)
+        tell(error)
         return MISTAKE
     sys.argv = [sys.argv[0], *arguments]
     os.environ[STARTED] = json.dumps(code_state.code())

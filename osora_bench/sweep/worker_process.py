@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from osora_bench.common.errors import UserError
+from osora_bench.common.errors import UserError, tell
 from osora_bench.common.exits import BROKEN, FAILED, LOST, MISTAKE, OK
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
@@ -37,7 +37,7 @@ def work(sweep: frozen_plan.Frozen, allow_changed: bool = False) -> int:
         except DeviceLost as lost:
             if first:
                 raise
-            print(f"osora-bench: {lost}", file=sys.stderr)
+            tell(lost)
             return BROKEN
         first = False
     return OK if all(cell.state in (State.DONE, State.RUNNING) for cell in sweep.cells) else FAILED
@@ -61,17 +61,17 @@ def main() -> int:
     try:
         return work(frozen_plan.thaw(args.plan), args.allow_changed)
     except UserError as error:
-        print(f"osora-bench: {error}", file=sys.stderr)
+        tell(error)
         return MISTAKE
     except Interrupted as interrupted:
         say(f"{interrupted}: what was done is kept, the next start goes on from it")
         return 128 + interrupted.number
     except DeviceLost as lost:
-        print(f"osora-bench: {lost}", file=sys.stderr)
+        tell(lost)
         return LOST
     except Exception as error:
         traceback.print_exc()
-        print(f"osora-bench: {type(error).__name__}: {error}", file=sys.stderr)
+        tell(f"{type(error).__name__}: {error}")
         return BROKEN
 
 

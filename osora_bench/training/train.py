@@ -135,6 +135,11 @@ def train(
     if start is not None:
         progress.say(f"{setup.label}: goes on from {start}")
     trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    return _summary(trainer, setup)
+
+
+def _summary(trainer: Any, setup: TrainingSetup) -> Training:
+    """What a record says of a training that is done; the loss on the held-out rows is taken."""
     losses = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
     return Training(
         steps=trainer.state.global_step,

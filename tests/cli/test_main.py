@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
+from osora_bench.cli import run
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.pipeline import messages
 from osora_bench.pipeline.attempt import session
 from osora_bench.records import code_state
-from osora_bench.sweep import run
 from osora_bench.sweep.multirun import NoRecord
 from osora_bench.sweep.multirun import main as cell_main
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from osora_bench.benchdata.made_up import ROWS, write_data
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
@@ -70,21 +71,19 @@ def test_maths_two_configurations_differ_in_the_scoring_only():
 
 
 def test_the_clean_gpqa_rows_are_the_published_ones_without_diamond(tmp_path, monkeypatch):
-    from osora_bench.planning import smoke
-
-    monkeypatch.setenv("OSORA_DATA", "nowhere")
-    smoke.use_made_up_data(tmp_path)
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
+    write_data(tmp_path / "data")
     rows = {}
     for name in ("gpqa", "gpqa-clean"):
         sources = task(name).sources
         assert [s.rows for s in sources] == [448, 546]
         for source in sources:
-            source.rows = smoke.ROWS
+            source.rows = ROWS
             if source.exclude is not None:
                 assert source.exclude.rows == 198
-                source.exclude.rows = smoke.ROWS // 2
+                source.exclude.rows = ROWS // 2
         rows[name] = [{r["Record ID"] for _, r in data.source_rows(s)} for s in sources]
-    diamond = {f"rec{i}" for i in range(smoke.ROWS // 2)}
+    diamond = {f"rec{i}" for i in range(ROWS // 2)}
     assert [leaky - diamond for leaky in rows["gpqa"]] == rows["gpqa-clean"]
     assert all(diamond <= leaky for leaky in rows["gpqa"])
 
@@ -183,12 +182,12 @@ def tiny(tmp_path_factory):
     """A random model with a long context, and a tokenizer that keeps prompts short."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from osora_bench.planning import smoke
+    from osora_bench.models.made_up import write_model
 
     architecture = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 64}
     folder = tmp_path_factory.mktemp("tiny")
-    smoke._build({**architecture, **heads}, folder)
+    write_model({**architecture, **heads}, folder)
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
@@ -203,10 +202,8 @@ def evaluated(name, tiny, folder, questions):
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_path, monkeypatch):
-    from osora_bench.planning import smoke
-
-    monkeypatch.setenv("OSORA_DATA", "nowhere")
-    smoke.use_made_up_data(tmp_path)
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
+    write_data(tmp_path / "data")
     limited, scores = evaluated(name, tiny, tmp_path, 3)
     assert list(scores) == [d.name for d in limited.datasets]
     assert all((score.n, score.too_long) == (3, 0) for score in scores.values())

@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from osora_bench.benchdata.made_up import write_data
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import checks, evaluate, suites, vllm_model
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.vllm_model import VllmModel, lora_rank
 from osora_bench.osora import OsoraConfig, start_pissa
-from osora_bench.planning import smoke
 
 TOY = str(paths.resolve("pkg://osora_bench.toy/model"))
 TARGETS = ["q_proj", "v_proj"]
@@ -140,8 +140,8 @@ def test_settings_of_generation_count_or_are_refused(engines, tmp_path):
 
 
 def test_perplexities_are_refused_before_a_model_is_loaded(tmp_path, make_cell, monkeypatch):
-    monkeypatch.setenv("OSORA_DATA", "nowhere")
-    smoke.use_made_up_data(tmp_path)
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
+    write_data(tmp_path / "data")
     chosen = ["eval=commonsenseqa-ppl", "eval.datasets.0.limit=2", "eval.backend=vllm"]
     cell = make_cell(*chosen)
     with pytest.raises(UserError, match="commonsense_qa: perplexities need eval.backend=transform"):

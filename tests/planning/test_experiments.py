@@ -1,7 +1,9 @@
 """Every cell of every experiment runs a step: the paper's on tiny random models of their family."""
 
+import os
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import hydra
 import pytest
@@ -10,14 +12,17 @@ from conftest import QUICK
 from grids import cells_of, expansion_of
 from omegaconf import OmegaConf
 
+from osora_bench.benchdata.made_up import write_data
 from osora_bench.cli.run import run_verb
+from osora_bench.cli.smoke import make_up
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import skeleton
-from osora_bench.planning import smoke
+from osora_bench.planning import grid
 from osora_bench.planning.compose import composer
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
+from osora_bench.planning.identity import identity
 from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
 from osora_bench.sweep import run
@@ -58,10 +63,16 @@ def smoke_places(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
+def smoke_cells(name, given, monkeypatch):
+    """The cells of an experiment as the verbs plan them; what they set is put back afterwards."""
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    make_up(load_experiment(name), given)
+    return cells_of(name, given)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session, monkeypatch):
-    monkeypatch.setenv("OSORA_DATA", "nowhere")  # put back afterwards: the scale sets it
-    cells = cells_of(name, smoke_places)
+    cells = smoke_cells(name, smoke_places, monkeypatch)
     full = full_scale(name)
     assert run.run_missing(cells) == exits.OK
     assert [c.label for c in cells] == [c.label for c in full]
@@ -90,7 +101,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
 def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
     name, smoke_places, session, monkeypatch
 ):
-    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    smoke_cells(name, smoke_places, monkeypatch)
     assert run.run_experiment(load_experiment(name), smoke_places) == exits.OK
     found = expansion_of(name, smoke_places)
     assert found.waiting == []
@@ -106,22 +117,48 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
 
 
 def test_smoke_composition_is_hydras_own(smoke_places, monkeypatch):
-    monkeypatch.setenv("OSORA_DATA", "nowhere")
-    cell = cells_of("table4", smoke_places)[-1]
+    cell = smoke_cells("table4", smoke_places, monkeypatch)[-1]
     with composer():
         own = hydra.compose("config", overrides=[*cell.overrides])
     assert OmegaConf.to_container(own, resolve=True, throw_on_missing=True) == plain(cell.config)
 
 
-def test_a_setting_given_by_hand_wins_over_the_scale(smoke_places, monkeypatch):
+def test_planning_at_smoke_scale_writes_nothing_and_sets_no_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")
-    cell = cells_of("table4", [*smoke_places, "trainer.max_steps=3"])[0]
+    environment = dict(os.environ)
+    given = [f"runs={tmp_path}", "scale=smoke"]
+    needed = grid.made_up(load_experiment("table4"), given)
+    cells = cells_of("table4", given)
+    assert [*tmp_path.iterdir()] == []
+    assert dict(os.environ) == environment
+    assert {Path(cell.config.model.path) for cell in cells} == {*needed.models}
+
+
+def test_the_files_of_the_smoke_scale_are_written_and_named(tmp_path, monkeypatch):
+    given = [f"runs={tmp_path}", "scale=smoke"]
+    for cell in smoke_cells("table4", given, monkeypatch):
+        assert (Path(cell.config.model.path) / "config.json").is_file()
+        assert "absent:" not in str(identity(cell.config))
+    assert paths.data_root() == tmp_path / "data"
+
+
+def test_nothing_is_made_up_at_another_scale(tmp_path, monkeypatch):
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    make_up(load_experiment("table4"), [f"runs={tmp_path}"])
+    make_up(load_experiment("table4"), [f"runs={tmp_path}", "scale=full"])
+    assert [*tmp_path.iterdir()] == []
+    assert os.environ["OSORA_DATA"] == "nowhere"
+
+
+def test_a_setting_given_by_hand_wins_over_the_scale(smoke_places, monkeypatch):
+    given = [*smoke_places, "trainer.max_steps=3"]
+    cell = smoke_cells("table4", given, monkeypatch)[0]
     assert cell.config.trainer.max_steps == 3
 
 
 def test_made_up_files_cover_every_file_of_the_papers_tasks_and_suites(tmp_path, monkeypatch):
-    monkeypatch.setenv("OSORA_DATA", "nowhere")
-    smoke.use_made_up_data(tmp_path)
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path))
+    write_data(tmp_path)
     for name in PAPER:
         for cell in full_scale(name):
             needed = [f for d in cell.config.eval.datasets for f in d.files]

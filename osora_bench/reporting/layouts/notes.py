@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from osora_bench.planning.config import DatasetConfig
 from osora_bench.reporting.rows import Row, limit_mark
 from osora_bench.reporting.table import CORRECTED, LIMITED
 
@@ -21,43 +22,84 @@ def rules_below(chosen: Sequence[Row]) -> list[str]:
 
 def notes_below(chosen: Sequence[Row]) -> list[str]:
     """How many questions and seeds, how far Avg. may be off by chance, what warns of the task."""
-    tasks = [row.cell.config.task for row in chosen if row.cell.config.trains]
-    warnings = list(dict.fromkeys(f"Warning: {t.warning}." for t in tasks if t.warning))
     finished = [row for row in chosen if row.shown]
     if not finished:
-        return ["No run has finished yet.", *warnings]
-    sets = finished[0].cell.config.eval.datasets
+        return ["No run has finished yet.", *_warnings(chosen)]
+    return [
+        *_precision(finished),
+        *_not_run(chosen, finished),
+        *_not_the_full_set(finished),
+        *_left_out(finished),
+        *_cut(finished),
+        *_other_runs(finished),
+        *_warnings(chosen),
+    ]
+
+
+def _precision(finished: Sequence[Row]) -> list[str]:
+    """Of the rows whose average is of all questions that were planned."""
+    full = [row for row in finished if not row.others and row.averages()]
+    if not full:
+        return []
+    sets = _sets(finished)
     counts = " + ".join(f"{finished[0].planned(d.name)} {d.label}" for d in sets)
     seeds = max(len(row.shown) for row in finished)
-    full = [row for row in finished if not row.others and row.averages()]
-    notes = []
-    if full:
-        error = max(row.standard_error() for row in full)
-        average = "Avg." if len(sets) > 1 else "a value"
-        notes.append(
-            f"n = {counts} questions; {seeds} seed{'s' if seeds > 1 else ''}; "
-            f"standard error of {average} from the questions alone at most {error:.1f} points. "
-            "Best in bold."
-        )
+    error = max(row.standard_error() for row in full)
+    average = "Avg." if len(sets) > 1 else "a value"
+    return [
+        f"n = {counts} questions; {seeds} seed{'s' if seeds > 1 else ''}; "
+        f"standard error of {average} from the questions alone at most {error:.1f} points. "
+        "Best in bold."
+    ]
+
+
+def _not_run(chosen: Sequence[Row], finished: Sequence[Row]) -> list[str]:
     empty = len(chosen) - len(finished)
-    if empty:
-        notes.append(f"{empty} of {len(chosen)} cells have not been run: left blank.")
-    suite = finished[0].cell.config.eval
-    if any(limit_mark(suite, d) for d in sets):
-        of = " + ".join(str(d.questions) for d in sets)
-        notes.append(f"{LIMITED} not the full set: evenly spread over its {of} questions.")
-    without = {n for row in finished for n in row.cell.config.eval.without or ()}
-    left_out = [d.label for d in sets if d.name in without]
-    if left_out:
-        notes.append(f"Left blank, since eval.without leaves it out: {', '.join(left_out)}.")
-    to_score = [d for d in sets if d.name not in without]
+    return [f"{empty} of {len(chosen)} cells have not been run: left blank."] if empty else []
+
+
+def _not_the_full_set(finished: Sequence[Row]) -> list[str]:
+    suite, sets = finished[0].cell.config.eval, _sets(finished)
+    if not any(limit_mark(suite, d) for d in sets):
+        return []
+    of = " + ".join(str(d.questions) for d in sets)
+    return [f"{LIMITED} not the full set: evenly spread over its {of} questions."]
+
+
+def _left_out(finished: Sequence[Row]) -> list[str]:
+    without = _without(finished)
+    labels = [d.label for d in _sets(finished) if d.name in without]
+    if not labels:
+        return []
+    return [f"Left blank, since eval.without leaves it out: {', '.join(labels)}."]
+
+
+def _cut(finished: Sequence[Row]) -> list[str]:
+    without = _without(finished)
+    to_score = [d for d in _sets(finished) if d.name not in without]
     limited = [d.label for d in to_score if any(not row.values(d.name) for row in finished)]
-    if limited:
-        notes.append(f"Left blank, since a limit cut the set: {', '.join(limited)}.")
-    if any(row.others for row in finished):
-        counted = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
-        notes.append(
-            f"{LIMITED} fewer than all questions (as few as {min(counted)} of a set), "
-            "or not a planned seed."
-        )
-    return notes + warnings
+    return [f"Left blank, since a limit cut the set: {', '.join(limited)}."] if limited else []
+
+
+def _other_runs(finished: Sequence[Row]) -> list[str]:
+    if not any(row.others for row in finished):
+        return []
+    counted = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
+    return [
+        f"{LIMITED} fewer than all questions (as few as {min(counted)} of a set), "
+        "or not a planned seed."
+    ]
+
+
+def _warnings(chosen: Sequence[Row]) -> list[str]:
+    tasks = [row.cell.config.task for row in chosen if row.cell.config.trains]
+    return list(dict.fromkeys(f"Warning: {t.warning}." for t in tasks if t.warning))
+
+
+def _sets(finished: Sequence[Row]) -> list[DatasetConfig]:
+    return finished[0].cell.config.eval.datasets
+
+
+def _without(finished: Sequence[Row]) -> set[str]:
+    """Names of the sets that some row leaves out."""
+    return {name for row in finished for name in row.cell.config.eval.without or ()}

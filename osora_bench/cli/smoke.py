@@ -1,0 +1,25 @@
+"""scale=smoke: the files that it makes up are written before the cells are planned."""
+
+import os
+from collections.abc import Sequence
+
+from osora_bench.benchdata.made_up import write_data
+from osora_bench.common import paths
+from osora_bench.models.made_up import write_models
+from osora_bench.planning.experiments import Experiment
+from osora_bench.planning.grid import made_up
+
+
+def make_up(experiment: Experiment, overrides: Sequence[str]) -> None:
+    """Write what an experiment's smoke version reads, and have it read here and in every process
+    that is started from here; at another scale nothing is done.
+
+    Raises:
+        UserError: anything wrong with the experiment, its grid or the overrides.
+    """
+    needed = made_up(experiment, overrides)
+    if needed is None:
+        return
+    write_data(needed.data)
+    os.environ[paths.DATA] = str(needed.data)
+    write_models(needed.models)

@@ -1,0 +1,65 @@
+"""The tiny random models that scale=smoke runs. Imports no torch before one is written: every verb
+asks for them, and most find them there."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_models(models: Mapping[Path, dict[str, Any]]) -> None:
+    """Write the models, architectures by folder, that are not there, each whole or not at all."""
+    for place, architecture in models.items():
+        if not place.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
+            try:
+                write_model(architecture, temporary)
+                temporary.rename(place)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_model(architecture: dict[str, Any], folder: Path) -> None:
+    """Write a random model of the architecture with a tokenizer of its own."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    tokenizer = _tokenizer()
+    config = AutoConfig.for_model(
+        **{**architecture, "vocab_size": len(tokenizer)},
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer() -> Any:
+    """Whole words, most of them unknown: long real prompts stay short."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<pad>", "<|user|>", "<|assistant|>", "<|end|>"]
+    words = [*special, *"ABCDE", *"0123456789", ".", ":", "Answer", "Question", "The", "the"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+    )
+    fast.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+    )
+    return fast
