@@ -74,6 +74,7 @@ def test_a_cell_leaves_one_whole_record(make_cell, session, method):
     assert "pkg://osora_bench.toy/model" in prints
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_one_seed_gives_one_record_and_another_seed_another(make_cell, tmp_path, session):
     def made(where, seed, before=()):
         chosen = [f"ledger={tmp_path}/{where}", f"runs={tmp_path}/{where}", f"seed={seed}", *QUICK]

@@ -72,6 +72,7 @@ def ends(crew, status, cell=None):
         (cell.paths.folder / "status.json").unlink()
 
 
+@pytest.mark.sweep
 def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
     make_cell, tmp_path, capsys
 ):
@@ -94,6 +95,7 @@ def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
     assert "[1/1] " in capsys.readouterr().out
 
 
+@pytest.mark.sweep
 def test_a_killed_worker_is_replaced_and_its_cell_goes_on(make_cell, tmp_path, capsys):
     place = [f"ledger={tmp_path}/a", f"runs={tmp_path}/a", *LONG]
     cells = [make_cell(*place, f"method={m}") for m in ("osora", "lora")]
@@ -201,6 +203,7 @@ def test_a_worker_that_refuses_stops_no_other_and_the_verdict_is_told(
     assert "2 cells: 1 missing, 1 failed" in told
 
 
+@pytest.mark.sweep
 def test_a_refusal_is_none_where_every_cell_is_done_all_the_same(make_cell, monkeypatch):
     """One of two workers refuses, the other has done both cells."""
     cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT)]
@@ -312,6 +315,7 @@ def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monke
     assert "2 cells: 1 missing, 1 failed" in capsys.readouterr().out
 
 
+@pytest.mark.sweep
 def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_path, capsys):
     place = [f"ledger={tmp_path}/ledger", f"runs={tmp_path}/runs", *LONG]
     cell = make_cell(*place, "method=lora")
@@ -361,6 +365,7 @@ def test_a_worker_looks_at_the_code_before_each_cell(make_cell, session, monkeyp
     assert [cell.state for cell in cells] == ["done", "missing"]
 
 
+@pytest.mark.sweep
 def test_a_cell_that_ends_while_a_start_gets_ready_is_told(make_cell, capsys):
     """Counted as running, done before the sweep is frozen: with its line all the same."""
     cells = [make_cell("method=none", *SHORT), make_cell("method=lora", *SHORT)]

@@ -155,6 +155,7 @@ def assert_loads(cell):
     assert model.active_peft_config.inference_mode
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", METHODS)
 def test_each_of_two_processes_holds_half_of_every_weight(shared, name):
     first, second = (rank["parts"] for rank in shared[name].told)
@@ -168,6 +169,7 @@ def test_each_of_two_processes_holds_half_of_every_weight(shared, name):
         assert held == pytest.approx(in_all / 2, rel=0.01)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_train_as_one_does(shared, name, tmp_path):
     """The same rows and tokens a step, and the same losses and weights to round-off."""
@@ -186,6 +188,7 @@ def test_two_processes_train_as_one_does(shared, name, tmp_path):
     assert_loads(cell)
 
 
+@pytest.mark.sweep
 def test_interrupted_processes_give_bitwise_the_same_adapter(shared):
     """A signal that only rank 0 hears, twice at a random step: all stop at that step."""
     assert [rank["stopped"] for rank in shared["interrupted"].told] == [2, 2]
@@ -201,6 +204,7 @@ def test_interrupted_processes_give_bitwise_the_same_adapter(shared):
     assert checkpoint.newest(places.trainer) is None  # one process does not go on from it
 
 
+@pytest.mark.sweep
 def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     shared, make_cell, session, monkeypatch
 ):
