@@ -248,7 +248,7 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
 
 BEGIN = """
 import json, os, pathlib, signal, sys, time
-from osora_bench import rank
+from osora_bench.training.fsdp import rank_process as rank
 ear = rank.Ear()
 folder = pathlib.Path(ear.work()["folder"])
 me = int(os.environ["RANK"])
