@@ -11,8 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import QUICK
-from sweeps import wait_until
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
@@ -21,6 +19,8 @@ from osora_bench.pipeline.attempt import attempt
 from osora_bench.pipeline.tracker import tracking
 from osora_bench.planning import config, grid
 from osora_bench.records import record
+from tests.conftest import QUICK
+from tests.sweeps import wait_until
 
 BLOCK = 32768
 FAKE = """

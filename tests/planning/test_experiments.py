@@ -6,7 +6,6 @@ from functools import cache
 import hydra
 import pytest
 import torch
-from conftest import QUICK
 from omegaconf import OmegaConf
 
 from osora_bench.cli.run import run_verb
@@ -19,6 +18,7 @@ from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
 from osora_bench.sweep import run
+from tests.conftest import QUICK
 
 full_scale = cache(grid.expand)
 GRID = """\
@@ -36,6 +36,7 @@ TUNED = ["smollm2-commonsense", "smollm2-rank", "smollm2-math"]
 PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "table6", "figure3"]
 
 
+@pytest.mark.long
 def test_every_cell_of_the_demo_runs_a_step(places, session):
     cells = grid.expand("demo", [*places, *QUICK, "trainer.max_steps=1"])
     assert run.run_missing(cells) == exits.OK
@@ -56,6 +57,7 @@ def smoke_places(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAPER)
 def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "nowhere")  # put back afterwards: the scale sets it
@@ -84,6 +86,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert all(text.endswith("†") for text in filled), filled
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TUNED)
 def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
     name, smoke_places, session, monkeypatch

@@ -128,6 +128,7 @@ def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
     assert {w.cell.config["trainer"]["max_steps"] for w in inherited} == {5}
 
 
+@pytest.mark.long
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
     assert run.run_experiment("tuned", places) == exits.OK
     found = grid.expansion("tuned", places)
@@ -157,6 +158,7 @@ def diverging(session, monkeypatch, rates):
     return begun
 
 
+@pytest.mark.long
 def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     experiments, places, session, monkeypatch, capsys
 ):
@@ -192,6 +194,7 @@ def test_where_every_rate_diverges_the_rest_is_told_to_wait(
     assert "8 cells: 4 done, 4 waiting" in told
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_is_tried_once_a_start(
     experiments, places, session, monkeypatch, capsys
 ):

@@ -13,7 +13,7 @@ from osora_bench.records import record
 from osora_bench.reporting import render
 from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting.layouts import against, tuning
-from reporting.test_tabulate import score
+from tests.reporting.test_tabulate import score
 
 
 def row(cell, verdicts_by_seed):

@@ -7,7 +7,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning import grid
 from osora_bench.records import record
 from osora_bench.reporting import committed
-from reporting.test_tabulate import made
+from tests.reporting.test_tabulate import made
 
 EXPERIMENT = """\
 title: Two methods

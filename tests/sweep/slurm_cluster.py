@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import psutil
-from sweeps import wait_until
+
+from tests.sweeps import wait_until
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 NODES = ("n1", "n2")

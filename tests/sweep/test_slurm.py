@@ -11,7 +11,6 @@ import sys
 import psutil
 import pytest
 from submitit.core.utils import UncompletedJobError
-from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench.cli.main import main
 from osora_bench.common import exits
@@ -24,7 +23,8 @@ from osora_bench.sweep.slurm import job_process, profile
 from osora_bench.sweep.slurm import queue as slurm_queue
 from osora_bench.sweep.slurm import sweep as slurm
 from osora_bench.sweep.watch import Watch
-from sweep.slurm_cluster import MISSING, PACKAGES, Cluster
+from tests.sweep.slurm_cluster import MISSING, PACKAGES, Cluster
+from tests.sweeps import from_another_commit, numbers, wait_until
 
 
 def needs_slurm(test):

@@ -10,7 +10,6 @@ import threading
 
 import pytest
 import torch
-from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
@@ -20,6 +19,7 @@ from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
 from osora_bench.sweep import frozen_plan, run, worker_process, workers
 from osora_bench.sweep.watch import Watch
+from tests.sweeps import from_another_commit, numbers, wait_until
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
 LONG = ["trainer.max_steps=40", "trainer.checkpoint_minutes=0", *SHORT[1:]]

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from conftest import QUICK
 from safetensors.torch import load_file
 
 from osora_bench.common import interruption
@@ -33,6 +32,7 @@ from osora_bench.sweep.slurm import profile
 from osora_bench.sweep.watch import Watch
 from osora_bench.training import checkpoint, data, train
 from osora_bench.training.fsdp import launch
+from tests.conftest import QUICK
 
 ROUND_OFF = 1e-5
 """Relative difference of two losses. Sums in another order differ by some 1e-7 in float32, which
