@@ -13,8 +13,8 @@ import torch
 
 from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.pipeline import attempt
 from osora_bench.pipeline.attempt import DeviceLost
-from osora_bench.planning import cell as planning_cell
 from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
 from osora_bench.sweep import frozen_plan, run, worker_process, workers
@@ -290,7 +290,7 @@ def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
             raise UserError("its files have changed")
         check(cell)
 
-    monkeypatch.setattr(planning_cell, "check_content", changed)
+    monkeypatch.setattr(attempt, "check_content", changed)
     assert worker_process.work(frozen_plan.thaw(sweep.path)) == exits.FAILED
     assert [c.state for c in (refused, unwritable, good)] == ["failed", "missing", "done"]
     assert refused.error == "its files have changed"
