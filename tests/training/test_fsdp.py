@@ -335,6 +335,7 @@ def test_a_changed_code_is_refused(monkeypatch):
         rank_process.run({"code": {**code_state.code(), "tree": "another"}}, lambda: None)
 
 
+@pytest.mark.long
 def test_the_live_tracker_hears_what_rank_0_logs(stand_in):
     heard = []
     code = """
