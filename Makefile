@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo sweep-rank plan tables toy-model test test-slow check clean \
+.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast test-slow check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math
 
@@ -74,8 +74,15 @@ smollm2-commonsense smollm2-rank smollm2-math: $(STAMP)
 toy-model: $(STAMP)  ## rebuild the embedded model, its tokenizer and its data (minutes)
 	$(BIN)/python -m osora_bench.toy
 
+# processes that share the test files, each file whole, in the order that tests/conftest.py gives
+TEST_PROCESSES ?= 2
+SHARED = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP)  ## the tests (minutes); the slow ones are left out
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(SHARED)
+
+test-fast: $(STAMP)  ## those that take seconds: no SLURM, no sweeps in processes of their own
+	$(BIN)/python -m pytest -m "not slow and not sweep and not long" $(SHARED)
 
 test-slow: $(STAMP)  ## the slow tests only
 	$(BIN)/python -m pytest -m slow

@@ -45,8 +45,8 @@ from osora_bench.planning.experiments import load_experiment
 from osora_bench.planning.grid import expansion
 from osora_bench.records import record
 
-sys.path.append(str(paths.ROOT / "tests"))
-from sweep.slurm_cluster import DAEMONS, Cluster
+sys.path.append(str(paths.ROOT))
+from tests.sweep.slurm_cluster import DAEMONS, Cluster
 
 EXPERIMENT = "table3-toy"
 SETTINGS = ["trainer.max_steps=25", "trainer.checkpoint_minutes=0",

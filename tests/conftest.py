@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 from osora_bench.planning.cell import Cell, cell_of
@@ -11,6 +12,8 @@ from osora_bench.planning.compose import compose, composer, resolve
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # why: pipeline/attempt.py
+# tiny matrices: more threads wait for each other, and the longer the more processes there are
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import absl.logging
 import pytest
@@ -20,6 +23,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # absl (OpenCompass imports it) closes its stream when Hydra sets logging up anew: not pytest's
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the files (`make test`), those that take longest begin first: what is
+    short fills the gaps at the end."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    weight: Counter[Path] = Counter()
+    for item in items:
+        sweep, long = (item.get_closest_marker(mark) is not None for mark in ("sweep", "long"))
+        weight[item.path] += 10 * sweep + long
+    items.sort(key=lambda item: -weight[item.path])  # stable: a file's tests stay as they are
 
 
 @pytest.fixture
@@ -53,3 +68,14 @@ def session():
     from osora_bench.pipeline.attempt import session
 
     return session()
+
+
+@pytest.fixture
+def two_threads():
+    """For what must hold with several threads too."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

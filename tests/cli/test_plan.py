@@ -4,12 +4,12 @@ import json
 import math
 
 import pytest
-from grids import expansion_of
-from planning.test_tuning import experiments, with_loss  # noqa: F401 (a fixture)
 
 from osora_bench.cli import plan
 from osora_bench.cli.main import main
 from osora_bench.planning import estimate
+from tests.grids import expansion_of
+from tests.planning.test_tuning import experiments, with_loss  # noqa: F401 (a fixture)
 
 
 def test_every_cell_has_a_line_and_those_that_wait_no_run_id(experiments, places):  # noqa: F811

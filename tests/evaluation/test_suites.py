@@ -209,6 +209,7 @@ def test_every_suite_runs_on_made_up_files_of_its_sets_formats(name, tiny, tmp_p
     assert all((score.n, score.too_long) == (3, 0) for score in scores.values())
 
 
+@pytest.mark.long
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_runs_on_the_real_files(name, tiny, tmp_path):

@@ -11,9 +11,8 @@ from peft.utils.hotswap import hotswap_adapter
 from torch import nn
 
 from osora_bench.osora import OsoraConfig
-
-from .conftest import make_base
-from .test_peft_features import config, same_weights
+from tests.osora.conftest import make_base
+from tests.osora.test_peft_features import config, same_weights
 
 
 @pytest.mark.parametrize(

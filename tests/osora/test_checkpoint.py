@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from osora_bench.osora import OsoraConfig
-
-from .conftest import LLAMA, VARIANTS, disturb, logits, make_base, make_inputs
-from .test_peft_features import config, same_weights
+from tests.osora.conftest import LLAMA, VARIANTS, disturb, logits, make_base, make_inputs
+from tests.osora.test_peft_features import config, same_weights
 
 FILE = "adapter_model.safetensors"
 Tensors = dict[str, torch.Tensor]

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from osora_bench.osora import OsoraConfig
-
-from .conftest import VARIANTS, disturb
+from tests.osora.conftest import VARIANTS, disturb
 
 SHAPES = [(12, 20, 5), (20, 12, 12), (9, 9, 1)]
 

@@ -15,9 +15,8 @@ from peft import PeftModel
 
 from osora_bench.osora import SvdStore, save_lora, save_merged, to_lora
 from osora_bench.osora.commands import export_main, svd_main
-
-from .conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
-from .test_peft_features import adapted, config, same_weights
+from tests.osora.conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
+from tests.osora.test_peft_features import adapted, config, same_weights
 
 PLAIN_PEFT = """
 import sys

@@ -11,8 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 
 from osora_bench.osora import OsoraConfig
-
-from .conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
+from tests.osora.conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
 
 TASK = {"t5": "SEQ_2_SEQ_LM"}
 matrix = pytest.mark.parametrize("family", FAMILIES)

@@ -16,9 +16,8 @@ from osora_bench.osora import SvdStore, start_pissa, use_store
 from osora_bench.osora import store as store_module
 from osora_bench.osora.store import content_key, current_store, decompose
 from osora_bench.osora.svd import Triplets, top_triplets
-
-from .conftest import logits, make_base, make_inputs
-from .test_peft_features import config
+from tests.osora.conftest import logits, make_base, make_inputs
+from tests.osora.test_peft_features import config
 
 
 def weight(seed: int = 0, shape: tuple[int, int] = (30, 40)) -> Tensor:

@@ -6,8 +6,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import QUICK
-from grids import cells_of
 
 from osora_bench.cli.main import main
 from osora_bench.common import paths
@@ -16,6 +14,8 @@ from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.records import record
 from osora_bench.reporting import parameters
+from tests.conftest import QUICK
+from tests.grids import cells_of
 
 ADALORA = """\
 name: adalora
@@ -39,7 +39,7 @@ label: Outside
 rank: 2
 rank_bounded: false
 peft:
-  _target_: outside_method.ScaleConfig
+  _target_: tests.outside_method.ScaleConfig
   task_type: CAUSAL_LM
   r: ${method.rank}
   target_modules: ${model.target_modules}
@@ -101,7 +101,7 @@ def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys
 def test_a_method_that_reads_the_weights_cannot_be_counted_but_is_not_refused(
     two_more_methods, make_cell, monkeypatch
 ):
-    import outside_method
+    from tests import outside_method
 
     class Reading(outside_method.ScaledLinear):
         def __init__(self, base_layer, *args):

@@ -6,7 +6,6 @@ import time
 import peft
 import pytest
 import torch
-from conftest import QUICK
 from hydra.utils import instantiate
 
 from osora_bench.common import exits, paths
@@ -19,6 +18,7 @@ from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.sweep import run
+from tests.conftest import QUICK
 
 ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 
@@ -72,6 +72,8 @@ def test_a_cell_leaves_one_whole_record(make_cell, session, method):
     assert "pkg://osora_bench.toy/model" in prints
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("two_threads")
 def test_one_seed_gives_one_record_and_another_seed_another(make_cell, tmp_path, session):
     def made(where, seed, before=()):
         chosen = [f"ledger={tmp_path}/{where}", f"runs={tmp_path}/{where}", f"seed={seed}", *QUICK]
@@ -113,6 +115,7 @@ def test_the_base_model_is_loaded_once_for_cells_that_leave_it_alone(make_cell, 
     assert session.workspace.loads == loads
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss(make_cell, session):
     cell = make_cell("method=lora", *QUICK, "trainer.max_steps=40", "trainer.learning_rate=3e-3")
     assert attempt(cell) == "done"
@@ -204,6 +207,7 @@ def test_nothing_is_left_in_the_current_folder(make_cell, tmp_path, session, mon
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.long
 def test_cells_share_one_decomposition_of_each_weight(make_cell, session, monkeypatch):
     from osora_bench.osora import store
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import QUICK
-from grids import cells_of
-from sweeps import wait_until
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
@@ -22,6 +19,9 @@ from osora_bench.pipeline.attempt import attempt
 from osora_bench.pipeline.tracker import tracking
 from osora_bench.planning import config
 from osora_bench.records import record
+from tests.conftest import QUICK
+from tests.grids import cells_of
+from tests.sweeps import wait_until
 
 BLOCK = 32768
 FAKE = """

@@ -1,13 +1,13 @@
 """Every YAML composes and validates; every mistake is told with the valid choices."""
 
 import pytest
-from grids import cells_of
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning import config
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.planning.experiments import load_experiment
+from tests.grids import cells_of
 
 MEMBERS = [(group, name) for group in config.GROUPS for name in group_choices(group)]
 EXPERIMENTS = sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml"))

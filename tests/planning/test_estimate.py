@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from grids import cells_of
 
 from osora_bench.cli.main import main
 from osora_bench.planning import estimate
 from osora_bench.planning.config import plain
 from osora_bench.records import record
+from tests.grids import cells_of
 
 
 def test_parameters_are_those_of_the_real_modules(make_cell):

@@ -8,8 +8,6 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from conftest import QUICK
-from grids import cells_of, expansion_of
 from omegaconf import OmegaConf
 
 from osora_bench.benchdata.made_up import write_data
@@ -26,6 +24,8 @@ from osora_bench.planning.identity import identity
 from osora_bench.records import record
 from osora_bench.reporting import render, tabulate
 from osora_bench.sweep import run
+from tests.conftest import QUICK
+from tests.grids import cells_of, expansion_of
 
 full_scale = cache(cells_of)
 GRID = """\
@@ -43,6 +43,7 @@ TUNED = ["smollm2-commonsense", "smollm2-rank", "smollm2-math"]
 PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "table6", "figure3"]
 
 
+@pytest.mark.long
 def test_every_cell_of_the_demo_runs_a_step(places, session):
     cells = cells_of("demo", [*places, *QUICK, "trainer.max_steps=1"])
     assert run.run_missing(cells) == exits.OK
@@ -70,6 +71,7 @@ def smoke_cells(name, given, monkeypatch):
     return cells_of(name, given)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAPER)
 def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session, monkeypatch):
     cells = smoke_cells(name, smoke_places, monkeypatch)
@@ -97,6 +99,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert all(text.endswith("†") for text in filled), filled
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TUNED)
 def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
     name, smoke_places, session, monkeypatch

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-from grids import cells_of
 from omegaconf import OmegaConf
 
 from osora_bench.cli.main import main
@@ -18,6 +17,7 @@ from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning import identity
 from osora_bench.planning.compose import composer
 from osora_bench.planning.config import Config, plain
+from tests.grids import cells_of
 
 
 @pytest.mark.parametrize(

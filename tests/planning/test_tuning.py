@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from grids import cells_of, expansion_of
 
 from osora_bench.cli.main import main
 from osora_bench.common import exits, paths
@@ -14,6 +13,7 @@ from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.sweep import run
 from osora_bench.training.callbacks import Diverged
+from tests.grids import cells_of, expansion_of
 
 EXPERIMENT = """\
 title: Tuned
@@ -130,6 +130,7 @@ def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
     assert {w.cell.config.trainer.max_steps for w in inherited} == {5}
 
 
+@pytest.mark.long
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
     assert run.run_experiment(load_experiment("tuned"), places) == exits.OK
     found = expansion_of("tuned", places)
@@ -159,6 +160,7 @@ def diverging(session, monkeypatch, rates):
     return begun
 
 
+@pytest.mark.long
 def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     experiments, places, session, monkeypatch, capsys
 ):
@@ -194,6 +196,7 @@ def test_where_every_rate_diverges_the_rest_is_told_to_wait(
     assert "8 cells: 4 done, 4 waiting" in told
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_is_tried_once_a_start(
     experiments, places, session, monkeypatch, capsys
 ):

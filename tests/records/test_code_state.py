@@ -3,12 +3,12 @@
 import subprocess
 
 import pytest
-from conftest import QUICK
 
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
 from osora_bench.records import code_state, record
 from osora_bench.sweep import multirun
+from tests.conftest import QUICK
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from grids import cells_of
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning.cell import Cell
@@ -14,7 +13,8 @@ from osora_bench.records import record
 from osora_bench.reporting import render
 from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting.layouts import against, tuning
-from reporting.test_tabulate import score
+from tests.grids import cells_of
+from tests.reporting.test_tabulate import score
 
 
 def row(cell, verdicts_by_seed):

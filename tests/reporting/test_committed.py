@@ -1,13 +1,13 @@
 """What is committed below results/ and in the pages is what the committed ledger gives."""
 
 import pytest
-from grids import cells_of
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.records import record
 from osora_bench.reporting import committed
-from reporting.test_tabulate import made
+from tests.grids import cells_of
+from tests.reporting.test_tabulate import made
 
 EXPERIMENT = """\
 title: Two methods

@@ -9,7 +9,6 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 
-import grids
 import pandas as pd
 import pytest
 
@@ -24,6 +23,7 @@ from osora_bench.reporting import figures, reference, render, tabulate
 from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting import table as reporting_table
 from osora_bench.reporting.numbers import percent
+from tests import grids
 
 HEADS = {
     "table1": ["Model", "Method", "BoolQ", "PIQA", "SIQA", "HellaSwag", "WinoGrande", "ARC_e",

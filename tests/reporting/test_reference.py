@@ -3,11 +3,11 @@
 from decimal import Decimal
 from functools import cache
 
-import grids
 import pytest
 
 from osora_bench.common.errors import UserError
 from osora_bench.reporting import reference
+from tests import grids
 
 RESULTS = ["table1", "table2", "table3", "table4", "table5", "table6", "figure3"]
 NUMBERS = {"table1": 135, "table2": 30, "table3": 14, "table4": 9, "table5": 12, "table6": 18,

@@ -4,7 +4,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from grids import cells_of
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning.cell import Cell
@@ -14,6 +13,7 @@ from osora_bench.records import record
 from osora_bench.reporting import numbers, render, tabulate
 from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting.layouts import methods
+from tests.grids import cells_of
 
 GOLDEN = Path(__file__).parent / "golden"
 N = 500

@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import psutil
-from sweeps import wait_until
+
+from tests.sweeps import wait_until
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 NODES = ("n1", "n2")
@@ -39,6 +40,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
 ReturnToService=2
 MpiDefault=none
 KillWait=1

@@ -11,7 +11,6 @@ import sys
 import psutil
 import pytest
 from submitit.core.utils import UncompletedJobError
-from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench.cli.main import main
 from osora_bench.common import exits
@@ -25,9 +24,15 @@ from osora_bench.sweep.slurm import job_process, profile
 from osora_bench.sweep.slurm import queue as slurm_queue
 from osora_bench.sweep.slurm import sweep as slurm
 from osora_bench.sweep.watch import Watch
-from sweep.slurm_cluster import MISSING, PACKAGES, Cluster
+from tests.sweep.slurm_cluster import MISSING, PACKAGES, Cluster
+from tests.sweeps import from_another_commit, numbers, wait_until
 
-needs_slurm = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} ({PACKAGES})")
+
+def needs_slurm(test):
+    """Runs jobs on the cluster: skipped where there is no SLURM, and left out by test-fast."""
+    missing = pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} ({PACKAGES})")
+    return pytest.mark.sweep(missing(test))
+
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
 LONG = ["trainer.max_steps=60", "trainer.checkpoint_minutes=0", *SHORT[1:]]

@@ -10,17 +10,17 @@ import threading
 
 import pytest
 import torch
-from sweeps import from_another_commit, numbers, wait_until
 
 from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.pipeline import attempt
 from osora_bench.pipeline.attempt import DeviceLost
-from osora_bench.planning import cell as planning_cell
 from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
 from osora_bench.sweep import frozen_plan, run, worker_process, workers
 from osora_bench.sweep.options import RunOptions
 from osora_bench.sweep.watch import Watch
+from tests.sweeps import from_another_commit, numbers, wait_until
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
 LONG = ["trainer.max_steps=40", "trainer.checkpoint_minutes=0", *SHORT[1:]]
@@ -73,6 +73,7 @@ def ends(crew, status, cell=None):
         (cell.paths.folder / "status.json").unlink()
 
 
+@pytest.mark.sweep
 def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
     make_cell, tmp_path, capsys
 ):
@@ -95,6 +96,7 @@ def test_workers_give_the_records_of_one_process_and_a_failure_stops_no_other(
     assert "[1/1] " in capsys.readouterr().out
 
 
+@pytest.mark.sweep
 def test_a_killed_worker_is_replaced_and_its_cell_goes_on(make_cell, tmp_path, capsys):
     place = [f"ledger={tmp_path}/a", f"runs={tmp_path}/a", *LONG]
     cells = [make_cell(*place, f"method={m}") for m in ("osora", "lora")]
@@ -204,6 +206,7 @@ def test_a_worker_that_refuses_stops_no_other_and_the_verdict_is_told(
     assert "2 cells: 1 missing, 1 failed" in told
 
 
+@pytest.mark.sweep
 def test_a_refusal_is_none_where_every_cell_is_done_all_the_same(make_cell, monkeypatch):
     """One of two workers refuses, the other has done both cells."""
     cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT)]
@@ -290,7 +293,7 @@ def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
             raise UserError("its files have changed")
         check(cell)
 
-    monkeypatch.setattr(planning_cell, "check_content", changed)
+    monkeypatch.setattr(attempt, "check_content", changed)
     assert worker_process.work(frozen_plan.thaw(sweep.path)) == exits.FAILED
     assert [c.state for c in (refused, unwritable, good)] == ["failed", "missing", "done"]
     assert refused.error == "its files have changed"
@@ -315,6 +318,7 @@ def test_a_lost_gpu_ends_the_process_and_not_the_sweep(make_cell, session, monke
     assert "2 cells: 1 missing, 1 failed" in capsys.readouterr().out
 
 
+@pytest.mark.sweep
 def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_path, capsys):
     place = [f"ledger={tmp_path}/ledger", f"runs={tmp_path}/runs", *LONG]
     cell = make_cell(*place, "method=lora")
@@ -365,6 +369,7 @@ def test_a_worker_looks_at_the_code_before_each_cell(make_cell, session, monkeyp
     assert [cell.state for cell in cells] == ["done", "missing"]
 
 
+@pytest.mark.sweep
 def test_a_cell_that_ends_while_a_start_gets_ready_is_told(make_cell, capsys):
     """Counted as running, done before the sweep is frozen: with its line all the same."""
     cells = [make_cell("method=none", *SHORT), make_cell("method=lora", *SHORT)]

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
-from sweeps import numbers
 from transformers import TrainerState
 
 from osora_bench.common import interruption
@@ -19,6 +18,7 @@ from osora_bench.pipeline.attempt import DeviceLost, attempt
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.training import callbacks, checkpoint, collator
+from tests.sweeps import numbers
 
 STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
 
@@ -48,6 +48,7 @@ def run_to_the_end(cell, monkeypatch, steps):
     assert attempt(cell) == "done"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", [m for m in group_choices("method") if m != "none"])
 def test_interrupted_cells_give_the_same_record_and_adapter(
     make_cell, method, session, tmp_path, monkeypatch

@@ -14,8 +14,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from conftest import QUICK
-from grids import cells_of
 from safetensors.torch import load_file
 
 from osora_bench.common import interruption
@@ -37,6 +35,8 @@ from osora_bench.sweep.slurm import profile
 from osora_bench.sweep.watch import Watch
 from osora_bench.training import checkpoint, data, train
 from osora_bench.training.fsdp import launch
+from tests.conftest import QUICK
+from tests.grids import cells_of
 
 ROUND_OFF = 1e-5
 """Relative difference of two losses. Sums in another order differ by some 1e-7 in float32, which
@@ -159,6 +159,7 @@ def assert_loads(cell):
     assert model.active_peft_config.inference_mode
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", METHODS)
 def test_each_of_two_processes_holds_half_of_every_weight(shared, name):
     first, second = (rank["parts"] for rank in shared[name].told)
@@ -172,6 +173,7 @@ def test_each_of_two_processes_holds_half_of_every_weight(shared, name):
         assert held == pytest.approx(in_all / 2, rel=0.01)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_train_as_one_does(shared, name, tmp_path):
     """The same rows and tokens a step, and the same losses and weights to round-off."""
@@ -190,6 +192,7 @@ def test_two_processes_train_as_one_does(shared, name, tmp_path):
     assert_loads(cell)
 
 
+@pytest.mark.sweep
 def test_interrupted_processes_give_bitwise_the_same_adapter(shared):
     """A signal that only rank 0 hears, twice at a random step: all stop at that step."""
     assert [rank["stopped"] for rank in shared["interrupted"].told] == [2, 2]
@@ -205,6 +208,7 @@ def test_interrupted_processes_give_bitwise_the_same_adapter(shared):
     assert checkpoint.newest(places.trainer) is None  # one process does not go on from it
 
 
+@pytest.mark.sweep
 def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     shared, make_cell, session, monkeypatch
 ):
@@ -248,7 +252,7 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
 
 BEGIN = """
 import json, os, pathlib, signal, sys, time
-from osora_bench import rank
+from osora_bench.training.fsdp import rank_process as rank
 ear = rank.Ear()
 folder = pathlib.Path(ear.work()["folder"])
 me = int(os.environ["RANK"])
@@ -335,6 +339,7 @@ def test_a_changed_code_is_refused(monkeypatch):
         rank_process.run({"code": {**code_state.code(), "tree": "another"}}, lambda: None)
 
 
+@pytest.mark.long
 def test_the_live_tracker_hears_what_rank_0_logs(stand_in):
     heard = []
     code = """

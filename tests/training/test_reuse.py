@@ -5,11 +5,11 @@ import json
 import peft
 import pytest
 import torch
-from pipeline.test_session import numbers
 
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.records import record
 from osora_bench.training import reuse, train
+from tests.pipeline.test_session import numbers
 
 STEPS = ["trainer.max_steps=3", "method.rank=4"]
 FIRST = [*STEPS, "eval.datasets.0.limit=2", "eval.datasets.1.limit=2"]
@@ -31,6 +31,7 @@ def trainings(monkeypatch):
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_a_second_suite_trains_nothing_and_records_the_same(
     method, make_cell, session, tmp_path, trainings

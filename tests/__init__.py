@@ -1,0 +1,1 @@
+"""A package, so that whatever several test files use is imported as `tests.NAME`."""
