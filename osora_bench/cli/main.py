@@ -11,6 +11,7 @@ from osora_bench.cli.plan import plan_verb
 from osora_bench.cli.report import audit_verb, figures_verb, results_verb, tables_verb
 from osora_bench.cli.run import cell_verb, run_verb
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.exits import exit_status_of
 from osora_bench.common.interruption import Interrupted
 
 USAGE = """\
@@ -105,14 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except Interrupted as interrupted:
         print(f"{interrupted}: what was done is kept, the next start goes on from it")
-        return 128 + interrupted.number
+        return exit_status_of(interrupted.number)
     except KeyboardInterrupt:
-        return 130
+        return exit_status_of(signal.SIGINT)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         if verb == "run":
             print("osora-bench: nobody reads what it says, so it ended", file=sys.stderr)
-        return 128 + signal.SIGPIPE
+        return exit_status_of(signal.SIGPIPE)
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         print(f"osora-bench: {error}", file=sys.stderr)
         return 2
