@@ -23,6 +23,7 @@ from osora_bench.sweep import frozen_plan, run
 from osora_bench.sweep.slurm import job_process, profile
 from osora_bench.sweep.slurm import queue as slurm_queue
 from osora_bench.sweep.slurm import sweep as slurm
+from osora_bench.sweep.slurm.submission import Submission
 from osora_bench.sweep.watch import Watch
 from sweep.slurm_cluster import MISSING, PACKAGES, Cluster
 
@@ -321,7 +322,7 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
     launched = []
     monkeypatch.setattr(slurm.Sweep, "_launch", lambda self, ids, arrays: launched.append(ids))
     sweep.step()
-    sweep.had[cell.run_id] = None  # as when the submitting process was killed
+    sweep.cell_jobs[cell.run_id].expect(None)  # as when the submitting process was killed
     sweep.step()
     assert f"{cell.label}: its job was never seen" in capsys.readouterr().out
     assert not sweep.plan.settled(cell)
@@ -331,7 +332,7 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
 
 def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypatch):
     cells = grid("slurm", ["osora", "lora"], *SHORT)
-    theirs = slurm_queue.Submission(frozen_plan.freeze(cells).path.with_suffix("") / "slurm-1")
+    theirs = Submission(frozen_plan.freeze(cells).path.with_suffix("") / "slurm-1")
     theirs.folder.mkdir(parents=True)
     (theirs.folder / "cells.json").write_text(json.dumps([cells[0].run_id]))
     ours = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {})
@@ -344,12 +345,18 @@ def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypa
     assert launched == [[cells[1].run_id]]
 
 
+def miss(sweep, cell):
+    """As when a cell's job has been missed for long."""
+    sweep.cell_jobs[cell.run_id].expect(None)
+    sweep.cell_jobs[cell.run_id].gone_since = 0.0
+
+
 def test_a_cell_without_a_trace_of_its_job_fails_after_its_retries(grid, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"mem_gb": 3})
 
     def lose(state):
-        sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
+        miss(sweep, cell)
         sweep._needs_job(cell, slurm_queue.Job("7_1", state, "None", cell.paths.folder / "no.log"))
 
     lose("FAILED")
@@ -373,7 +380,7 @@ def test_a_job_with_other_code_than_its_sweep_is_a_failure_of_its_cell(grid, cap
 def test_retries_are_as_many_as_said(grid, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"mem_gb": 3}, retries=0)
-    sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
+    miss(sweep, cell)
     sweep._needs_job(cell, None)
     assert cell.error == "its job was never seen"
 
@@ -463,7 +470,7 @@ def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatc
 
     def launch(self, run_ids, arrays):
         tried.append(now[0])
-        submission = slurm_queue.Submission(sweep.folder / f"slurm-{len(tried)}")
+        submission = Submission(sweep.folder / f"slurm-{len(tried)}")
         submission.folder.mkdir(parents=True)
         (submission.folder / "cells.json").write_text(json.dumps(run_ids))
         (submission.folder / "launcher.log").write_text("Unable to contact slurm controller")
@@ -526,7 +533,7 @@ def test_a_refusal_on_the_way_is_told_after_the_jobs_have_ended(grid, monkeypatc
 
     def launch(self, run_ids, arrays):
         number = 1 + len(list(self.folder.glob("slurm-*")))
-        submission = slurm_queue.Submission(self.folder / f"slurm-{number}")
+        submission = Submission(self.folder / f"slurm-{number}")
         submission.folder.mkdir(parents=True)
         (submission.folder / "cells.json").write_text(json.dumps(run_ids))
         (submission.folder / "launcher.log").write_text(
