@@ -1,6 +1,7 @@
 """Overrides in, resolved configuration out: Hydra's composition with errors a person can use."""
 
 import copy
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -11,7 +12,13 @@ from typing import Any, get_type_hints
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+)
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -75,6 +82,16 @@ def _override_problems(override: Override, also: Collection[str]) -> Iterator[st
             return
         node = get_type_hints(node)[part]
         walked += f"{part}."
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever is in it: the configuration holds it as it is.
+
+    Hydra's grammar has no other escapes than those of the quotes; what OmegaConf would take for an
+    interpolation is escaped for it.
+    """
+    plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return QuotedString(plain_text, Quote.double).with_quotes()
 
 
 @contextmanager

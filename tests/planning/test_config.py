@@ -1,11 +1,19 @@
 """Every YAML composes and validates; every mistake is told with the valid choices."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning import config
-from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
+from osora_bench.planning.compose import (
+    check_overrides,
+    compose,
+    composer,
+    group_choices,
+    quoted,
+    resolve,
+)
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.planning.grid import expand
 
@@ -105,3 +113,27 @@ def test_what_is_more_than_a_value_is_left_to_hydra():
     cfg = composed(*chosen)
     assert cfg.method.peft["bias"] == "none"
     assert "lora_dropout" not in cfg.method.peft
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a place", "é", "50% of it", "it's", 'a"b', "back\\slash", 'all\\"\\', "ends in \\"),
+        *(
+            "(a),[b],{c}",
+            "a=b:c",
+            "1e5",
+            "null",
+            "${runs}",
+            "\\${runs}",
+            "a\\b ${x",
+            "$HOME",
+            "two\nlines",
+        ),
+    ],
+)
+def test_any_text_can_be_quoted(text):
+    """As a value, and as one of several of a multirun, which Hydra writes anew for each job."""
+    assert composed(f"runs={quoted(text)}").runs == text
+    sweep = OverridesParser.create().parse_override(f"runs={quoted('other')},{quoted(text)}")
+    assert composed(f"runs={[*sweep.sweep_string_iterator()][1]}").runs == text

@@ -18,6 +18,7 @@ from osora_bench.common import exits
 from osora_bench.common.claim import claimed
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.pipeline.attempt import explained
+from osora_bench.planning.compose import quoted
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, run
 from osora_bench.sweep.slurm import job_process, profile
@@ -273,6 +274,27 @@ def test_a_plain_multirun_runs_there_too(cluster, tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == exits.OK, done.stderr
     assert len(list(tmp_path.glob("ledger/*.json"))) == 2
+
+
+@needs_slurm
+def test_a_place_of_any_name_has_its_jobs_in_it(cluster, make_cell, tmp_path):
+    place = tmp_path / """é it's a "b" (c), [d] e=f & 50% g $HOME"""
+    where = [f"{key}={quoted(str(place / key))}" for key in ("ledger", "runs")]
+    cells = [make_cell(*where, f"method={m}", *SHORT) for m in ("none", "lora")]
+    assert run.run_missing(cells, launcher=ON_SLURM) == exits.OK
+    (submission,) = submissions(cells[0])
+    assert str(submission).startswith(str(place))
+    assert len([*submission.glob("*_log.out")]) == len(cells)
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "50%x", "100%%", "a%4j", "${x}"])
+def test_a_place_that_slurm_reads_otherwise_is_refused(name, grid, monkeypatch):
+    monkeypatch.setattr(slurm, "check_cluster", lambda _: None)
+    monkeypatch.setattr(slurm, "array_limit", lambda: 4)
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    cell.config.runs = f"{cell.config.runs}/{name}"
+    with pytest.raises(UserError, match=r"do not take .* as it stands.*take another folder"):
+        run.run_missing([cell], launcher=ON_SLURM)
 
 
 @needs_slurm

@@ -11,6 +11,7 @@ process that hands them to SLURM.
 
 import fcntl
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench.common import claim, files
+from osora_bench.common.errors import UserError
 
 CELLS, SETTINGS, LOG = "cells.json", "settings.json", "launcher.log"
+PATTERN = re.compile(r"\\|%[0-9]*[%AabJjNnstux]|\$\{")
+"""What SLURM and its launcher do not take as it stands in the name of a folder for jobs: SLURM's
+escape, SLURM's and submitit's parts of file names, Hydra's interpolation, which is resolved twice
+there."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,16 @@ class Submission:
                 pass_fds=(lock.fileno(),),
                 start_new_session=True,
             )
+
+
+def check_place(runs: Path) -> None:
+    """Refuse a runs folder below which no job could write its log."""
+    place = runs.absolute()
+    if pattern := PATTERN.search(str(place)):
+        raise UserError(
+            f"runs={place}: SLURM and its launcher do not take {pattern[0]} in a folder's name as it "
+            "stands, so that jobs would not find their files: take another folder"
+        )
 
 
 def prepared(folder: Path, run_ids: Sequence[str], settings: dict[str, Any]) -> Submission:

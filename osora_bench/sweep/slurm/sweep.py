@@ -20,12 +20,13 @@ from osora_bench.common import files
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.compose import quoted
 from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.options import RETRIES
 from osora_bench.sweep.slurm.cell_job import CellJob, how_it_ended
 from osora_bench.sweep.slurm.profile import check_cluster, check_gpus, profile
 from osora_bench.sweep.slurm.queue import Job, array_limit, queue, queued, reason_of
-from osora_bench.sweep.slurm.submission import Submission, prepared
+from osora_bench.sweep.slurm.submission import Submission, check_place, prepared
 from osora_bench.sweep.watch import Watch
 
 LOOK_EVERY = 2.0
@@ -221,14 +222,14 @@ class Sweep:
         """What the launching process tells Hydra."""
         return [
             *self.launcher,
-            f"plan={json.dumps(str(self.plan.path))}",
+            f"plan={quoted(str(self.plan.path))}",
             f"allow_changed={str(self.allow_changed).lower()}",
-            f"hydra.sweep.dir={json.dumps(str(submission.folder))}",
-            f"hydra.launcher.submitit_folder={json.dumps(str(submission.folder))}",
+            f"hydra.sweep.dir={quoted(str(submission.folder))}",
+            f"hydra.launcher.submitit_folder={quoted(str(submission.folder))}",
             f"hydra.launcher.name={submission.name}",
             # the limit is one of the sweep, not of each of its arrays
             f"hydra.launcher.array_parallelism={self._parallel(arrays)}",
-            "cell=" + ",".join(json.dumps(run_id) for run_id in run_ids),
+            "cell=" + ",".join(map(quoted, run_ids)),
         ]
 
     def _parallel(self, arrays: int) -> int:
@@ -266,6 +267,7 @@ def run_on_slurm(
     check_cluster(launcher[0])
     check_gpus(settings, cells)
     array_limit()
+    check_place(cells[0].paths.runs)
     watch = Watch(frozen_plan.freeze(cells))
     sweep = Sweep(watch, [*launcher], settings, allow_changed, retries)
     _say_attached(watch, settings)
