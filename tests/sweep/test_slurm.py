@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from osora_bench.common import exits
 from osora_bench.common.claim import claimed
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.pipeline.attempt import explained
+from osora_bench.planning import cell as cells_module
 from osora_bench.planning.compose import quoted
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, run
@@ -397,6 +399,27 @@ def test_a_job_with_other_code_than_its_sweep_is_a_failure_of_its_cell(grid, cap
     job_process.run_cell(sweep.path, cell.run_id, False)
     assert cell.error.startswith("the sweep was started with commit 000000000000")
     assert sweep.settled(cell)
+
+
+def test_a_failure_on_a_node_whose_clock_is_behind_is_one_of_this_sweep(grid, monkeypatch):
+    """What had failed before is still tried again, by the start and by the job."""
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    cell.fail("in an earlier sweep")
+    sweep = frozen_plan.freeze([cell])
+    there = frozen_plan.thaw(sweep.path, only=cell.run_id)
+    assert sweep.waits(cell)
+    assert there.waits(cell)
+    monkeypatch.setattr(cells_module, "datetime", ClockBehind)
+    cell.fail("in this one")
+    assert cell.failed < sweep.started
+    assert sweep.settled(cell)
+    assert there.settled(cell)
+
+
+class ClockBehind(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) - timedelta(hours=1)
 
 
 def test_retries_are_as_many_as_said(grid, capsys):
