@@ -26,7 +26,7 @@ from osora_bench.sweep import frozen_plan, run
 from osora_bench.sweep.slurm import job_process, profile
 from osora_bench.sweep.slurm import queue as slurm_queue
 from osora_bench.sweep.slurm import sweep as slurm
-from osora_bench.sweep.slurm.submission import Submission
+from osora_bench.sweep.slurm.submission import Submission, prepared
 from osora_bench.sweep.watch import Watch
 from sweep.slurm_cluster import MISSING, PACKAGES, Cluster
 
@@ -36,6 +36,7 @@ SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limi
 LONG = ["trainer.max_steps=60", "trainer.checkpoint_minutes=0", *SHORT[1:]]
 SMALL = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 ON_SLURM = ["hydra/launcher=slurm", *SMALL]
+SBATCH_HELD = ["sbatch", "--hold", "--output=/dev/null", "--wrap=true"]
 
 
 @pytest.fixture(scope="module")
@@ -303,9 +304,48 @@ def test_a_place_that_slurm_reads_otherwise_is_refused(name, grid, monkeypatch):
 def test_jobs_of_others_are_not_mistaken_for_ours(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     for name in ("osora-train", "osora-0123456789ab-1", "osora-a-b-c", "x|y"):
-        cluster.ask("sbatch", f"--job-name={name}", "--hold", "--output=/dev/null", "--wrap=true")
+        cluster.ask(*SBATCH_HELD, f"--job-name={name}")
     assert slurm_queue.queue(cell.paths.runs) == {}
     cluster.ask("scancel", "--me")
+
+
+@pytest.fixture
+def odd_squeue(tmp_path, monkeypatch):
+    """An squeue that does not know --me, and greets."""
+    script = tmp_path / "bin" / "squeue"
+    script.parent.mkdir()
+    script.write_text(
+        "#!/bin/sh\n"
+        'case " $* " in *" --me "*) echo "squeue: unrecognized option --me" >&2; exit 1;; esac\n'
+        "echo; echo '*** closed | on | friday | from | noon | on ***'; echo osora-0a-1\n"
+        f'exec {shutil.which("squeue")} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+
+
+@needs_slurm
+def test_a_squeue_without_me_that_greets_is_understood(cluster, odd_squeue, grid):
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    theirs = prepared(frozen_plan.freeze([cell]).path.with_suffix(""), [cell.run_id], {})
+    profile.check_cluster("hydra/launcher=slurm")
+    cluster.ask(*SBATCH_HELD, f"--job-name={theirs.name}", "--array=0")
+    assert slurm_queue.queued([cell])[cell.run_id].state == "PENDING"
+    cluster.ask("scancel", "--me")
+
+
+def test_a_squeue_that_does_not_answer_is_told_before_anything_is_submitted(
+    grid, tmp_path, monkeypatch
+):
+    for tool in profile.TOOLS:
+        (tmp_path / tool).write_text(
+            "#!/bin/sh\necho 'squeue: error: no such cluster' >&2; exit 1\n"
+        )
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    with pytest.raises(UserError, match="does not answer: squeue: squeue: error: no such cluster"):
+        run.run_missing([cell], launcher=ON_SLURM)
 
 
 @pytest.mark.parametrize(

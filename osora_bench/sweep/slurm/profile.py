@@ -14,6 +14,7 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, with_cause
+from osora_bench.sweep.slurm.queue import check_squeue
 
 TOOLS = ("sbatch", "squeue", "scontrol", "srun")
 LEAST = {
@@ -88,6 +89,7 @@ def check_cluster(launcher: str) -> None:
     for tool in TOOLS:
         if shutil.which(tool) is None:
             raise UserError(f"{launcher}: no `{tool}` on the PATH; is this a SLURM cluster?")
+    check_squeue()
 
 
 def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:

@@ -1,5 +1,6 @@
 """What SLURM says of jobs."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -73,10 +74,16 @@ def queue(runs: Path) -> dict[str, Job]:
 
 
 def _listed() -> list[list[str]]:
-    """The user's jobs as squeue lists them: name, array index, id, state, reason."""
-    command = ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%j|%K|%i|%T|%r"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    jobs = [line.split("|", 4) for line in listed.stdout.splitlines()]
+    """The user's jobs that are called as ours are: name, array index, id, state, reason."""
+    # --me is not known to every squeue
+    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--states=all"]
+    listed = subprocess.run(
+        [*command, "--format=%j|%K|%i|%T|%r"],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    lines = [line.split("|", 4) for line in listed.stdout.splitlines()]
+    # what else squeue prints, as a banner of the site, is not a job
+    jobs = [line for line in lines if len(line) == 5 and NAME.fullmatch(line[0])]
     # what waited of an array when it was cancelled is one line without an index: cells that have a
     # line of their own first
     return sorted(jobs, key=lambda job: not job[1].isdigit())
@@ -106,6 +113,14 @@ def state(cell: Cell, jobs: dict[str, Job]) -> str:
     """A cell's state; `queued` where all that there is of it is a job in the queue."""
     known = cell.state
     return "queued" if known in ("missing", "failed") and cell.run_id in jobs else known
+
+
+def check_squeue() -> None:
+    """Raise UserError if jobs cannot be asked for."""
+    try:
+        _listed()
+    except subprocess.SubprocessError as error:
+        raise UserError(f"SLURM does not answer: squeue: {reason_of(error)}") from error
 
 
 @cache

@@ -92,8 +92,8 @@ def check_place(runs: Path) -> None:
     place = runs.absolute()
     if pattern := PATTERN.search(str(place)):
         raise UserError(
-            f"runs={place}: SLURM and its launcher do not take {pattern[0]} in a folder's name as it "
-            "stands, so that jobs would not find their files: take another folder"
+            f"runs={place}: SLURM and its launcher do not take {pattern[0]} in the name of a "
+            "folder as it stands, so that jobs would not find their files: take another folder"
         )
 
 
