@@ -255,6 +255,43 @@ def test_a_held_job_is_told_and_cancelled_ones_are_not_tried_again(cluster, grid
 
 
 @needs_slurm
+def test_a_job_that_slurm_holds_of_itself_is_submitted_anew(cluster, grid):
+    """Its node cannot start it: SLURM drains the node, requeues the job and holds it."""
+    cells = grid("slurm", ["none", "lora"], *SHORT)
+    cluster.break_nodes()
+    watcher = start(cells)
+    assert watcher.stdout is not None
+    lines = []
+    for line in watcher.stdout:
+        lines.append(line)
+        if "was held by SLURM" in line:
+            cluster.mend_nodes()
+    output = "".join(lines)
+    assert watcher.wait() == exits.OK, output
+    assert "was held by SLURM (launch failed requeued held)" in output
+    assert "cancelled" not in output
+    assert [s.name for s in submissions(cells[0])][:2] == ["slurm-1", "slurm-2"]
+
+
+def test_a_job_that_slurm_holds_again_and_again_is_a_failure(grid, monkeypatch, capsys):
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {})
+    cancelled = []
+    monkeypatch.setattr(slurm, "cancel", lambda job: cancelled.append(job.id))
+
+    def hold(number, reason="launch_failed_requeued_held"):
+        job = slurm_queue.Job(number, "PENDING", reason, cell.paths.folder / "no.log")
+        return sweep._needs_job(cell, job)
+
+    assert not hold("1", "JobHeldUser")  # by a person: waited for
+    assert not cancelled
+    assert hold("1")
+    assert not hold("2", "JobHoldMaxRequeue")
+    assert cancelled == ["1", "2"]
+    assert cell.error == "its job 2 was held by SLURM (JobHoldMaxRequeue), 2 times in all"
+
+
+@needs_slurm
 def test_a_refused_submission_is_a_mistake_of_the_call(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     with pytest.raises(UserError, match="not submitted: .*Invalid partition name"):

@@ -46,9 +46,11 @@ class CellJob:
 
 
 def how_it_ended(job: Job | None) -> str:
-    """What to say of a job that left the queue without a record or a failure of its cell."""
+    """What to say of a job that came to nothing: its cell has neither a record nor a failure."""
     if job is None:
         return "its job was never seen"
+    if job.held_by_slurm:
+        return f"its job {job.id} was held by SLURM ({job.reason})"
     endings = {
         "CANCELLED": "was cancelled",
         "OUT_OF_MEMORY": "was killed: out of memory",

@@ -16,7 +16,7 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, with_cause
 from osora_bench.sweep.slurm.queue import check_squeue
 
-TOOLS = ("sbatch", "squeue", "scontrol", "srun")
+TOOLS = ("sbatch", "squeue", "scontrol", "srun", "scancel")
 LEAST = {
     "array_parallelism": 1,
     "cpus_per_task": 1,

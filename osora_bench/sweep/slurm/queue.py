@@ -21,6 +21,9 @@ ENDED = {
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"),
     *("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"),
 }
+HELD_BY_SLURM = {"launch failed requeued held", "jobholdmaxrequeue"}
+"""Reasons, in small letters, of jobs that no person holds: SLURM could not start them, or has
+requeued them too often."""
 NAME = re.compile(r"osora-([0-9a-f]+)-([0-9]+)")
 """What a job is called: its sweep, and which submission of it."""
 
@@ -40,6 +43,12 @@ class Job:
     @property
     def active(self) -> bool:
         return self.state not in ENDED
+
+    @property
+    def held_by_slurm(self) -> bool:
+        """Whether SLURM of itself holds it, or held it when it was cancelled."""
+        held = self.state in ("PENDING", "CANCELLED")
+        return held and self.reason.lower().replace("_", " ") in HELD_BY_SLURM
 
     @property
     def array_id(self) -> int:
@@ -94,6 +103,16 @@ def _counts(job: Job, other: Job | None) -> bool:
     if other is None or job.active:
         return True
     return not other.active and job.array_id > other.array_id
+
+
+def cancel(job: Job) -> str | None:
+    """Take a job that waits out of the queue; why it could not be done, if so."""
+    command = ["scancel", "--state=PENDING", job.id]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    except subprocess.SubprocessError as error:
+        return reason_of(error)
+    return None
 
 
 def queued(cells: Sequence[Cell]) -> dict[str, Job]:

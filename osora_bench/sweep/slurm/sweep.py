@@ -25,7 +25,7 @@ from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.options import RETRIES
 from osora_bench.sweep.slurm.cell_job import CellJob, how_it_ended
 from osora_bench.sweep.slurm.profile import check_cluster, check_gpus, profile
-from osora_bench.sweep.slurm.queue import Job, array_limit, queue, queued, reason_of
+from osora_bench.sweep.slurm.queue import Job, array_limit, cancel, queue, queued, reason_of
 from osora_bench.sweep.slurm.submission import Submission, check_place, prepared
 from osora_bench.sweep.watch import Watch
 
@@ -44,6 +44,8 @@ PASSING = {
 }
 LIMITS = ("QOS", "Assoc", "Max")
 """Why a job waits where time alone will help: these, and limits of what runs at once."""
+FINAL = ("CANCELLED", "OUT_OF_MEMORY")
+"""How a job ends that is not submitted again: a person's will, or what would happen again."""
 UNREACHABLE = ("slurm controller", "timed out", "Connection refused")
 """What sbatch says where another try may help."""
 
@@ -144,6 +146,8 @@ class Sweep:
         if job is not None and job.active:
             cell_job.expect(job)
             cell_job.back()
+            if job.held_by_slurm and self._withdrawn(cell, job):
+                return not self.plan.settled(cell)
             self._say_why_it_waits(cell, job)
             return False
         if cell.run_id in self._being_launched() or cell.state == "running":
@@ -154,6 +158,16 @@ class Sweep:
         if cell_job.gone_for() >= GRACE:
             self._lost(cell, job or cell_job.seen)
         return False
+
+    def _withdrawn(self, cell: Cell, job: Job) -> bool:
+        """Whether a job that SLURM holds could be cancelled; it counts as lost. Another one of it
+        has another id, which a node may take that refuses this one."""
+        if (problem := cancel(job)) is not None:
+            self.say_once(f"{cell.label}: job {job.id} cannot be cancelled: {problem}")
+            return False
+        self.cell_jobs[cell.run_id].ended_before = job.id
+        self._lost(cell, job)
+        return True
 
     def _say_why_it_waits(self, cell: Cell, job: Job) -> None:
         """Say of a job why it waits, if it may wait for ever; of several for one reason, once."""
@@ -169,7 +183,7 @@ class Sweep:
         return {run_id for submission, _ in self.launching.values() for run_id in submission.cells}
 
     def _lost(self, cell: Cell, job: Job | None) -> None:
-        """A job has left the queue, and its cell has neither a record nor a failure."""
+        """A job came to nothing, and its cell has neither a record nor a failure."""
         cell_job = self.cell_jobs[cell.run_id]
         cell_job.forget()
         if self.plan.settled(cell):
@@ -178,7 +192,7 @@ class Sweep:
         what = how_it_ended(job)
         see = f"  (see {job.log})" if job is not None and job.log.exists() else ""
         say(f"{cell.label}: {what}{see}")
-        final = job is not None and job.state in ("CANCELLED", "OUT_OF_MEMORY")
+        final = job is not None and job.state in FINAL and not job.held_by_slurm
         if final or cell_job.losses > self.retries:
             if job is not None and job.state == "OUT_OF_MEMORY":
                 now = (Submission(job.log.parent).settings or self.settings)["mem_gb"]
