@@ -21,7 +21,9 @@ usage: osora-bench VERB [KEY=VALUE ...]
                             experiment=A,B: of several, what they share once
   run     experiment=NAME   run the cells that have no record yet, in this process
                             (workers=N: in N processes, which go on without this one;
-                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs;
+                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs,
+                            wait=MINUTES: left to themselves when nothing moves for so long, by
+                            default a day;
                             retries=N: how often a cell is started again whose process was killed,
                             by default once; allow_changed=true: on other code than at the start)
   tables  experiment=NAME   the experiment's tables from its records

@@ -5,7 +5,7 @@ from typing import Any
 
 from osora_bench.common.errors import UserError, unknown
 
-HOW = ("workers", "retries", "allow_changed")
+HOW = ("workers", "retries", "allow_changed", "wait")
 """Options that say how cells are run."""
 
 
@@ -35,6 +35,10 @@ def run_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         raise UserError(
             f"workers={how['workers']} and {how['launcher'][0]}: name one way to run the cells"
         )
+    if "wait" in options:
+        how["wait"] = _count(options["wait"], "wait")
+        if not how["launcher"]:
+            raise UserError(f"wait={how['wait']} is for SLURM jobs: it needs hydra/launcher=slurm")
     from osora_bench.planning import compose
     from osora_bench.sweep.slurm import profile
 

@@ -12,7 +12,7 @@ from osora_bench.pipeline.attempt import DeviceLost, attempt, session
 from osora_bench.pipeline.messages import counted, damage, verdict, warnings, where
 from osora_bench.planning.cell import WAITING, Cell
 from osora_bench.planning.grid import Expansion, expansion
-from osora_bench.sweep.options import RETRIES
+from osora_bench.sweep.options import RETRIES, WAIT
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that run elsewhere."""
@@ -104,6 +104,7 @@ def run_by(
     allow_changed: bool = False,
     launcher: Sequence[str] = (),
     retries: int = RETRIES,
+    wait: float = WAIT,
 ) -> None:
     """Run cells in this process, in several, or as jobs.
 
@@ -112,11 +113,12 @@ def run_by(
         allow_changed: whether workers may run other code than the sweep was started with.
         launcher: Hydra overrides of a SLURM launcher, to run them as its jobs.
         retries: how often a cell is started again whose process or job was killed.
+        wait: minutes after which jobs of which nothing moves are left to themselves.
     """
     if launcher:
         from osora_bench.sweep.slurm.sweep import run_on_slurm
 
-        run_on_slurm(cells, launcher, allow_changed, retries)
+        run_on_slurm(cells, launcher, allow_changed, retries, wait)
     elif workers > 1:
         from osora_bench.sweep.workers import run_in_workers
 

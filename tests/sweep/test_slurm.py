@@ -292,6 +292,52 @@ def test_a_job_that_slurm_holds_again_and_again_is_a_failure(grid, monkeypatch, 
 
 
 @needs_slurm
+def test_a_job_that_a_person_holds_is_left_to_itself_when_nothing_moves(cluster, grid, capsys):
+    cells = grid("slurm", ["none", "lora"], *SHORT)
+    hold = "+hydra.launcher.additional_parameters.hold=true"
+    assert run.run_missing(cells, launcher=[*ON_SLURM, hold], wait=0.1) == exits.FAILED
+    jobs = slurm_queue.queued(cells)
+    assert jobs.keys() == {cell.run_id for cell in cells}  # they stay
+    output = capsys.readouterr().out
+    assert "nothing has moved for 0.1 minutes (wait=0.1), so this start ends." in output
+    assert "in the queue: 2 pending, JobHeldUser" in output
+    assert "2 cells: 2 missing" in output
+    cluster.ask("scancel", "--me")
+
+
+def test_an_squeue_that_does_not_answer_is_not_waited_for_without_end(grid, monkeypatch, capsys):
+    def queue(runs):
+        raise subprocess.CalledProcessError(1, "squeue", stderr="squeue: error: no such host")
+
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {})
+    monkeypatch.setattr(slurm, "queue", queue)
+    slurm._follow(sweep, wait=0.02)
+    output = capsys.readouterr().out
+    assert "squeue does not answer, waiting: squeue: error: no such host" in output
+    assert "nothing has moved for 0.02 minutes" in output
+
+
+def test_what_runs_is_waited_for_as_long_as_it_takes(grid, monkeypatch):
+    """A cell in a job, and a job whose state changes."""
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {})
+    now = [0.0]
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
+
+    def seen_to_move(state):
+        now[0] += 1
+        sweep._notice_moves([slurm_queue.Job("1", state, "None", cell.paths.folder / "no.log")])
+        return sweep.moved == now[0]
+
+    assert [seen_to_move(s) for s in ("PENDING", "PENDING", "RUNNING")] == [True, False, True]
+    with claimed(cell.paths.folder):
+        assert seen_to_move("RUNNING")
+        assert seen_to_move("RUNNING")
+    assert not seen_to_move("RUNNING")
+
+
+@needs_slurm
 def test_a_refused_submission_is_a_mistake_of_the_call(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     with pytest.raises(UserError, match="not submitted: .*Invalid partition name"):
@@ -527,6 +573,8 @@ def test_a_time_limit_reached_too_often_names_the_setting(grid):
     [
         (["hydra.launcher.partition=a"], "needs a launcher: hydra/launcher=slurm"),
         (["hydra/launcher=slurm", "workers=2"], "name one way to run the cells"),
+        (["wait=5"], "wait=5 is for SLURM jobs: it needs hydra/launcher=slurm"),
+        (["hydra/launcher=slurm", "wait=0"], "wait=0: a whole number of at least 1"),
     ],
 )
 def test_a_launcher_is_named_and_alone(arguments, message, capsys):

@@ -10,7 +10,7 @@ import fcntl
 import json
 import subprocess
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import quoted
 from osora_bench.sweep import frozen_plan
-from osora_bench.sweep.options import RETRIES
+from osora_bench.sweep.options import RETRIES, WAIT
 from osora_bench.sweep.slurm.cell_job import CellJob, how_it_ended
 from osora_bench.sweep.slurm.profile import check_cluster, check_gpus, profile
 from osora_bench.sweep.slurm.queue import Job, array_limit, cancel, queue, queued, reason_of
@@ -61,11 +61,13 @@ class Sweep:
     retries: int = RETRIES
     launching: dict[str, tuple[Submission, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
     cell_jobs: defaultdict[str, CellJob] = field(default_factory=lambda: defaultdict(CellJob))
-    pending: list[str] = field(default_factory=list)  # jobs that wait in the queue
+    pending: list[Job] = field(default_factory=list)  # jobs that wait in the queue
     patience: float = ASK_EVERY  # seconds until the next try to submit, where the last one failed
     earliest: float = 0.0  # when that is
     refusal: str | None = None  # why no more jobs are submitted
     said: set[str] = field(default_factory=set)
+    moved: float = field(default_factory=time.monotonic)  # when something was last seen to
+    signs: object = None  # what was seen then
 
     @property
     def plan(self) -> frozen_plan.Frozen:
@@ -97,9 +99,17 @@ class Sweep:
         if to_do and self.refusal is None and time.monotonic() >= self.earliest:
             self._submit(to_do)
         mine = [jobs[cell.run_id] for cell in self.plan.cells if cell.run_id in jobs]
-        self.pending = [job.id for job in mine if job.state == "PENDING"]
+        self.pending = [job for job in mine if job.state == "PENDING"]
+        self._notice_moves(mine)
         active = any(job.active for job in mine if job.state != "PENDING")
         return bool(self.launching or active or (self.refusal and self.pending))
+
+    def _notice_moves(self, jobs: Sequence[Job]) -> None:
+        """Something moves if a cell runs, or was settled, or a job has another state than before;
+        not if jobs are submitted in vain."""
+        signs = {(job.id, job.state) for job in jobs}, [cell.run_id for cell in self.watch.open]
+        if signs != self.signs or any(cell.state == "running" for cell in self.watch.open):
+            self.signs, self.moved = signs, time.monotonic()
 
     def say_once(self, line: str) -> None:
         """Say a line the first time."""
@@ -263,8 +273,10 @@ def run_on_slurm(
     launcher: Sequence[str],
     allow_changed: bool = False,
     retries: int = RETRIES,
+    wait: float = WAIT,
 ) -> None:
-    """Run what is missing as SLURM jobs; return when every cell is settled and no job runs.
+    """Run what is missing as SLURM jobs; return when every cell is settled and no job runs, or when
+    nothing has moved for long.
 
     Cells that have a job from an earlier start are waited for, not submitted again. The jobs go on
     without this process.
@@ -272,6 +284,7 @@ def run_on_slurm(
     Args:
         launcher: Hydra overrides, `hydra/launcher=slurm` and what is set on top of it.
         retries: how often a cell is submitted again whose job was lost.
+        wait: minutes after which the start ends where nothing moves.
 
     Raises:
         UserError: there is no SLURM here, or it refuses the jobs.
@@ -286,15 +299,16 @@ def run_on_slurm(
     sweep = Sweep(watch, [*launcher], settings, allow_changed, retries)
     _say_attached(watch, settings)
     try:
-        _follow(sweep)
+        _follow(sweep, wait)
     except KeyboardInterrupt:
         say("the jobs go on, and the next start waits for them; `squeue --me`, `scancel` stop them")
         raise
     watch.look()
     if sweep.refusal is not None and watch.open:
         raise (Refused if len(watch.open) < len(cells) else UserError)(sweep.refusal)
-    if sweep.pending:
-        say(f"these jobs wait in the queue and have nothing to do: {' '.join(sweep.pending)}")
+    if sweep.pending and not watch.open:
+        numbers = " ".join(job.id for job in sweep.pending)
+        say(f"these jobs wait in the queue and have nothing to do: {numbers}")
 
 
 def _say_attached(watch: Watch, settings: dict[str, Any]) -> None:
@@ -326,20 +340,36 @@ def _other_settings(jobs: Iterable[Job], settings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _follow(sweep: Sweep) -> None:
-    """Watch a sweep to its end."""
+def _follow(sweep: Sweep, wait: float) -> None:
+    """Watch a sweep to its end, or until nothing has moved for so many minutes."""
     left, asked = True, float("-inf")
     while True:
         sweep.watch.look()
         if not sweep.watch.open or time.monotonic() - asked >= ASK_EVERY:
-            try:
-                left = sweep.step()
-            except subprocess.SubprocessError as error:  # its daemon restarts, or the network
-                left = bool(sweep.watch.open)
-                sweep.say_once(f"squeue does not answer, waiting: {reason_of(error)}")
-            asked = time.monotonic()
+            left, asked = _left(sweep), time.monotonic()
         if not left and (not sweep.watch.open or sweep.refusal is not None):
+            return
+        if time.monotonic() - sweep.moved >= 60 * wait:
+            _say_given_up(sweep, wait)
             return
         if not sweep.watch.open:
             sweep.say_once("every cell is settled; waiting for the last jobs to end")
         time.sleep(LOOK_EVERY)
+
+
+def _left(sweep: Sweep) -> bool:
+    """Look once; whether there is something to wait for."""
+    try:
+        return sweep.step()
+    except subprocess.SubprocessError as error:  # its daemon restarts, or the network
+        sweep.say_once(f"squeue does not answer, waiting: {reason_of(error)}")
+        return bool(sweep.watch.open)
+
+
+def _say_given_up(sweep: Sweep, wait: float) -> None:
+    say(
+        f"nothing has moved for {wait:g} minutes (wait={wait:g}), so this start ends. What is in "
+        "the queue stays there, and the next start waits for it"
+    )
+    for reason, count in Counter(job.reason for job in sweep.pending).items():
+        say(f"in the queue: {count} pending, {reason}")
