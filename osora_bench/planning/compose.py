@@ -1,6 +1,7 @@
 """Overrides in, resolved configuration out: Hydra's composition with errors a person can use."""
 
 import copy
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,8 +91,16 @@ def quoted(text: str) -> str:
     Hydra's grammar has no other escapes than those of the quotes; what OmegaConf would take for an
     interpolation is escaped for it.
     """
-    plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    return QuotedString(plain_text, Quote.double).with_quotes()
+    return written(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def written(value: Any) -> str:
+    """A value of a YAML file as that of an override; interpolations in it stay interpolations."""
+    if isinstance(value, str):
+        return QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    return json.dumps(value)
 
 
 @contextmanager

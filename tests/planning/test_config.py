@@ -13,6 +13,7 @@ from osora_bench.planning.compose import (
     group_choices,
     quoted,
     resolve,
+    written,
 )
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.planning.grid import expand
@@ -113,6 +114,13 @@ def test_what_is_more_than_a_value_is_left_to_hydra():
     cfg = composed(*chosen)
     assert cfg.method.peft["bias"] == "none"
     assert "lora_dropout" not in cfg.method.peft
+
+
+def test_values_of_a_file_are_written_as_they_are_there():
+    values = ["é", "back\\slash", 'a "b"', "${seed}", ["a, b", "é"], 2e-5, None, True]
+    keys = [f"+method.peft.v{n}={written(value)}" for n, value in enumerate(values)]
+    peft = composed("method=lora", "seed=7", *keys).method.peft
+    assert [peft[f"v{n}"] for n in range(len(values))] == [*values[:3], 7, *values[4:]]
 
 
 @pytest.mark.parametrize(
