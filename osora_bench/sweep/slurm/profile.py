@@ -44,18 +44,18 @@ def profile(overrides: Sequence[str]) -> dict[str, Any]:
             "take a multirun, `python -m osora_bench -m`"
         )
     numbers = {key: value for key, value in settings.items() if isinstance(value, int)}
-    found = [
+    problems = [
         f"hydra.launcher.{key}={numbers[key]}: must be at least {least}"
         for key, least in LEAST.items()
         if numbers.get(key, least) < least
     ]
-    found += [
+    problems += [
         f"hydra.launcher.{key}={numbers[key]}: a job runs one cell, as one task"
         for key in ("nodes", "tasks_per_node")
         if numbers.get(key, 1) != 1
     ]
-    if found:
-        raise UserError("\n".join(found))
+    if problems:
+        raise UserError("\n".join(problems))
     return settings
 
 
@@ -64,11 +64,11 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     name = choice.partition("=")[2]
     with composer():
         try:
-            there = _settings([choice])
+            settings = _settings([choice])
             for value in values:  # of a setting that is none, Hydra says to put a + before it
                 key = value.lstrip("+").removeprefix("hydra.launcher.").partition("=")[0]
-                if key.isidentifier() and key not in there:
-                    raise UserError(unknown("setting hydra.launcher.*", key, there))
+                if key.isidentifier() and key not in settings:
+                    raise UserError(unknown("setting hydra.launcher.*", key, settings))
             return _settings(overrides)
         except (HydraException, OmegaConfBaseException) as error:
             known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
