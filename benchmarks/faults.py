@@ -224,7 +224,11 @@ class Attack:
         return True
 
     def mend(self) -> None:
-        """What the program asks a person to do: move a damaged record away."""
+        """What a person is asked to do: by the program, to move a damaged record away; by SLURM, to
+        see to a node that it has drained, as after a job that the node did not take."""
+        if self.cluster is not None:
+            with contextlib.suppress(subprocess.SubprocessError):  # its daemon starts up just now
+                self.cluster.mend_nodes()
         for one in self.sweep.cells:
             if one.state == "damaged":
                 times = self.spoilt[one.run_id]
@@ -295,7 +299,7 @@ def break_sweep(kind: str, place: Path, kills: int, seed: int) -> bool:
     """Attack a sweep; whether nothing was lost."""
     whole = undisturbed(place / "alone")
     small = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
-    how = ["workers=2"] if kind == "workers" else ["hydra/launcher=slurm", *small]
+    how = ["workers=2"] if kind == "workers" else ["hydra/launcher=slurm", *small, "wait=2"]
     with cluster_of(kind, place) as cluster:
         sweep = Sweep(place / kind, how, {} if cluster is None else cluster.environment)
         attack = Attack(sweep, random.Random(seed), cluster)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from osora_bench.common.errors import UserError, tell, unknown
+from osora_bench.common.exits import exit_status_of
 from osora_bench.common.interruption import Interrupted
 
 USAGE = """\
@@ -16,7 +17,9 @@ usage: osora-bench VERB [KEY=VALUE ...]
                             experiment=A,B: of several, what they share once
   run     experiment=NAME   run the cells that have no record yet, in this process
                             (workers=N: in N processes, which go on without this one;
-                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs;
+                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs,
+                            wait=MINUTES: left to themselves when nothing moves for so long, by
+                            default a day;
                             retries=N: how often a cell is started again whose process was killed,
                             by default once; allow_changed=true: on other code than at the start)
   tables  experiment=NAME   the experiment's tables from its records
@@ -81,14 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except Interrupted as interrupted:
         print(f"{interrupted}: what was done is kept, the next start goes on from it")
-        return 128 + interrupted.number
+        return exit_status_of(interrupted.number)
     except KeyboardInterrupt:
-        return 130
+        return exit_status_of(signal.SIGINT)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         if verb == "run":
             tell("nobody reads what it says, so it ended")
-        return 128 + signal.SIGPIPE
+        return exit_status_of(signal.SIGPIPE)
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         tell(error)
         return 2

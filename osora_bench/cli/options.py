@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import compose
-from osora_bench.sweep.options import RETRIES, RunOptions
+from osora_bench.sweep.options import RETRIES, WAIT, RunOptions
 from osora_bench.sweep.slurm import profile
 
-HOW = ("workers", "retries", "allow_changed")
+HOW = ("workers", "retries", "allow_changed", "wait")
 """Options that say how cells are run."""
 
 
@@ -33,11 +33,14 @@ def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
         launcher=tuple(launcher),
         retries=_count(given.get("retries", str(RETRIES)), "retries", least=0),
         allow_changed=choice(given, "allow_changed", "true"),
+        wait=_count(given.get("wait", str(WAIT)), "wait"),
     )
     if launcher and "workers" in given:
         raise UserError(
             f"workers={options.workers} and {launcher[0]}: name one way to run the cells"
         )
+    if "wait" in given and not launcher:
+        raise UserError(f"wait={options.wait} is for SLURM jobs: it needs hydra/launcher=slurm")
     if launcher:
         profile.profile(launcher)
     compose.check_overrides(overrides, also=(*HOW, "scale"))

@@ -46,6 +46,20 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def last_line(path: Path) -> str:
+    """The last line of a log that is not blank; nothing where there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return last_line_of(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def last_line_of(text: str) -> str:
+    """The same of a text."""
+    return (text.strip().splitlines() or [""])[-1].strip()
+
+
 def check_writable(folder: Path) -> None:
     """Make a folder; raise UserError if nothing can be written there or little is free."""
     with _writing_to(folder):

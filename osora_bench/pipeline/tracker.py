@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from osora_bench.common import files
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
@@ -63,7 +64,7 @@ class Tracker:
         except subprocess.TimeoutExpired:
             return False
         if status != 0:
-            self._warn(_last_line(self.file))
+            self._warn(_said_last(self.file))
         return True
 
     def give_up(self, why: str) -> None:
@@ -85,7 +86,7 @@ class Tracker:
         except BlockingIOError:
             self.give_up("does not keep up")
         except BrokenPipeError:
-            self.give_up(_last_line(self.file))
+            self.give_up(_said_last(self.file))
         else:
             if taken < len(line):
                 self.give_up("does not keep up")
@@ -198,10 +199,9 @@ def check(chosen: TrackerConfig) -> None:
         )
 
 
-def _last_line(log: Path) -> str:
+def _said_last(log: Path) -> str:
     with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return files.last_line(log) or "it said nothing"
     return "its output cannot be read"
 
 

@@ -1,6 +1,8 @@
 """Overrides in, resolved configuration out: Hydra's composition with errors a person can use."""
 
 import copy
+import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -11,7 +13,13 @@ from typing import Any, get_type_hints
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+)
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -76,6 +84,24 @@ def _override_problems(override: Override, also: Collection[str]) -> Iterator[st
             return
         node = get_type_hints(node)[part]
         walked += f"{part}."
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever is in it: the configuration holds it as it is.
+
+    Hydra's grammar has no other escapes than those of the quotes; what OmegaConf would take for an
+    interpolation is escaped for it.
+    """
+    return written(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def written(value: Any) -> str:
+    """A value of a YAML file as that of an override; interpolations in it stay interpolations."""
+    if isinstance(value, str):
+        return QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    return json.dumps(value)
 
 
 @contextmanager

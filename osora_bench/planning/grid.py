@@ -1,7 +1,6 @@
 """experiment -> cells -> run ids -> state. Imports no torch, so that planning starts at once."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,13 +12,13 @@ from omegaconf import DictConfig
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import smoke
 from osora_bench.planning.cell import Cell, State, cell_of
-from osora_bench.planning.compose import check_overrides, compose, composer, vary
+from osora_bench.planning.compose import check_overrides, compose, composer, vary, written
 from osora_bench.planning.experiments import Block, Experiment
 from osora_bench.records import record
 
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={written(value)}" for key, value in values.items()]
 
 
 @dataclass(frozen=True)

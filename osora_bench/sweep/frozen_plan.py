@@ -21,19 +21,27 @@ from osora_bench.records.code_state import differs
 
 @dataclass(frozen=True)
 class Frozen:
-    """A sweep: when it started, the state of the code then, and its cells."""
+    """A sweep: when it started, the state of the code then, and its cells.
+
+    `failed_before` says of cells that had failed already when they did.
+    """
 
     path: Path
     started: str
     code: dict[str, Any]
     cells: list[Cell]
+    failed_before: dict[str, str]
 
     def settled(self, cell: Cell) -> bool:
         """Whether nothing is left to do for a cell in this sweep: done, damaged or failed in it."""
         state = cell.state
         return state in (State.DONE, State.DAMAGED) or (
-            state == State.FAILED and cell.failed >= self.started
+            state == State.FAILED and self._failed_in_it(cell)
         )
+
+    def _failed_in_it(self, cell: Cell) -> bool:
+        """Whether a failure is another one than that of before: a node's clock may be behind."""
+        return cell.failed not in ("", self.failed_before.get(cell.run_id))
 
     def waits(self, cell: Cell) -> bool:
         """Whether a cell is still to be run, and nobody runs it."""
@@ -44,8 +52,15 @@ def freeze(cells: Sequence[Cell]) -> Frozen:
     """Write down a sweep below its runs folder: a line on all of it, and a line for each cell."""
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     code = code_state.code()
+    failed_before = {cell.run_id: cell.failed for cell in cells if cell.paths.failure.exists()}
     listed = [
-        {"run_id": c.run_id, "config": plain(c.config), "overrides": c.overrides} for c in cells
+        {
+            "run_id": cell.run_id,
+            "config": plain(cell.config),
+            "overrides": cell.overrides,
+            "failed_before": failed_before.get(cell.run_id),
+        }
+        for cell in cells
     ]
     text = "".join(
         json.dumps(line) + "\n" for line in [{"started": started, "code": code}, *listed]
@@ -54,17 +69,18 @@ def freeze(cells: Sequence[Cell]) -> Frozen:
     path = cells[0].paths.runs.absolute() / "plans" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, text)
-    return Frozen(path, started, code, list(cells))
+    return Frozen(path, started, code, list(cells), failed_before)
 
 
 def thaw(path: Path, only: str | None = None) -> Frozen:
     """Read a sweep back; with `only`, that cell of it alone, which takes no time in a large one."""
     head, *lines = path.read_text(encoding="utf-8").splitlines()
-    told = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
-    cells = [Cell(c["run_id"], Config.of(c["config"]), tuple(c["overrides"])) for c in told]
+    listed = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
     if only is not None:
-        cells = [cell for cell in cells if cell.run_id == only]
-    return Frozen(path, **json.loads(head), cells=cells)
+        listed = [cell for cell in listed if cell["run_id"] == only]
+    cells = [Cell(c["run_id"], Config.of(c["config"]), tuple(c["overrides"])) for c in listed]
+    failed_before = {c["run_id"]: c["failed_before"] for c in listed if c["failed_before"]}
+    return Frozen(path, **json.loads(head), cells=cells, failed_before=failed_before)
 
 
 def changes(frozen: Frozen) -> str | None:

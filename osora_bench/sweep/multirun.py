@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, tell
-from osora_bench.common.exits import FAILED, MISTAKE, OK
+from osora_bench.common.exits import FAILED, MISTAKE, OK, exit_status_of
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except Interrupted as interrupted:
         say(f"{interrupted}: what was done is kept, the next start goes on from it")
-        return 128 + interrupted.number
+        return exit_status_of(interrupted.number)
     except SystemExit as ended:  # Hydra has said why
         if isinstance(ended.__context__, NoRecord):  # the first of the jobs that failed
             return int(ended.__context__.args[1])

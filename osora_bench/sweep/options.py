@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 RETRIES = 1
+WAIT = 24 * 60
+"""Minutes."""
 
 
 @dataclass(frozen=True)
@@ -12,10 +14,12 @@ class RunOptions:
     `workers` are the processes to run them in; 1 is this process. `launcher` are Hydra overrides of
     a SLURM launcher, to run them as its jobs. `retries` is how often a cell is started again whose
     process or job was killed. `allow_changed` lets workers and jobs run other code than the sweep
-    was started with.
+    was started with. `wait` is after how many minutes jobs of which nothing moves are left to
+    themselves.
     """
 
     workers: int = 1
     launcher: tuple[str, ...] = ()
     retries: int = RETRIES
     allow_changed: bool = False
+    wait: float = WAIT

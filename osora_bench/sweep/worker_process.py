@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from osora_bench.common.errors import UserError, tell
-from osora_bench.common.exits import BROKEN, FAILED, LOST, MISTAKE, OK
+from osora_bench.common.exits import BROKEN, FAILED, LOST, MISTAKE, OK, exit_status_of
 from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
 from osora_bench.pipeline.attempt import DeviceLost, attempt
@@ -65,7 +65,7 @@ def main() -> int:
         return MISTAKE
     except Interrupted as interrupted:
         say(f"{interrupted}: what was done is kept, the next start goes on from it")
-        return 128 + interrupted.number
+        return exit_status_of(interrupted.number)
     except DeviceLost as lost:
         tell(lost)
         return LOST

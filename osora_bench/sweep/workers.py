@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from osora_bench.common import claim
+from osora_bench.common import claim, files
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.exits import INTERRUPTED, LOST, MISTAKE
 from osora_bench.common.progress import say
@@ -197,8 +197,7 @@ class Workers:
 
     def _said(self, slot: int) -> str:
         """The last line of a worker's output, and where the rest is."""
-        lines = self.log(slot).read_text(encoding="utf-8", errors="replace").splitlines()
-        last = (lines or ["no output"])[-1].removeprefix("osora-bench: ")
+        last = (files.last_line(self.log(slot)) or "no output").removeprefix("osora-bench: ")
         return f"{last}  (see {self.log(slot)})"
 
 

@@ -1,11 +1,20 @@
 """Every YAML composes and validates; every mistake is told with the valid choices."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning import config
-from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
+from osora_bench.planning.compose import (
+    check_overrides,
+    compose,
+    composer,
+    group_choices,
+    quoted,
+    resolve,
+    written,
+)
 from osora_bench.planning.experiments import load_experiment
 from tests.grids import cells_of
 
@@ -105,3 +114,34 @@ def test_what_is_more_than_a_value_is_left_to_hydra():
     cfg = composed(*chosen)
     assert cfg.method.peft["bias"] == "none"
     assert "lora_dropout" not in cfg.method.peft
+
+
+def test_values_of_a_file_are_written_as_they_are_there():
+    values = ["é", "back\\slash", 'a "b"', "${seed}", ["a, b", "é"], 2e-5, None, True]
+    keys = [f"+method.peft.v{n}={written(value)}" for n, value in enumerate(values)]
+    peft = composed("method=lora", "seed=7", *keys).method.peft
+    assert [peft[f"v{n}"] for n in range(len(values))] == [*values[:3], 7, *values[4:]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a place", "é", "50% of it", "it's", 'a"b', "back\\slash", 'all\\"\\', "ends in \\"),
+        *(
+            "(a),[b],{c}",
+            "a=b:c",
+            "1e5",
+            "null",
+            "${runs}",
+            "\\${runs}",
+            "a\\b ${x",
+            "$HOME",
+            "two\nlines",
+        ),
+    ],
+)
+def test_any_text_can_be_quoted(text):
+    """As a value, and as one of several of a multirun, which Hydra writes anew for each job."""
+    assert composed(f"runs={quoted(text)}").runs == text
+    sweep = OverridesParser.create().parse_override(f"runs={quoted('other')},{quoted(text)}")
+    assert composed(f"runs={[*sweep.sweep_string_iterator()][1]}").runs == text

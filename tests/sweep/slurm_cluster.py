@@ -35,6 +35,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
+Prolog={folder}/prolog
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -116,6 +117,17 @@ class Cluster:
         process.kill()
         process.wait()
 
+    def break_nodes(self) -> None:
+        """From now on each node fails before a job's start: SLURM drains it and holds the job."""
+        (self.folder / "prolog").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+
+    def mend_nodes(self) -> None:
+        """Nodes start jobs again, also those that SLURM has drained."""
+        (self.folder / "prolog").write_text("#!/bin/sh\n", encoding="utf-8")
+        for node in NODES:
+            if "drain" in self.ask("sinfo", "--noheader", f"--nodes={node}", "--format=%t"):
+                self.ask("scontrol", "update", f"nodename={node}", "state=resume")
+
     def ask(self, *command: str) -> str:
         """The output of one of SLURM's commands."""
         return subprocess.run(
@@ -131,14 +143,16 @@ class Cluster:
         for name in ("state", *(f"spool-{node}" for node in NODES)):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir(parents=True)
-        told = {
+        (self.folder / "prolog").write_text("#!/bin/sh\n", encoding="utf-8")
+        (self.folder / "prolog").chmod(0o755)
+        values = {
             "host": socket.gethostname().partition(".")[0],
             "user": getpass.getuser(),
             "ports": _free_ports(3),
             "array": self.array,
             "patience": self.patience,
         }
-        self.conf.write_text(CONF.format(folder=self.folder, **told), encoding="utf-8")
+        self.conf.write_text(CONF.format(folder=self.folder, **values), encoding="utf-8")
 
     def _up(self) -> bool:
         try:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 
 import psutil
 import pytest
@@ -17,12 +18,15 @@ from osora_bench.common import exits
 from osora_bench.common.claim import claimed
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.pipeline.attempt import explained
+from osora_bench.planning import cell as cells_module
+from osora_bench.planning.compose import quoted
 from osora_bench.records import record
 from osora_bench.sweep import frozen_plan, run
 from osora_bench.sweep.options import RunOptions
 from osora_bench.sweep.slurm import job_process, profile
 from osora_bench.sweep.slurm import queue as slurm_queue
 from osora_bench.sweep.slurm import sweep as slurm
+from osora_bench.sweep.slurm.submission import Submission, prepared
 from osora_bench.sweep.watch import Watch
 from tests.sweep.slurm_cluster import MISSING, PACKAGES, Cluster
 from tests.sweeps import from_another_commit, numbers, wait_until
@@ -38,6 +42,7 @@ SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limi
 LONG = ["trainer.max_steps=60", "trainer.checkpoint_minutes=0", *SHORT[1:]]
 SMALL = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 ON_SLURM = ("hydra/launcher=slurm", *SMALL)
+SBATCH_HELD = ["sbatch", "--hold", "--output=/dev/null", "--wrap=true"]
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +262,89 @@ def test_a_held_job_is_told_and_cancelled_ones_are_not_tried_again(cluster, grid
 
 
 @needs_slurm
+def test_a_job_that_slurm_holds_of_itself_is_submitted_anew(cluster, grid):
+    """Its node cannot start it: SLURM drains the node, requeues the job and holds it."""
+    cells = grid("slurm", ["none", "lora"], *SHORT)
+    cluster.break_nodes()
+    watcher = start(cells)
+    assert watcher.stdout is not None
+    lines = []
+    for line in watcher.stdout:
+        lines.append(line)
+        if "was held by SLURM" in line:
+            cluster.mend_nodes()
+    output = "".join(lines)
+    assert watcher.wait() == exits.OK, output
+    assert "was held by SLURM (launch failed requeued held)" in output
+    assert "cancelled" not in output
+    assert [s.name for s in submissions(cells[0])][:2] == ["slurm-1", "slurm-2"]
+
+
+def test_a_job_that_slurm_holds_again_and_again_is_a_failure(grid, monkeypatch, capsys):
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {})
+    cancelled = []
+    monkeypatch.setattr(slurm, "cancel", lambda job: cancelled.append(job.id))
+
+    def hold(number, reason="launch_failed_requeued_held"):
+        job = slurm_queue.Job(number, "PENDING", reason, cell.paths.folder / "no.log")
+        return sweep._needs_job(cell, job)
+
+    assert not hold("1", "JobHeldUser")  # by a person: waited for
+    assert not cancelled
+    assert hold("1")
+    assert not hold("2", "JobHoldMaxRequeue")
+    assert cancelled == ["1", "2"]
+    assert cell.error == "its job 2 was held by SLURM (JobHoldMaxRequeue), 2 times in all"
+
+
+@needs_slurm
+def test_a_job_that_a_person_holds_is_left_to_itself_when_nothing_moves(cluster, grid, capsys):
+    cells = grid("slurm", ["none", "lora"], *SHORT)
+    hold = "+hydra.launcher.additional_parameters.hold=true"
+    assert run.run_missing(cells, RunOptions(launcher=(*ON_SLURM, hold), wait=0.1)) == exits.FAILED
+    jobs = slurm_queue.queued(cells)
+    assert jobs.keys() == {cell.run_id for cell in cells}  # they stay
+    output = capsys.readouterr().out
+    assert "nothing has moved for 0.1 minutes (wait=0.1), so this start ends." in output
+    assert "in the queue: 2 pending, JobHeldUser" in output
+    assert "2 cells: 2 missing" in output
+    cluster.ask("scancel", "--me")
+
+
+def test_an_squeue_that_does_not_answer_is_not_waited_for_without_end(grid, monkeypatch, capsys):
+    def queue(runs):
+        raise subprocess.CalledProcessError(1, "squeue", stderr="squeue: error: no such host")
+
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {})
+    monkeypatch.setattr(slurm, "queue", queue)
+    slurm._follow(sweep, wait=0.02)
+    output = capsys.readouterr().out
+    assert "squeue does not answer, waiting: squeue: error: no such host" in output
+    assert "nothing has moved for 0.02 minutes" in output
+
+
+def test_what_runs_is_waited_for_as_long_as_it_takes(grid, monkeypatch):
+    """A cell in a job, and a job whose state changes."""
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {})
+    now = [0.0]
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
+
+    def seen_to_move(state):
+        now[0] += 1
+        sweep._notice_moves([slurm_queue.Job("1", state, "None", cell.paths.folder / "no.log")])
+        return sweep.moved == now[0]
+
+    assert [seen_to_move(s) for s in ("PENDING", "PENDING", "RUNNING")] == [True, False, True]
+    with claimed(cell.paths.folder):
+        assert seen_to_move("RUNNING")
+        assert seen_to_move("RUNNING")
+    assert not seen_to_move("RUNNING")
+
+
+@needs_slurm
 def test_a_refused_submission_is_a_mistake_of_the_call(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     with pytest.raises(UserError, match="not submitted: .*Invalid partition name"):
@@ -284,12 +372,72 @@ def test_a_plain_multirun_runs_there_too(cluster, tmp_path):
 
 
 @needs_slurm
+def test_a_place_of_any_name_has_its_jobs_in_it(cluster, make_cell, tmp_path):
+    place = tmp_path / """é it's a "b" (c), [d] e=f & 50% g $HOME"""
+    where = [f"{key}={quoted(str(place / key))}" for key in ("ledger", "runs")]
+    cells = [make_cell(*where, f"method={m}", *SHORT) for m in ("none", "lora")]
+    assert run.run_missing(cells, RunOptions(launcher=ON_SLURM)) == exits.OK
+    (submission,) = submissions(cells[0])
+    assert str(submission).startswith(str(place))
+    assert len([*submission.glob("*_log.out")]) == len(cells)
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "50%x", "100%%", "a%4j", "${x}"])
+def test_a_place_that_slurm_reads_otherwise_is_refused(name, grid, monkeypatch):
+    monkeypatch.setattr(slurm, "check_cluster", lambda _: None)
+    monkeypatch.setattr(slurm, "array_limit", lambda: 4)
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    cell.config.runs = f"{cell.config.runs}/{name}"
+    with pytest.raises(UserError, match=r"do not take .* as it stands.*take another folder"):
+        run.run_missing([cell], RunOptions(launcher=ON_SLURM))
+
+
+@needs_slurm
 def test_jobs_of_others_are_not_mistaken_for_ours(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     for name in ("osora-train", "osora-0123456789ab-1", "osora-a-b-c", "x|y"):
-        cluster.ask("sbatch", f"--job-name={name}", "--hold", "--output=/dev/null", "--wrap=true")
+        cluster.ask(*SBATCH_HELD, f"--job-name={name}")
     assert slurm_queue.queue(cell.paths.runs) == {}
     cluster.ask("scancel", "--me")
+
+
+@pytest.fixture
+def odd_squeue(tmp_path, monkeypatch):
+    """An squeue that does not know --me, and greets."""
+    script = tmp_path / "bin" / "squeue"
+    script.parent.mkdir()
+    script.write_text(
+        "#!/bin/sh\n"
+        'case " $* " in *" --me "*) echo "squeue: unrecognized option --me" >&2; exit 1;; esac\n'
+        "echo; echo '*** closed | on | friday | from | noon | on ***'; echo osora-0a-1\n"
+        f'exec {shutil.which("squeue")} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+
+
+@needs_slurm
+def test_a_squeue_without_me_that_greets_is_understood(cluster, odd_squeue, grid):
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    theirs = prepared(frozen_plan.freeze([cell]).path.with_suffix(""), [cell.run_id], {})
+    profile.check_cluster("hydra/launcher=slurm")
+    cluster.ask(*SBATCH_HELD, f"--job-name={theirs.name}", "--array=0")
+    assert slurm_queue.queued([cell])[cell.run_id].state == "PENDING"
+    cluster.ask("scancel", "--me")
+
+
+def test_a_squeue_that_does_not_answer_is_told_before_anything_is_submitted(
+    grid, tmp_path, monkeypatch
+):
+    for tool in profile.TOOLS:
+        (tmp_path / tool).write_text(
+            "#!/bin/sh\necho 'squeue: error: no such cluster' >&2; exit 1\n"
+        )
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    with pytest.raises(UserError, match="does not answer: squeue: squeue: error: no such cluster"):
+        run.run_missing([cell], RunOptions(launcher=ON_SLURM))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +478,7 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
     launched = []
     monkeypatch.setattr(slurm.Sweep, "_launch", lambda self, ids, arrays: launched.append(ids))
     sweep.step()
-    sweep.had[cell.run_id] = None  # as when the submitting process was killed
+    sweep.cell_jobs[cell.run_id].expect(None)  # as when the submitting process was killed
     sweep.step()
     assert f"{cell.label}: its job was never seen" in capsys.readouterr().out
     assert not sweep.plan.settled(cell)
@@ -340,7 +488,7 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
 
 def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypatch):
     cells = grid("slurm", ["osora", "lora"], *SHORT)
-    theirs = slurm_queue.Submission(frozen_plan.freeze(cells).path.with_suffix("") / "slurm-1")
+    theirs = Submission(frozen_plan.freeze(cells).path.with_suffix("") / "slurm-1")
     theirs.folder.mkdir(parents=True)
     (theirs.folder / "cells.json").write_text(json.dumps([cells[0].run_id]))
     ours = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {})
@@ -353,12 +501,18 @@ def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypa
     assert launched == [[cells[1].run_id]]
 
 
+def miss(sweep, cell):
+    """As when a cell's job has been missed for long."""
+    sweep.cell_jobs[cell.run_id].expect(None)
+    sweep.cell_jobs[cell.run_id].gone_since = 0.0
+
+
 def test_a_cell_without_a_trace_of_its_job_fails_after_its_retries(grid, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"mem_gb": 3})
 
     def lose(state):
-        sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
+        miss(sweep, cell)
         sweep._needs_job(cell, slurm_queue.Job("7_1", state, "None", cell.paths.folder / "no.log"))
 
     lose("FAILED")
@@ -379,10 +533,31 @@ def test_a_job_with_other_code_than_its_sweep_is_a_failure_of_its_cell(grid, cap
     assert sweep.settled(cell)
 
 
+def test_a_failure_on_a_node_whose_clock_is_behind_is_one_of_this_sweep(grid, monkeypatch):
+    """What had failed before is still tried again, by the start and by the job."""
+    (cell,) = grid("slurm", ["none"], *SHORT)
+    cell.fail("in an earlier sweep")
+    sweep = frozen_plan.freeze([cell])
+    there = frozen_plan.thaw(sweep.path, only=cell.run_id)
+    assert sweep.waits(cell)
+    assert there.waits(cell)
+    monkeypatch.setattr(cells_module, "datetime", ClockBehind)
+    cell.fail("in this one")
+    assert cell.failed < sweep.started
+    assert sweep.settled(cell)
+    assert there.settled(cell)
+
+
+class ClockBehind(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) - timedelta(hours=1)
+
+
 def test_retries_are_as_many_as_said(grid, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"mem_gb": 3}, retries=0)
-    sweep.had[cell.run_id], sweep.gone[cell.run_id] = None, 0.0
+    miss(sweep, cell)
     sweep._needs_job(cell, None)
     assert cell.error == "its job was never seen"
 
@@ -407,6 +582,8 @@ def test_a_time_limit_reached_too_often_names_the_setting(grid):
     [
         (["hydra.launcher.partition=a"], "needs a launcher: hydra/launcher=slurm"),
         (["hydra/launcher=slurm", "workers=2"], "name one way to run the cells"),
+        (["wait=5"], "wait=5 is for SLURM jobs: it needs hydra/launcher=slurm"),
+        (["hydra/launcher=slurm", "wait=0"], "wait=0: a whole number of at least 1"),
     ],
 )
 def test_a_launcher_is_named_and_alone(arguments, message, capsys):
@@ -472,7 +649,7 @@ def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatc
 
     def launch(self, run_ids, arrays):
         tried.append(now[0])
-        submission = slurm_queue.Submission(sweep.folder / f"slurm-{len(tried)}")
+        submission = Submission(sweep.folder / f"slurm-{len(tried)}")
         submission.folder.mkdir(parents=True)
         (submission.folder / "cells.json").write_text(json.dumps(run_ids))
         (submission.folder / "launcher.log").write_text("Unable to contact slurm controller")
@@ -535,7 +712,7 @@ def test_a_refusal_on_the_way_is_told_after_the_jobs_have_ended(grid, monkeypatc
 
     def launch(self, run_ids, arrays):
         number = 1 + len(list(self.folder.glob("slurm-*")))
-        submission = slurm_queue.Submission(self.folder / f"slurm-{number}")
+        submission = Submission(self.folder / f"slurm-{number}")
         submission.folder.mkdir(parents=True)
         (submission.folder / "cells.json").write_text(json.dumps(run_ids))
         (submission.folder / "launcher.log").write_text(

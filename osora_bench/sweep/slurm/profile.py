@@ -14,8 +14,9 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import composer, with_cause
+from osora_bench.sweep.slurm.queue import check_squeue
 
-TOOLS = ("sbatch", "squeue", "scontrol", "srun")
+TOOLS = ("sbatch", "squeue", "scontrol", "srun", "scancel")
 LEAST = {
     "array_parallelism": 1,
     "cpus_per_task": 1,
@@ -43,18 +44,18 @@ def profile(overrides: Sequence[str]) -> dict[str, Any]:
             "take a multirun, `python -m osora_bench -m`"
         )
     numbers = {key: value for key, value in settings.items() if isinstance(value, int)}
-    found = [
+    problems = [
         f"hydra.launcher.{key}={numbers[key]}: must be at least {least}"
         for key, least in LEAST.items()
         if numbers.get(key, least) < least
     ]
-    found += [
+    problems += [
         f"hydra.launcher.{key}={numbers[key]}: a job runs one cell, as one task"
         for key in ("nodes", "tasks_per_node")
         if numbers.get(key, 1) != 1
     ]
-    if found:
-        raise UserError("\n".join(found))
+    if problems:
+        raise UserError("\n".join(problems))
     return settings
 
 
@@ -63,11 +64,11 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     name = choice.partition("=")[2]
     with composer():
         try:
-            there = _settings([choice])
+            settings = _settings([choice])
             for value in values:  # of a setting that is none, Hydra says to put a + before it
                 key = value.lstrip("+").removeprefix("hydra.launcher.").partition("=")[0]
-                if key.isidentifier() and key not in there:
-                    raise UserError(unknown("setting hydra.launcher.*", key, there))
+                if key.isidentifier() and key not in settings:
+                    raise UserError(unknown("setting hydra.launcher.*", key, settings))
             return _settings(overrides)
         except (HydraException, OmegaConfBaseException) as error:
             known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
@@ -88,6 +89,7 @@ def check_cluster(launcher: str) -> None:
     for tool in TOOLS:
         if shutil.which(tool) is None:
             raise UserError(f"{launcher}: no `{tool}` on the PATH; is this a SLURM cluster?")
+    check_squeue()
 
 
 def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:

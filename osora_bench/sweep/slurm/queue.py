@@ -1,6 +1,6 @@
 """What SLURM says of jobs."""
 
-import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from osora_bench.common import claim
+from osora_bench.common import files
 from osora_bench.common.errors import UserError
 from osora_bench.planning.cell import Cell, State
+from osora_bench.sweep.slurm.submission import Submission
 
 LARGEST = 1000
 """Most cells of one submission, whatever the cluster allows: they are one command line."""
@@ -21,6 +21,9 @@ ENDED = {
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"),
     *("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"),
 }
+HELD_BY_SLURM = {"launch failed requeued held", "jobholdmaxrequeue"}
+"""Reasons, in small letters, of jobs that no person holds: SLURM could not start them, or has
+requeued them too often."""
 NAME = re.compile(r"osora-([0-9a-f]+)-([0-9]+)")
 """What a job is called: its sweep, and which submission of it."""
 
@@ -42,45 +45,15 @@ class Job:
         return self.state not in ENDED
 
     @property
+    def held_by_slurm(self) -> bool:
+        """Whether SLURM of itself holds it, or held it when it was cancelled."""
+        held = self.state in ("PENDING", "CANCELLED")
+        return held and self.reason.lower().replace("_", " ") in HELD_BY_SLURM
+
+    @property
     def array_id(self) -> int:
         """SLURM's array job id, higher the later it was submitted."""
         return int(self.id.partition("_")[0])
-
-
-@dataclass(frozen=True)
-class Submission:
-    """One folder of submitted cells."""
-
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """What its jobs are called."""
-        return f"osora-{self.folder.parent.name}-{self.folder.name.removeprefix('slurm-')}"
-
-    @property
-    def cells(self) -> list[str]:
-        """Run ids by array index."""
-        found: list[str] = json.loads((self.folder / "cells.json").read_text(encoding="utf-8"))
-        return found
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The launcher's settings that its jobs were submitted with; none where an older version
-        submitted them."""
-        place = self.folder / "settings.json"
-        found: dict[str, Any] = json.loads(place.read_text("utf-8")) if place.exists() else {}
-        return found
-
-    @property
-    def launching(self) -> bool:
-        """Whether its launching process lives."""
-        return claim.holder(self.folder) is not None
-
-    @property
-    def output(self) -> str:
-        """What its launching process said."""
-        return (self.folder / "launcher.log").read_text(encoding="utf-8", errors="replace").strip()
 
 
 def queue(runs: Path) -> dict[str, Job]:
@@ -90,20 +63,14 @@ def queue(runs: Path) -> dict[str, Job]:
     Raises:
         subprocess.SubprocessError: squeue does not answer.
     """
-    command = ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%j|%K|%i|%T|%r"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     jobs: dict[str, Job] = {}
     cells: dict[Path, list[str]] = {}
-    rows = [line.split("|", 4) for line in listed.stdout.splitlines()]
-    # what waited of an array when it was cancelled is one row without an index: cells that have a
-    # row of their own first
-    rows.sort(key=lambda row: not row[1].isdigit())
-    for name, index, number, state, reason in rows:
-        ours = NAME.fullmatch(name)
-        if ours is None:
+    for name, index, number, state, reason in _listed():
+        parts = NAME.fullmatch(name)
+        if parts is None:
             continue
-        submission = Submission(runs / "plans" / ours[1] / f"slurm-{ours[2]}")
-        if not (submission.folder / "cells.json").exists():
+        submission = Submission(runs / "plans" / parts[1] / f"slurm-{parts[2]}")
+        if not submission.complete:
             continue  # of another folder
         if submission.folder not in cells:
             cells[submission.folder] = submission.cells
@@ -115,6 +82,22 @@ def queue(runs: Path) -> dict[str, Job]:
     return jobs
 
 
+def _listed() -> list[list[str]]:
+    """The user's jobs that are called as ours are: name, array index, id, state, reason."""
+    # --me is not known to every squeue
+    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--states=all"]
+    listed = subprocess.run(
+        [*command, "--format=%j|%K|%i|%T|%r"],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    lines = [line.split("|", 4) for line in listed.stdout.splitlines()]
+    # what else squeue prints, as a banner of the site, is not a job
+    jobs = [line for line in lines if len(line) == 5 and NAME.fullmatch(line[0])]
+    # what waited of an array when it was cancelled is one line without an index: cells that have a
+    # line of their own first
+    return sorted(jobs, key=lambda job: not job[1].isdigit())
+
+
 def _counts(job: Job, other: Job | None) -> bool:
     """Whether a cell's job counts more than another: the active one, or else the later one."""
     if other is None or job.active:
@@ -122,23 +105,41 @@ def _counts(job: Job, other: Job | None) -> bool:
     return not other.active and job.array_id > other.array_id
 
 
+def cancel(job: Job) -> str | None:
+    """Take a job that waits out of the queue; why it could not be done, if so."""
+    command = ["scancel", "--state=PENDING", job.id]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    except subprocess.SubprocessError as error:
+        return reason_of(error)
+    return None
+
+
 def queued(cells: Sequence[Cell]) -> dict[str, Job]:
     """Which cells have a job in the queue, by run id; quick where nothing was ever submitted."""
-    found: dict[str, Job] = {}
+    active: dict[str, Job] = {}
     for runs in {cell.paths.runs for cell in cells}:
         if shutil.which("squeue") and any(runs.glob("plans/*/slurm-*")):
             try:
-                found |= {run_id: job for run_id, job in queue(runs).items() if job.active}
+                active |= {run_id: job for run_id, job in queue(runs).items() if job.active}
             except subprocess.SubprocessError as error:
                 line = f"WARNING: squeue does not answer, so jobs are not seen: {reason_of(error)}"
                 print(line, file=sys.stderr)
-    return found
+    return active
 
 
 def state(cell: Cell, jobs: dict[str, Job]) -> str:
     """A cell's state; `queued` where all that there is of it is a job in the queue."""
     known = cell.state
     return State.QUEUED if known in (State.MISSING, State.FAILED) and cell.run_id in jobs else known
+
+
+def check_squeue() -> None:
+    """Raise UserError if jobs cannot be asked for."""
+    try:
+        _listed()
+    except subprocess.SubprocessError as error:
+        raise UserError(f"SLURM does not answer: squeue: {reason_of(error)}") from error
 
 
 @cache
@@ -154,9 +155,5 @@ def array_limit() -> int:
     raise UserError(f"SLURM does not answer: scontrol show config: {shown.stderr.strip()}")
 
 
-def last_line(text: str) -> str:
-    return (text.splitlines() or ["no output"])[-1].strip()
-
-
 def reason_of(error: subprocess.SubprocessError) -> str:
-    return last_line(str(getattr(error, "stderr", None) or error))
+    return files.last_line_of(str(getattr(error, "stderr", None) or error))
