@@ -41,6 +41,9 @@ usage: osora-bench VERB [KEY=VALUE ...]
   cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
   evaluate --model M [--adapter FOLDER] --suite S
                             score a model or an adapter (osora-bench evaluate --help)
+  judge   --suite S --set NAME ANSWERS.jsonl | --cell RUN_ID
+                            judge answers from a file, or those that a cell kept, without a model
+                            (osora-bench judge --help)
   export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
   svd     ...               the store of decompositions: build, list, clean (osora-bench svd --help)
 
@@ -55,6 +58,13 @@ def evaluate_verb(arguments: Sequence[str]) -> int:
     from osora_bench.cli.evaluate import main as evaluate_main
 
     return evaluate_main(arguments)
+
+
+def judge_verb(arguments: Sequence[str]) -> int:
+    """Judge answers that lie in a file or a cell's folder."""
+    from osora_bench.cli.judge import main as judge_main
+
+    return judge_main(arguments)
 
 
 def export_verb(arguments: Sequence[str]) -> int:
@@ -82,11 +92,12 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "audit": audit_verb,
     "cell": cell_verb,
     "evaluate": evaluate_verb,
+    "judge": judge_verb,
     "export": export_verb,
     "svd": svd_verb,
 }
 
-OWN_HELP = ("cell", "evaluate", "export", "svd")
+OWN_HELP = ("cell", "evaluate", "judge", "export", "svd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

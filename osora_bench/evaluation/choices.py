@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 
 from osora_bench.evaluation.turns import first_read
 
@@ -17,7 +18,8 @@ STATED = re.compile(
     r"(?:\b(?:answer|ans|option|choice)\b"
     r"(?:\s+(?:to|for|of|here|choice|option|letter)\b[^.\n:]{0,60}?)?[\s*]*"
     r"(?:(?:is|are|was|would be|should be|must be|will be)\b[\s*]*[:=]?|[:=])[\s*]*"
-    r"|\b(?:it|that|this)(?:'s|\s+is|\s+must be|\s+should be|\s+would be)\s+(?=[(*$]*[A-Z][)*$]*\W*$)"
+    r"|\b(?:it|that|this)(?:'s|\s+is|\s+must be|\s+should be|\s+would be)\s+"
+    r"(?=[(*$]*[A-Z][)*$]*\W*$)"
     r"|\b(?:choose|chose|pick|select|go with|choosing|going with)\s+"
     r"|^\W*(?:answer|option|choice)\s+|<answer>)"
     r"(?:(?:most likely|likely|probably|clearly|therefore|thus|definitely)[\s,]+)?"
@@ -32,8 +34,12 @@ CALLED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """`(B) is correct`, `B. iron is the best answer`."""
-PRAISED = re.compile(r"\b(?:is|as|being) .{0,20}(?:correct|right|best|answer|true)\b", re.IGNORECASE)
-DENIED = re.compile(r"(?:wrong|incorrect|not|n't|nor|neither|whether|if)(?: the)?[^\w.!?;]*$", re.IGNORECASE)
+PRAISED = re.compile(
+    r"\b(?:is|as|being) .{0,20}(?:correct|right|best|answer|true)\b", re.IGNORECASE
+)
+DENIED = re.compile(
+    r"(?:wrong|incorrect|not|n't|nor|neither|whether|if)(?: the)?[^\w.!?;]*$", re.IGNORECASE
+)
 LETTER = re.compile(
     rf"{OPEN}(?P<letter>[A-Za-z]){CLOSE}"
     r"(?:(?P<end>\s*$|\s*\n|[.:,;!?\\/|<]|\s*[-\u2013\u2014=>]+\s)|(?P<word>(?=\s)))"
@@ -56,8 +62,8 @@ LISTED = re.compile(r"^[*_\s]{0,4}\(?([A-Z])[.):][*_\s]{0,4}(.*)$", re.MULTILINE
 def read_choice(output: str, options: Options) -> str | None:
     """The letter of the option that an output names, None where it names none or more than one.
 
-    The last option that is said to be the answer; else one that stands alone, in all of the text, on
-    its first line or on its last.
+    The last option that is said to be the answer; else one that stands alone, in all of the text,
+    on its first line or on its last.
     """
 
     def read(turn: str) -> str | None:
@@ -70,7 +76,7 @@ def read_choice(output: str, options: Options) -> str | None:
 def _own(turn: str, options: Options) -> str:
     """A turn up to where it lists options that are not this question's."""
     listed = list(LISTED.finditer(turn))
-    for first, second in zip(listed, listed[1:], strict=False):
+    for first, second in pairwise(listed):
         others = (first[1], second[1]) == ("A", "B") and not _same_start(first[2], options["A"])
         if others and turn[: first.start()].strip():
             return turn[: first.start()]
@@ -165,5 +171,3 @@ def _equal_words(said: str, option: str) -> bool:
 def _words(text: str) -> str:
     """A text by its letters and digits, in small letters."""
     return " ".join(re.findall(r"\w+", text.casefold()))
-
-

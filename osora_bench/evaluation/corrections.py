@@ -33,13 +33,13 @@ class Reader:
     Attributes:
         rule: what the corrected reading mends, as tables say it.
         read: the answer that an output gives to a question, None if it gives none.
-        right: whether an answer is the reference's.
+        right: whether an answer is the reference's; None where that could not be found out.
         possible: whether what OpenCompass read is one of the answers that there are.
     """
 
     rule: str
     read: Callable[[str, Row], str | None]
-    right: Callable[[str, str], bool]
+    right: Callable[[str, str], bool | None]
     possible: Callable[[str], bool]
 
 
@@ -101,7 +101,7 @@ def filled(shown: dict[str, str], row: Row) -> dict[str, str]:
     return {key: COLUMN.sub(lambda m: str(row[m[1]]), text) for key, text in shown.items()}
 
 
-def _solved(value: str, gold: str) -> bool:
+def _solved(value: str, gold: str) -> bool | None:
     from osora_bench.evaluation import solver  # it imports OpenCompass
 
     return solver.equal(value, gold)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 from osora_bench.evaluation.turns import first_read
 
@@ -21,6 +22,8 @@ SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
 NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
 SHORT = 60
 """Characters of an answer that is a formula and no more."""
+LONGEST = 1_000
+"""Characters of a formula that is an answer; the longest reference has 200."""
 WORDS = re.compile(r"(?:(?<![\\A-Za-z])[A-Za-z]{3,}|\s[A-Za-z]{2,})\s")
 LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])")
 
@@ -31,7 +34,8 @@ def read_formula(output: str) -> str | None:
     The last box, with those before it that are one answer with it; else what is said to be the
     answer, up to the end of its sentence; else the last formula or number.
     """
-    return first_read(output, _boxed, _stated, _last)
+    found = first_read(output, _boxed, _stated, _last)
+    return found if found is not None and len(found) <= LONGEST else None
 
 
 def _boxed(turn: str) -> str | None:
@@ -73,7 +77,7 @@ def _formula(said: str) -> str | None:
     maths = MATHS.search(said)
     if maths is not None and maths.start() <= len(sentence):
         last = [m for m in MATHS.finditer(said) if m.start() <= max(len(sentence), maths.end())]
-        joined = all(BETWEEN.match(said[a.end() : b.start()]) for a, b in zip(last, last[1:]))
+        joined = all(BETWEEN.match(said[a.end() : b.start()]) for a, b in pairwise(last))
         texts = [next(filter(None, m.groups())).strip() for m in last]
         return ",".join(texts) if joined else texts[0]
     return _ended(sentence)
@@ -114,7 +118,7 @@ def _last(turn: str) -> str | None:
     return numbers[-1] if numbers else None
 
 
-def equal(value: str, gold: str, solve: Callable[[str, str], bool]) -> bool:
+def equal(value: str, gold: str, solve: Callable[[str, str], bool | None]) -> bool | None:
     """Whether two formulas are one: written alike, of one number, or by `solve`'s algebra.
 
     Words are compared as they are written: to a solver, `east` is a product of four letters.
@@ -127,7 +131,7 @@ def equal(value: str, gold: str, solve: Callable[[str, str], bool]) -> bool:
         return numbers[0] == numbers[1]
     if any(re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", text) for text in (ours, theirs)):
         return ours.casefold() == theirs.casefold()
-    return bool(ours) and solve(ours, theirs)
+    return solve(ours, theirs) if ours else False
 
 
 REPLACED = (
@@ -164,7 +168,9 @@ def normal(formula: str) -> str:
 
 def number(formula: str) -> Fraction | None:
     """The value of a decimal or of a fraction of whole numbers, in `normal` form."""
-    match = re.fullmatch(r"(-?)\\frac\{(-?\d{1,30})\}\{(-?\d{1,30})\}|(-?\d{1,30})/(\d{1,30})", formula)
+    match = re.fullmatch(
+        r"(-?)\\frac\{(-?\d{1,30})\}\{(-?\d{1,30})\}|(-?\d{1,30})/(\d{1,30})", formula
+    )
     if match is not None:
         sign, above, below = match[1] or "", match[2] or match[4], match[3] or match[5]
         return None if int(below) == 0 else Fraction(int(sign + "1") * int(above), int(below))

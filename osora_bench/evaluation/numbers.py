@@ -7,9 +7,7 @@ from osora_bench.evaluation.turns import first_read
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 """Digits with their thousands set apart by commas or spaces, or not at all."""
-VALUE = (
-    rf"(?<![\w.,])(?P<value>(?:-\s?)?(?:{NUMBER})(?:\s?[-\u2013/:]\s?-?(?:{NUMBER})(?!\w))?)"
-)
+VALUE = rf"(?<![\w.,])(?P<value>(?:-\s?)?(?:{NUMBER})(?:\s?[-\u2013/:]\s?-?(?:{NUMBER})(?!\w))?)"
 """A number, a range, a fraction or a ratio: one of two numbers is not the one that is meant."""
 LEAD = r"[\s*_$\u20ac\u00a3(\[{~=:\"'`]*(?:\\[(\[]\s*)?"
 ABOUT = r"(?:(?:approximately|about|equal to|exactly|a total of|only|just|USD|US)\s+)?"

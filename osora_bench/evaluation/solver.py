@@ -1,7 +1,7 @@
 """math-verify, asked in a process of its own that ends when its solver does not."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from opencompass.evaluator import math_evaluator
@@ -44,7 +44,10 @@ def _parses(gold: str) -> bool:
 
 def _solve(function: str, *arguments: str) -> Any:
     logging.disable(logging.WARNING)  # math-verify repeats itself at every question
-    return {"official": _official, "equal": _equal, "parses": _parses}[function](*arguments)
+    known: dict[str, Callable[..., Any]] = {
+        "official": _official, "equal": _equal, "parses": _parses
+    }  # fmt: skip
+    return known[function](*arguments)
 
 
 _solver = Bounded(_solve, SECONDS)
@@ -99,6 +102,15 @@ def _without(why: str) -> dict[str, Any]:
 
 UNJUDGED = "no verdict: "
 """How the details begin of a question that math-verify could not judge."""
+
+
+def mark(details: Any) -> None:
+    """Say of each entry of the details that has no verdict why."""
+    for entry in details if isinstance(details, list) else ():
+        told = entry.get("pred")
+        told = told[0] if isinstance(told, list) and told else told
+        if isinstance(told, str) and told.startswith(UNJUDGED):
+            entry["unjudged"] = told.removeprefix(UNJUDGED)
 
 
 math_evaluator._verify_with_timeout = verify_with_timeout

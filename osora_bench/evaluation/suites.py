@@ -114,6 +114,8 @@ def _prepare(suite: dict[str, Any], runs: Path) -> dict[str, ConfigDict]:
         for dataset in chosen(suite):
             name = dataset["name"]
             judging.check(configs[name], Path(work) / name, dataset["metric"])
+    for name, config in configs.items():
+        judging.check_references(config, name)
     return configs
 
 

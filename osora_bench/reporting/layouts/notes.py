@@ -20,6 +20,18 @@ def rules_below(chosen: Sequence[Row]) -> list[str]:
     return [told] if rules else []
 
 
+def _cut(finished: Sequence[Row]) -> list[str]:
+    """The most answers of each set that one run left unfinished; records of before do not say."""
+    told = []
+    for d in finished[0].cell.config["eval"]["datasets"]:
+        scores = [r["scores"][d["name"]] for row in finished for r in row.shown
+                  if d["name"] in r["scores"]]  # fmt: skip
+        most, of = max(((s.get("cut", 0), s["n"]) for s in scores), default=(0, 0))
+        if most:
+            told.append(f"{most} of {of} ({d['label']})")
+    return [f"Answers cut at the length limit, in one run at most: {', '.join(told)}."] * bool(told)
+
+
 def notes_below(chosen: Sequence[Row]) -> list[str]:
     """How many questions and seeds, how far Avg. may be off by chance, what warns of the task."""
     tasks = [row.cell.config["task"] for row in chosen if trains(row.cell.config)]
@@ -55,6 +67,7 @@ def notes_below(chosen: Sequence[Row]) -> list[str]:
     limited = [d["label"] for d in to_score if any(not row.values(d["name"]) for row in finished)]
     if limited:
         notes.append(f"Left blank, since a limit cut the set: {', '.join(limited)}.")
+    notes += _cut(finished)
     if any(row.others for row in finished):
         counted = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
         notes.append(
