@@ -117,7 +117,7 @@ FORMULA = Reader(
     rule="the formula is read that is boxed or said to be the answer, and compared by its value",
     read=lambda output, _: formulas.read_formula(output),
     right=lambda value, gold: formulas.equal(value, gold, _solved),
-    possible=lambda value: bool(value.strip()),
+    possible=formulas.is_formula,
 )
 VERIFIED = Reader(
     rule=FORMULA.rule,

@@ -86,7 +86,7 @@ def _formula(said: str) -> str | None:
 def _value(formula: str) -> str:
     """What a formula comes to: behind its last `=`, unless it is an equation of some unknowns."""
     first, *others = re.split(r"(?<![<>!\\])=", formula)
-    unknowns = len(LETTERS.findall(first)) > 1 or re.search(r"[+^\d].*[a-z]|[a-z].*[-+^]", first)
+    unknowns = len(LETTERS.findall(first)) > 1 or re.search(r"[-+^\d].*[a-z]|[a-z].*[-+^]", first)
     return (formula if len(others) == 1 and unknowns else [first, *others][-1]).strip()
 
 
@@ -132,6 +132,16 @@ def equal(value: str, gold: str, solve: Callable[[str, str], bool | None]) -> bo
     if any(re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", text) for text in (ours, theirs)):
         return ours.casefold() == theirs.casefold()
     return solve(ours, theirs) if ours else False
+
+
+def is_formula(value: str) -> bool:
+    """Whether what OpenCompass read has an answer's form: its post-processor for MATH hands on the
+    first sentence, without its spaces, of what holds no answer."""
+    if re.search(r"[A-Za-z]{16,}", value):
+        return False
+    if re.search(r"[\d\\+*/^=<>()\[\]{}|]", value) or value.isalpha():
+        return True
+    return bool(re.search(r"[A-Za-z]", value)) and not re.search(r"[A-Za-z]{2}", value)
 
 
 REPLACED = (

@@ -67,7 +67,7 @@ def verify_with_timeout(pred: str, ref: str, timeout: float = SECONDS) -> dict[s
     try:
         kind, *told = _solver("official", pred, ref)
     except TimedOut:
-        return _without(f"no verdict within {timeout:g} s")
+        return _without(f"not within {timeout:g} s")
     except RuntimeError as error:
         return _without(str(error))
     if kind == "ok":
