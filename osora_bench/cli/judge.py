@@ -1,6 +1,7 @@
 """The command `osora-bench judge`: answers from a file or of a cell, judged without a model."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Judge, and print what came out. Returns the exit status."""
     args = _arguments(argv)
-    lines = list(_of_cell(args) if args.cell is not None else _of_file(args))
+    with contextlib.redirect_stdout(sys.stderr):  # for whatever warns: stdout holds JSON alone
+        lines = list(_of_cell(args) if args.cell is not None else _of_file(args))
     text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
     if args.output is None:
         sys.stdout.write(text)
@@ -93,7 +95,8 @@ def _of_cell(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from osora_bench.evaluation import rejudging
 
     suite = rejudging.recorded_suite(record)
-    for name in record["scores"] if args.set is None else [args.set]:
+    scored = rejudging.generated(suite, record["scores"])
+    for name in scored if args.set is None else [args.set]:
         outputs = rejudging.kept_outputs(suite, name, answers)
         yield from _told(suite, name, outputs, Path(cfg["runs"]))
 

@@ -58,7 +58,7 @@ def _boxed(turn: str) -> str | None:
 def _closing(text: str, start: int) -> int | None:
     """Where the brace that opens at `start` is closed, None if none opens there or it is not."""
     depth = 0
-    for i in range(start, len(text)):
+    for i in range(start, min(len(text), start + LONGEST)):
         depth += {"{": 1, "}": -1}.get(text[i], 0) * (text[i - 1] != "\\")
         if depth == 0:
             return i + 1 if i > start else None
@@ -86,7 +86,8 @@ def _formula(said: str) -> str | None:
 def _value(formula: str) -> str:
     """What a formula comes to: behind its last `=`, unless it is an equation of some unknowns."""
     first, *others = re.split(r"(?<![<>!\\])=", formula)
-    unknowns = len(LETTERS.findall(first)) > 1 or re.search(r"[-+^\d].*[a-z]|[a-z].*[-+^]", first)
+    head = first[-SHORT:]
+    unknowns = len(LETTERS.findall(head)) > 1 or re.search(r"[-+^\d].*[a-z]|[a-z].*[-+^]", head)
     return (formula if len(others) == 1 and unknowns else [first, *others][-1]).strip()
 
 

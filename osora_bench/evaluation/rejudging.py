@@ -4,7 +4,7 @@ import copy
 import gzip
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,22 @@ def set_of(suite: dict[str, Any], name: str) -> dict[str, Any]:
             "could be judged; the suites that generate have names without -ppl"
         )
     return sets[name]
+
+
+def generated(suite: dict[str, Any], scored: Container[str]) -> list[str]:
+    """The sets of a suite, of those that were `scored`, that generate their answers.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = [
+        d["name"]
+        for d in suite["datasets"]
+        if d["name"] in scored and not suites.by_perplexity(suites.dataset_config(d))
+    ]
+    if not names:
+        raise UserError(f"nothing of suite {suite['name']} was answered that could be judged")
+    return names
 
 
 def judge_outputs(
