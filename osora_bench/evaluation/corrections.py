@@ -21,7 +21,7 @@ LETTERS = (
     "last_capital_postprocess", "match_answer_pattern", "GPQA_Simple_Eval_postprocess",
 )  # fmt: skip
 """OpenCompass's post-processors whose value is an option's letter."""
-OPTION = re.compile(r"^\(?([A-Z])[.):]\)?\s*(.+)$", re.MULTILINE)
+OPTION = re.compile(r"^\(?([A-Z])[.):]\s*(.+)$", re.MULTILINE)
 """How a prompt lists its options: `A. {A}`, `A) {A}`, `A. Yes`."""
 COLUMN = re.compile(r"\{(\w+)\}")
 
@@ -67,8 +67,13 @@ def of(config: Any) -> Reader | None:
 def options_of(config: Any) -> dict[str, str]:
     """By its letter, how a prompt shows each option: a text with columns in braces; empty if it
     lists none."""
-    found = dict(OPTION.findall(_question(config.infer_cfg)))
-    return found if [*found] == [chr(ord("A") + i) for i in range(len(found))] else {}
+    found: dict[str, str] = {}
+    for letter, text in OPTION.findall(_question(config.infer_cfg)):
+        if letter == "A":
+            found = {}  # the last list is the question's
+        if letter == chr(ord("A") + len(found)):
+            found[letter] = text
+    return found if len(found) > 1 else {}
 
 
 def _question(infer: Any) -> str:
