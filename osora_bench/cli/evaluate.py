@@ -177,7 +177,7 @@ def table(scores: dict[str, Any]) -> str:
         corrected = "" if score.corrected is None else f"{100 * score.corrected['k'] / score.n:.2f}"
         rows.append(
             [key, f"{score.n}{limited}", f"{score.accuracy:.2f}", corrected, score.unread,
-             score.too_long]
+             score.too_long, score.cut]
         )  # fmt: skip
-    heads = ["set", "questions", "accuracy", "corrected", "unread", "too long"]
+    heads = ["set", "questions", "accuracy", "corrected", "unread", "too long", "cut"]
     return str(tabulate(rows, heads, disable_numparse=True))

@@ -40,6 +40,9 @@ usage: osora-bench VERB [KEY=VALUE ...]
   cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
   evaluate --model M [--adapter FOLDER] --suite S
                             score a model or an adapter (osora-bench evaluate --help)
+  judge   --suite S --set NAME ANSWERS.jsonl | --cell RUN_ID
+                            judge answers from a file, or those that a cell kept, without a model
+                            (osora-bench judge --help)
   export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
   svd     ...               the store of decompositions: build, list, clean (osora-bench svd --help)
 
@@ -60,12 +63,13 @@ VERBS = {
     "data": "osora_bench.cli.data:data_verb",
     "cell": "osora_bench.cli.run:cell_verb",
     "evaluate": "osora_bench.cli.evaluate:evaluate_verb",
+    "judge": "osora_bench.cli.judge:main",
     "export": "osora_bench.osora.commands:export_main",  # these two need nothing of the harness
     "svd": "osora_bench.osora.commands:svd_main",
 }
 """What each verb is, imported when it is called: every file imports what its own verbs need."""
 
-OWN_HELP = ("cell", "evaluate", "export", "svd")
+OWN_HELP = ("cell", "evaluate", "judge", "export", "svd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

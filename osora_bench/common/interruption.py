@@ -47,6 +47,14 @@ class Interruption:
             signal.raise_signal(number)
         self.number = number
 
+    def leave_to_parent(self) -> None:
+        """In a process that was just forked: signals end it, as they do any other. One that only
+        remembers SIGTERM could not be ended by whoever waits for it."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+        self._before.clear()
+        self.number = None
+
     def safe_point(self) -> None:
         """Act on a signal that came: call this when all that is done is on disk.
 
@@ -76,6 +84,7 @@ def _survives(number: int) -> bool:
 
 
 _current = Interruption()
+os.register_at_fork(after_in_child=_current.leave_to_parent)
 
 
 def current() -> Interruption:

@@ -17,7 +17,7 @@ from osora_bench.common.progress import say
 from osora_bench.evaluation import judging, tasks
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.journal import Journal, cannot_write
-from osora_bench.evaluation.scores import Score, collect, score_of, write
+from osora_bench.evaluation.scores import Score, score_of, write
 from osora_bench.evaluation.suites import by_perplexity, prepare
 from osora_bench.evaluation.tasks import build_dataset, quiet
 from osora_bench.evaluation.vllm_model import VllmModel
@@ -93,20 +93,27 @@ def _evaluate(
     # as OpenCompass does, perplexities are of plain text, also with a chat model
     model.dialogues = cfg.model.chat and not by_perplexity(config)
     model.too_long.clear()
-    metric = dataset.metric
+    model.cut.clear()
+    metric, name = dataset.metric, dataset.name
     with _full_disk_told(folder), quiet(folder / "opencompass.log"), _work(folder) as work:
-        made = _run(model, config, cfg.eval.max_out_len, work)
-        result = judging.judge(config, work, metric)
-        found = collect(result, made)
-        right = [answer.right for answer in found]
-        corrected = judging.corrected(config, right, made, work, metric)
-        write(found, folder / "answers" / f"{dataset.name}.jsonl.gz")
-    if model.too_long:
-        say(
-            f"WARNING: {dataset.name}: {len(model.too_long)} of {len(found)} prompts do not fit "
-            f"the model's context of {model.max_seq_len} tokens"
-        )
-    return score_of(result, found, dataset, len(model.too_long), corrected)
+        _run(model, config, cfg.eval.max_out_len, work)
+        judged = judging.judged(config, work, metric, cut=model.cut)
+        write(judged.answers, folder / "answers" / f"{name}.jsonl.gz")
+    score = score_of(judged.result, judged.answers, dataset, len(model.too_long), judged.corrected)
+    _warn(score, name, model.max_seq_len)
+    return score
+
+
+def _warn(score: Score, name: str, context: int) -> None:
+    """Say what makes a score less than it seems."""
+    told = {
+        f"prompts do not fit the model's context of {context} tokens": score.too_long,
+        "answers were cut at the length limit": score.cut,
+        "answers have no verdict in time: they count as wrong": score.unjudged,
+    }
+    for what, count in told.items():
+        if count:
+            say(f"WARNING: {name}: {count} of {score.n} {what}")
 
 
 @contextlib.contextmanager

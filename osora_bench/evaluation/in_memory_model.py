@@ -73,6 +73,7 @@ class InMemoryModel(BaseModel):
         self.dialogues = chat
         self.asking = ""  # names the set in the progress bar
         self.too_long: set[int] = set()  # places of the set's questions that do not fit
+        self.cut: set[int] = set()  # and of those with an answer that ended at its length limit
         self.eos_ids = _eos_ids(model, tokenizer)
         self.end_texts = [text for text in map(tokenizer.decode, self.eos_ids) if text]
         self.penalty = float(model.generation_config.repetition_penalty or 1)
@@ -110,7 +111,7 @@ class InMemoryModel(BaseModel):
 
         A prompt that leaves no room in the model's context gets an empty answer and is counted in
         `too_long`; none is ever cut. Where the room is less than `max_out_len`, the answer ends
-        with it.
+        with it. Answers that ended so, and not by themselves, are counted in `cut`.
 
         Raises:
             NotImplementedError: a dataset that forbids short answers (`min_out_len`).
@@ -128,13 +129,18 @@ class InMemoryModel(BaseModel):
             self._continue(
                 [encoded[asked[m]] for m in missing],
                 [room[asked[m]] for m in missing],
-                lambda index, tokens: keep(missing[index], self._text(tokens, stopping_criteria)),
+                lambda index, tokens: keep(
+                    missing[index],
+                    self._answer(tokens, stopping_criteria, room[asked[missing[index]]]),
+                ),
                 stopped,
             )
 
         outputs = [""] * len(inputs)
-        for index, text in zip(asked, self._through_journal(questions, answer), strict=True):
-            outputs[index] = text
+        for index, made in zip(asked, self._through_journal(questions, answer), strict=True):
+            outputs[index], cut = made
+            if cut:
+                self.cut.add(index)
         return outputs
 
     def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
@@ -187,6 +193,8 @@ class InMemoryModel(BaseModel):
     ) -> list[Any]:
         """An answer for each question: from the journal, or by `answer` and then kept there."""
         answers = [None if self.journal is None else self.journal.get(q) for q in questions]
+        # a journal of before says of no text whether it was cut: such a question is asked again
+        answers = [None if isinstance(known, str) else known for known in answers]
         missing = [i for i, known in enumerate(answers) if known is None]
         known = len(questions) - len(missing)
         told = f"evaluate {self.label}{self.asking}"
@@ -262,6 +270,13 @@ class InMemoryModel(BaseModel):
             len(self.tokenizer(s, add_special_tokens=False)["input_ids"]) for s in stops
         )
         return lambda tokens: any(s in self.tokenizer.decode(tokens[-longest:]) for s in stops)
+
+    def _answer(self, tokens: list[int], stops: Sequence[str], room: int) -> tuple[str, bool]:
+        """An answer's text, and whether it ended at the length limit and not by itself."""
+        text = self._text(tokens, stops)
+        full = len(tokens) >= room and not set(self.eos_ids).intersection(tokens)
+        whole = self.tokenizer.decode(tokens, skip_special_tokens=not self.dialogues)
+        return text, full and text == whole
 
     def _text(self, tokens: list[int], stops: Sequence[str]) -> str:
         """The text before the first end token and before the first of `stops`; in a dialogue,

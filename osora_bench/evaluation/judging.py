@@ -1,5 +1,7 @@
 """Predictions -> verdicts: OpenCompass's evaluation task, made to judge every single question."""
 
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +11,89 @@ from opencompass.openicl.icl_evaluator import AccEvaluator
 from opencompass.utils import get_logger
 
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import corrections, scores
-from osora_bench.evaluation.tasks import read_results, rewrite, task
+from osora_bench.common.progress import say
+from osora_bench.evaluation import corrections, scores, solver
+from osora_bench.evaluation.scores import Answer
+from osora_bench.evaluation.tasks import build_dataset, predictions, read_results, rewrite, task
 from osora_bench.records.record import pack
 
 
-def judge(config: ConfigDict, work: Path, metric: str) -> dict[str, Any]:
-    """OpenCompass's result on the predictions in a work folder, with a verdict of each question.
+@dataclass(frozen=True)
+class Again:
+    """An output read and judged by this project's own reader."""
+
+    read: str | None
+    right: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a set's answers: OpenCompass's result, the answers as it read them, and as
+    this project's own reader did, where it has one (`corrections.of`)."""
+
+    result: dict[str, Any]
+    answers: list[Answer]
+    again: list[Again] | None
+    rule: str | None
+
+    @property
+    def corrected(self) -> dict[str, Any] | None:
+        """What a score says of the second reading."""
+        if self.again is None:
+            return None
+        right = [one.right for one in self.again]
+        official = [answer.right for answer in self.answers]
+        return {
+            "rule": self.rule,
+            "k": sum(right),
+            "differ": sum(a != b for a, b in zip(right, official, strict=True)),
+            "unread": sum(one.read is None for one in self.again),
+            "right": pack(right),
+        }
+
+
+def judged(
+    config: ConfigDict,
+    work: Path,
+    metric: str,
+    *,
+    positions: Sequence[int] | None = None,
+    cut: Container[int] = (),
+) -> Judged:
+    """The predictions in a work folder, judged by OpenCompass and read once more.
 
     Args:
         metric: what the evaluator calls its percentage of right answers.
+        positions: the questions that the predictions are of; None: all of the set's.
+        cut: places of the outputs that ended at the length limit.
 
     Raises:
-        UserError: it returns no such number, or gives a question a part of its points.
+        UserError: OpenCompass returns no such number, or gives a question a part of its points.
     """
-    Judge(task(config, work, {}), metric).run()
-    return read_results(work / "results", config)
+    made, judge_ = predictions(config, work), Judge(task(config, work, {}), metric, positions)
+    try:
+        judge_.run()
+        result, reader = read_results(work / "results", config), corrections.of(config)
+        if reader is None:
+            return Judged(result, scores.collect(result, made, cut=cut), None, None)
+        answers = scores.collect(result, made, reader.possible, cut)
+        column = config.reader_cfg.output_column
+        pairs = zip(judge_.rows, answers, strict=True)
+        again = [_again(reader, row, str(row[column]), answer.output) for row, answer in pairs]
+        return Judged(result, answers, again, reader.rule)
+    finally:
+        solver.close()
+
+
+def _again(reader: corrections.Reader, row: corrections.Row, gold: str, output: str) -> Again:
+    read = reader.read(output, row)
+    right = False if read is None else reader.right(read, gold)
+    return Again(None if right is None else read, bool(right))
+
+
+def judge(config: ConfigDict, work: Path, metric: str) -> dict[str, Any]:
+    """OpenCompass's result on the predictions in a work folder, with a verdict of each question."""
+    return judged(config, work, metric).result
 
 
 def check(config: ConfigDict, work: Path, metric: str) -> None:
@@ -36,20 +105,44 @@ def check(config: ConfigDict, work: Path, metric: str) -> None:
     made = {"0": {"origin_prompt": "", "prediction": ""}}
     rewrite(made, config, work)
     try:
-        First(task(config, work, {}), metric).run()
+        Judge(task(config, work, {}), metric, [0]).run()
     except UserError:
         raise
     except Exception as error:  # what it says of no answer it need not say of one
         get_logger().warning(f"{config['abbr']}: an empty answer cannot be judged: {error!r}")
 
 
+def check_references(config: ConfigDict, name: str) -> None:
+    """Say which reference answers no answer can match, since math-verify cannot parse them."""
+    if corrections.named(config.eval_cfg.evaluator.type) != "MATHVerifyEvaluator":
+        return
+    references = build_dataset(config).test[config.reader_cfg.output_column]
+    try:
+        lost = solver.unparsable(map(str, references))
+    finally:
+        solver.close()
+    if lost:
+        told = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+        say(
+            f"WARNING: {name}: {len(lost)} of {len(references)} reference answers cannot be parsed,"
+            f" so that no answer to these questions counts as right: {told}"
+        )
+
+
 class Judge(eval_task.OpenICLEvalTask):
     """OpenCompass's evaluation, that asks about each question alone where its evaluator gives no
     verdicts of them."""
 
-    def __init__(self, cfg: Config, metric: str) -> None:
+    def __init__(self, cfg: Config, metric: str, positions: Sequence[int] | None = None) -> None:
         super().__init__(cfg)
         self.metric = metric
+        self.positions = positions
+        self.rows: Any = None
+
+    def _load_and_preprocess_test_data(self) -> Any:
+        everything = super()._load_and_preprocess_test_data()
+        self.rows = everything if self.positions is None else everything.select(self.positions)
+        return self.rows
 
     def _evaluate_predictions(self, pred_strs: Any, test_set: Any, pred_dicts: Any) -> Any:
         """As OpenCompass's, but that every entry of `details` holds a verdict."""
@@ -62,6 +155,7 @@ class Judge(eval_task.OpenICLEvalTask):
                 f"{', '.join(there) or result}; the set's `metric` says which is the accuracy"
             )
         details = result.get("details")
+        solver.mark(details)
         if details is None:
             raise UserError(f"{self._name}: OpenCompass's evaluator judges no single question")
         if isinstance(details, list) and all(
@@ -92,34 +186,3 @@ class Judge(eval_task.OpenICLEvalTask):
         evaluator = self.eval_cfg["evaluator"]
         kind = corrections.named(evaluator["type"])
         return kind == AccEvaluator.__name__ and list(evaluator) == ["type"]
-
-
-class First(Judge):
-    """Of the first question alone."""
-
-    def _load_and_preprocess_test_data(self) -> Any:
-        return super()._load_and_preprocess_test_data().select([0])
-
-
-def corrected(
-    config: ConfigDict, right: list[bool], made: dict[str, Any], work: Path, metric: str
-) -> dict[str, Any] | None:
-    """The verdicts on outputs rewritten so that a known mistake cannot happen; None without one.
-
-    Args:
-        right: the official verdicts on `made`, the predictions.
-    """
-    correction = corrections.of(config)
-    if correction is None:
-        return None
-    after, rewritten = right, {key: correction.applied(entry) for key, entry in made.items()}
-    if rewritten != made:
-        again = work / "corrected"
-        rewrite(rewritten, config, again)
-        after = [a.right for a in scores.collect(judge(config, again, metric), rewritten)]
-    return {
-        "rule": correction.rule,
-        "k": sum(after),
-        "differ": sum(a != b for a, b in zip(after, right, strict=True)),
-        "right": pack(after),
-    }

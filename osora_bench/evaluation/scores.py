@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,30 @@ UNREAD = ("", "NULL", "None", "null")
 class Answer:
     """One question of a dataset: what was asked, what came out, how it was read and judged.
 
-    `read` is the answer that the post-processor found in `output`; None if it found none.
+    `read` is the answer that OpenCompass found in `output`; None if it found none, or none of those
+    that there are. `unjudged` says why there is no verdict, where that is why it is wrong. `cut`:
+    the output ended at the length limit.
     """
 
     prompt: Any
     output: Any
     read: Any
     right: bool
+    unjudged: str | None = None
+    cut: bool = False
 
 
-def collect(result: dict[str, Any], predictions: dict[str, Any]) -> list[Answer]:
+def collect(
+    result: dict[str, Any],
+    predictions: dict[str, Any],
+    possible: Callable[[str], bool] = lambda _: True,
+    cut: Container[int] = (),
+) -> list[Answer]:
     """Every question in order, from OpenCompass's result file and its predictions file.
+
+    Args:
+        possible: whether a value read is one of the set's possible answers.
+        cut: places of the outputs that ended at the length limit.
 
     Raises:
         RuntimeError: a result with verdicts of another number of questions.
@@ -39,7 +53,8 @@ def collect(result: dict[str, Any], predictions: dict[str, Any]) -> list[Answer]
         raise RuntimeError(
             f"OpenCompass judged {len(entries)} questions and has predictions for {len(asked)}"
         )
-    return [_answer(entry, made) for entry, made in zip(entries, asked, strict=True)]
+    pairs = enumerate(zip(entries, asked, strict=True))
+    return [_answer(entry, made, possible, i in cut) for i, (entry, made) in pairs]
 
 
 def in_order(listed: Any) -> list[dict[str, Any]]:
@@ -49,16 +64,20 @@ def in_order(listed: Any) -> list[dict[str, Any]]:
     return [listed[key] for key in sorted((k for k in listed if k.isdigit()), key=int)]
 
 
-def _answer(entry: dict[str, Any], made: dict[str, Any]) -> Answer:
+def _answer(
+    entry: dict[str, Any], made: dict[str, Any], possible: Callable[[str], bool], cut: bool
+) -> Answer:
     read = entry["pred"] if "pred" in entry else entry.get("predictions")
     if isinstance(read, list) and len(read) == 1:
         read = read[0]
-    unread = read is None or str(read).strip() in UNREAD
+    unread = read is None or str(read).strip() in UNREAD or not possible(str(read))
     return Answer(
         prompt=made.get("origin_prompt"),
         output=made["prediction"],
         read=None if unread else read,
         right=bool(verdict(entry)),
+        unjudged=entry.get("unjudged"),
+        cut=cut,
     )
 
 
@@ -84,10 +103,11 @@ class Score:
     """One dataset's result: `k` of `n` questions right, of `questions` that the set has.
 
     `right` holds the verdict of each question (`record.pack`). `unread` are the outputs in which
-    the post-processor found no answer; `too_long`, among them, those of questions with a prompt
-    that leaves no room in the model's context, which are not asked. `corrected` is the score
-    without a known mistake of the post-processor (corrections.py), where there is one; the headline
-    stays OpenCompass's.
+    OpenCompass found none of the answers that there are; `too_long`, among them, those of questions
+    with a prompt that leaves no room in the model's context, which are not asked; `unjudged`, also
+    among them, those without a verdict in time. `cut` are the outputs that ended at the length
+    limit. `corrected` is the score by this project's own reading (corrections.py), where it has
+    one; the headline stays OpenCompass's.
     """
 
     k: int
@@ -98,6 +118,8 @@ class Score:
     unread: int
     too_long: int
     corrected: dict[str, Any] | None
+    cut: int = 0
+    unjudged: int = 0
 
 
 def not_run(suite: EvalConfig, scores: dict[str, Score]) -> dict[str, str]:
@@ -139,4 +161,6 @@ def score_of(
         unread=sum(answer.read is None for answer in found),
         too_long=too_long,
         corrected=corrected,
+        cut=sum(answer.cut for answer in found),
+        unjudged=sum(answer.unjudged is not None for answer in found),
     )

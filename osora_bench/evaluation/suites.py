@@ -114,6 +114,8 @@ def _prepare(suite: EvalConfig, runs: Path) -> dict[str, ConfigDict]:
         for dataset in suite.chosen:
             name = dataset.name
             judging.check(configs[name], Path(work) / name, dataset.metric)
+    for name, config in configs.items():
+        judging.check_references(config, name)
     return configs
 
 

@@ -73,6 +73,8 @@ class ScoreRecord(TypedDict):
     right: str  # the verdict of each question, as `record.pack` packs them
     unread: int
     too_long: int
+    cut: NotRequired[int]
+    unjudged: NotRequired[int]
     corrected: Corrected | None
 
 

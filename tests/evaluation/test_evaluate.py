@@ -418,56 +418,86 @@ def test_a_number_with_separators_is_corrected_beside_the_official_score(
     golds = [row["answer"].split("#### ")[1] for row in tasks.build_dataset(config).test]
 
     def answer(self, inputs, max_out_len, **_):
-        # right; right but for leading zeros that make a separator; wrong
+        # right; right, in thousands that are set apart; wrong
         return [(g, f"0,{int(g):03d}", "5 apples, 6")[i % 3] for i, g in enumerate(golds[:9])]
 
     monkeypatch.setattr(InMemoryModel, "generate", answer)
     work = cell.paths.folder
-    made = evaluate._run(wrapped(toy), config, 32, work)
-    result = judging.judge(config, work, "accuracy")
-    official = [a.right for a in scoring.collect(result, made)]
-    found = judging.corrected(config, official, made, work, "accuracy")
-    corrected = unpack(found["right"], 9)
+    evaluate._run(wrapped(toy), config, 32, work)
+    judged = judging.judged(config, work, "accuracy")
+    official = [a.right for a in judged.answers]
+    corrected = unpack(judged.corrected["right"], 9)
     assert corrected[::3] == official[::3] == [True] * 3
-    assert found["differ"] == sum(a != b for a, b in zip(official, corrected, strict=True))
+    assert corrected[1::3] == [True] * 3
+    differ = sum(a != b for a, b in zip(official, corrected, strict=True))
+    assert judged.corrected["differ"] == differ
+    assert judged.corrected["k"] == sum(corrected)
 
 
 @pytest.mark.parametrize(
-    ("text", "rewritten"),
+    ("config", "abbr", "kind"),
     [
-        ("It is 1,234.", "It is 1234."),
-        ("$1,234,567.89, then 2,345", "$1234567.89, then 2345"),
-        ("1, 2,34 and 1,2345", "1, 2,34 and 1,2345"),
+        ("siqa_gen_18632c", "siqa", "an option"),
+        ("ARC_c_gen_1e0de5", "ARC-c", "an option"),
+        ("SuperGLUE_BoolQ_gen_883d50", "BoolQ", "an option"),
+        ("gsm8k_gen_1d7fe4", "gsm8k", "the number"),
+        ("math_gen_265cce", "math", "the formula"),
+        ("math_gen_a58d9d", "math", "the formula"),
+        ("race_gen_69ee4f", "race-middle", "an option"),
+        ("ARC_c_ppl_a450bd", "ARC-c", None),
+        ("siqa_gen_e78df3", "siqa", None),
+        ("triviaqa_gen_2121ce", "triviaqa", None),
     ],
 )
-def test_separators_of_thousands(text, rewritten):
-    assert corrections.without_separators(text) == rewritten
+def test_a_sets_reader_is_what_its_configuration_asks_for(config, abbr, kind):
+    """Also of a set that no suite of ours has."""
+    dataset = DatasetConfig(name=abbr, config=config)
+    reader = corrections.of(evaluation_suites.dataset_config(dataset))
+    assert (reader is None) == (kind is None)
+    assert kind is None or reader.rule.startswith(kind)
 
 
-@pytest.mark.parametrize(
-    ("text", "official", "corrected"),
-    [
-        ("B", "", "B"),
-        (" (C)\n", "", "C"),
-        ("B.", "B", "B"),
-        ("Answer: A", "A", "A"),
-        ("Because", "", ""),
-        ("A or B", "B", "B"),
-        ("D", "", ""),
-    ],
-)
-def test_siqas_answers_that_are_a_letter_alone_are_read(text, official, corrected):
-    """By the configuration's own post-processor, before and after."""
-    siqa = DatasetConfig(name="siqa", config="siqa_gen_18632c")
-    config = evaluation_suites.dataset_config(siqa)
-    settings = dict(config.eval_cfg.pred_postprocessor)
-    read = settings.pop("type")
-    correction = corrections.of(config)
-    assert correction.rule == "an option's letter alone is an answer"
-    assert read(text, **settings) == official
-    assert read(correction.rewrite(text), **settings) == corrected
-    arc = DatasetConfig(name="ARC-c", config="ARC_c_gen_1e0de5")
-    assert corrections.of(evaluation_suites.dataset_config(arc)) is None
+def test_answers_that_end_at_the_length_limit_are_counted(toy, make_cell, tmp_path):
+    """Not those that end by themselves with their last token; a resumed evaluation knows it."""
+    unbounded = wrapped(toy)
+    free = unbounded.generate(prompts(), 64)
+    long = [len(toy[1](text, add_special_tokens=False)["input_ids"]) for text in free]
+    limit = sorted(long)[len(long) // 2]
+    expected = {i for i, length in enumerate(long) if length >= limit}
+    assert 0 < len(expected) < len(long)
+    with Journal(tmp_path / "journal", "me") as journal:
+        model = wrapped(toy, journal=journal)
+        model.generate(prompts(), limit)
+        assert model.cut == expected
+    with Journal(tmp_path / "journal", "me") as journal:
+        again = wrapped(toy, journal=journal)
+        again._continue = None  # nothing is asked a second time
+        again.generate(prompts(), limit)
+        assert again.cut == expected
+    ended = [length for i, length in enumerate(long) if i not in unbounded.cut]
+    one_more = wrapped(toy)
+    one_more.generate(prompts(), max(ended) + 1)  # room for every end token
+    assert one_more.cut == unbounded.cut < expected
+
+
+def test_a_journal_that_does_not_say_what_was_cut_is_asked_again(toy, tmp_path):
+    with Journal(tmp_path / "journal", "me") as journal:
+        model = wrapped(toy, journal=journal)
+        expected = model.generate(prompts(4), 16)
+        for key, (text, _) in list(journal._answers.items()):
+            journal._answers[key] = text  # as it was kept before
+        assert model.generate(prompts(4), 16) == expected
+        assert all(len(kept) == 2 for kept in journal._answers.values())
+
+
+def test_cut_answers_are_in_the_score_and_said(toy, make_cell, capsys):
+    cell = make_cell("eval.datasets.0.limit=6", "eval.datasets.1.limit=6", "eval.max_out_len=1")
+    scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
+    assert [score.cut for score in scores.values()] == [6, 6]
+    assert "WARNING: gsm8k-toy: 6 of 6 answers were cut" in capsys.readouterr().out
+    kept = cell.paths.evaluation / "answers" / "gsm8k-toy.jsonl.gz"
+    with gzip.open(kept, "rt") as file:
+        assert [json.loads(line)["cut"] for line in file] == [True] * 6
 
 
 def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):

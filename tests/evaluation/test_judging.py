@@ -1,6 +1,12 @@
 """Every question has a verdict, also where OpenCompass's evaluator states a mean only."""
 
+import gzip
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,8 +14,9 @@ import torch
 from opencompass.openicl.icl_evaluator import BaseEvaluator
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from osora_bench.common import interruption
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import evaluate, judging, scores, suites, tasks
+from osora_bench.evaluation import evaluate, judging, scores, solver, suites, tasks
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.planning.config import DatasetConfig
 from osora_bench.records.record import unpack
@@ -174,3 +181,80 @@ def test_another_number_of_verdicts_than_of_questions_is_an_error():
     made = {"0": {"prediction": "a"}, "1": {"prediction": "b"}}
     with pytest.raises(RuntimeError, match="judged 1 questions and has predictions for 2"):
         scores.collect({"details": [{"correct": True}]}, made)
+
+
+VERIFIED = {"name": "math", "config": "math_gen_a58d9d", "questions": 4}
+
+
+def math_files(*golds):
+    rows = {
+        str(i): {"problem": "What?", "solution": rf"\boxed{{{g}}}"} for i, g in enumerate(golds)
+    }
+    return {"math/math.json": json.dumps(rows)}
+
+
+def hanging(monkeypatch, *outputs):
+    monkeypatch.setattr(InMemoryModel, "generate", lambda self, inputs, *_, **__: [*outputs])
+    monkeypatch.setattr(solver._solver, "seconds", 2)
+
+
+TOWER = r"\boxed{5^{5^{5^{5^5}}-4}-5}"
+
+
+def test_an_answer_on_which_the_solver_hangs_is_wrong_unread_and_counted(
+    asking, gpt2, capsys, monkeypatch
+):
+    cfg = asking(VERIFIED, math_files("3", "3", "3", "3"))
+    hanging(monkeypatch, r"\boxed{3}", TOWER, "I do not know.", r"\boxed{4}")
+    folder = evaluate.Path(cfg["runs"]) / "evaluation"
+    with interruption.current():  # as in a cell: its handlers are not the child's
+        (score,) = evaluate.evaluate(*gpt2, cfg, folder, "test").values()
+    assert unpack(score.right, 4) == [True, False, False, False]
+    assert (score.k, score.unread, score.unjudged) == (1, 2, 1)
+    assert (score.corrected["k"], score.corrected["unread"]) == (1, 2)
+    assert "math: 1 of 4 answers have no verdict in time" in capsys.readouterr().out
+    with gzip.open(folder / "answers" / "math.jsonl.gz", "rt") as file:
+        kept = [json.loads(line) for line in file]
+    assert [a["read"] for a in kept] == ["[3, '3']", None, None, "[4, '4']"]
+    assert kept[1]["unjudged"] == "not within 10 s"
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_evaluation_whose_solver_hangs_can_be_ended(number, asking, gpt2, monkeypatch):
+    cfg = asking(VERIFIED, math_files("3", "3", "3", "3"))
+    suites.prepare(cfg.eval, evaluate.Path(cfg.runs))
+    hanging(monkeypatch, *[TOWER] * 4)
+    monkeypatch.setattr(solver._solver, "seconds", 60)
+    threading.Timer(3, os.kill, (os.getpid(), number)).start()
+    started = time.monotonic()
+    with interruption.current(), pytest.raises(interruption.Interrupted, match=number.name):
+        evaluate.evaluate(*gpt2, cfg, evaluate.Path(cfg["runs"]) / "evaluation", "test")
+    assert time.monotonic() - started < 20
+    assert multiprocessing.active_children() == []
+
+
+def test_references_that_cannot_be_parsed_are_told_before_any_question(
+    asking, gpt2, capsys, monkeypatch
+):
+    cfg = asking(VERIFIED, math_files("3", "", "3", "3"))
+    suites.prepare(cfg.eval, evaluate.Path(cfg.runs))
+    told = capsys.readouterr().out
+    assert "WARNING: math: 1 of 4 reference answers cannot be parsed" in told
+    assert told.strip().endswith(": 1")
+    hanging(monkeypatch, *[r"\boxed{3}"] * 4)
+    folder = evaluate.Path(cfg["runs"]) / "evaluation"
+    (score,) = evaluate.evaluate(*gpt2, cfg, folder, "test").values()
+    assert (score.k, score.n, score.accuracy, score.unjudged) == (3, 4, 75.0, 1)
+
+
+def test_one_process_gives_the_verdicts_of_opencompass_own_for_each_question():
+    """OpenCompass's function forks a process for every question."""
+    golds = [r"\frac{1}{2}", "3", "(2,3)", r"x^2+1", r"\text{east}", "10", r"[2,5)", "1,2"]
+    outputs = [r"\boxed{0.5}", r"$3$", r"\boxed{(2, 3)}", r"The answer is $1+x^2$.", "east",
+               r"\boxed{10\%}", r"\boxed{[2,5]}", r"\boxed{2} and \boxed{1}"]  # fmt: skip
+    for gold in golds:
+        for output in outputs:
+            one, other = (f(output, gold) for f in (solver.verify_with_timeout, solver.FORKED))
+            assert one == other, (output, gold)
+    solver.close()

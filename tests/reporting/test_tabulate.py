@@ -12,7 +12,7 @@ from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
 from osora_bench.reporting import numbers, render, tabulate
 from osora_bench.reporting import rows as reporting_rows
-from osora_bench.reporting.layouts import methods
+from osora_bench.reporting.layouts import methods, notes
 from tests.grids import cells_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -155,6 +155,20 @@ def test_an_unknown_layout_names_those_there_are():
     experiment.tables["ranks"].layout = "rank"
     with pytest.raises(UserError, match="unknown table layout 'rank'. Did you mean 'ranks'"):
         tabulate.build(experiment, cells_of("demo"))
+
+
+def test_answers_that_were_cut_are_told_below_a_table(tmp_path):
+    """The most of a run, set by set; records of before there was a count say nothing."""
+    cells = [c for c in cells_of("demo", [f"ledger={tmp_path}"]) if c.config.method.rank]
+    for cell, cut in zip(cells[:3], (7, 30, None), strict=True):
+        body = made(cell, (100, 200))
+        if cut is not None:
+            list(body["scores"].values())[0]["cut"] = cut  # noqa: RUF015
+        record.write(body, tmp_path)
+    rows, _ = reporting_rows.recorded(cells[:3])
+    told = "Answers cut at the length limit, in one run at most: 30 of 500 (GSM8K-toy)."
+    assert told in notes.notes_below(rows)
+    assert not any("cut at" in note for note in notes.notes_below(rows[2:]))
 
 
 def test_corrected_scores_have_a_column_of_their_own(tmp_path):

@@ -30,6 +30,7 @@ def notes_below(chosen: Sequence[Row]) -> list[str]:
         *_not_run(chosen, finished),
         *_not_the_full_set(finished),
         *_left_out(finished),
+        *_limited(finished),
         *_cut(finished),
         *_other_runs(finished),
         *_warnings(chosen),
@@ -74,11 +75,25 @@ def _left_out(finished: Sequence[Row]) -> list[str]:
     return [f"Left blank, since eval.without leaves it out: {', '.join(labels)}."]
 
 
-def _cut(finished: Sequence[Row]) -> list[str]:
+def _limited(finished: Sequence[Row]) -> list[str]:
     without = _without(finished)
     to_score = [d for d in _sets(finished) if d.name not in without]
     limited = [d.label for d in to_score if any(not row.values(d.name) for row in finished)]
     return [f"Left blank, since a limit cut the set: {', '.join(limited)}."] if limited else []
+
+
+def _cut(finished: Sequence[Row]) -> list[str]:
+    """The most answers of each set that one run left unfinished; records of before do not say."""
+    told = []
+    for d in _sets(finished):
+        runs = (run["scores"] for row in finished for run in row.shown)
+        scores = [by_set[d.name] for by_set in runs if d.name in by_set]
+        most, of = max(((s.get("cut", 0), s["n"]) for s in scores), default=(0, 0))
+        if most:
+            told.append(f"{most} of {of} ({d.label})")
+    return (
+        [f"Answers cut at the length limit, in one run at most: {', '.join(told)}."] if told else []
+    )
 
 
 def _other_runs(finished: Sequence[Row]) -> list[str]:
