@@ -52,12 +52,12 @@ def evaluate_verb(arguments: Sequence[str]) -> int:
     from osora_bench.models.base import Workspace, quiet
 
     quiet()
-    suites.prepare(cfg.eval, Path(cfg.runs))
+    sets = suites.prepare(cfg.eval, Path(cfg.runs))
     base = Workspace().base(cfg)
     model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)
     folder = args.output or Path(cfg.runs) / "evaluate" / name(args, cfg, model)
     with interruption.current():
-        scores = evaluate.evaluate(model, base.tokenizer, cfg, folder, args.model)
+        scores = evaluate.evaluate(model, base.tokenizer, cfg, sets, folder, label=args.model)
     write(folder, args, cfg, scores)
     evaluate.forget(folder)
     print(table(scores))

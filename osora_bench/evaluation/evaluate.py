@@ -18,7 +18,7 @@ from osora_bench.evaluation import judging, tasks
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.journal import Journal, cannot_write
 from osora_bench.evaluation.scores import Score, score_of, write
-from osora_bench.evaluation.suites import by_perplexity, prepare
+from osora_bench.evaluation.suites import PreparedSets, by_perplexity
 from osora_bench.evaluation.tasks import build_dataset, quiet
 from osora_bench.evaluation.vllm_model import VllmModel
 from osora_bench.models import base, weights
@@ -31,16 +31,18 @@ infer_task.build_dataset_from_cfg = build_dataset
 eval_task.build_dataset_from_cfg = build_dataset
 
 
-def evaluate(model: Any, tokenizer: Any, cfg: Config, folder: Path, label: str) -> dict[str, Score]:
+def evaluate(
+    model: Any, tokenizer: Any, cfg: Config, sets: PreparedSets, folder: Path, *, label: str
+) -> dict[str, Score]:
     """Score a model on every dataset of the cell's suite.
 
     Args:
         model: a transformers or PEFT model, with its adapter active.
+        sets: of the suite (`suites.prepare`).
         folder: where answers are kept: as they come, so that an evaluation that dies goes on where
             it stopped, until `forget`; and compressed, set by set.
     """
     suite = cfg.eval
-    configs = prepare(suite, Path(cfg.runs))
     was_training = model.training
     model.eval()
     with (
@@ -49,7 +51,7 @@ def evaluate(model: Any, tokenizer: Any, cfg: Config, folder: Path, label: str) 
     ):
         wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
         scores = {
-            dataset.name: _evaluate(wrapped, dataset, configs[dataset.name], cfg, folder)
+            dataset.name: _evaluate(wrapped, dataset, sets[dataset.name], cfg, folder)
             for dataset in suite.chosen
         }
     model.train(was_training)

@@ -1,8 +1,8 @@
 """A suite's sets as OpenCompass configurations, loaded, and held against what the suite says."""
 
 import importlib
-import json
 import tempfile
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -16,12 +16,13 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.evaluation import judging
 from osora_bench.evaluation.corrections import named
 from osora_bench.evaluation.tasks import build_dataset, point_at_data, quiet
-from osora_bench.planning.config import DatasetConfig, EvalConfig, plain
+from osora_bench.planning.config import DatasetConfig, EvalConfig
 
 PERPLEXITY = ("PPLInferencer", "LLInferencer", "PPLOnlyInferencer")
 
 
-_prepared: dict[str, dict[str, ConfigDict]] = {}
+PreparedSets = Mapping[str, ConfigDict]
+"""By set, its OpenCompass configuration, loaded and found to be what the suite says."""
 
 
 @cache
@@ -79,21 +80,14 @@ def _own_datasets(reference: str) -> list[dict[str, Any]]:
     return listed
 
 
-def prepare(suite: EvalConfig, runs: Path) -> dict[str, ConfigDict]:
-    """Load every dataset of a suite once a process, and hold its size and what its evaluator states
-    against what the suite says.
+def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
+    """Load every set of a suite, and hold its size and what its evaluator states against what the
+    suite says.
 
     Raises:
         UserError: another number of questions than expected, which no score may hide, or no such
             metric.
     """
-    key = json.dumps([plain(suite), str(paths.data_root())], sort_keys=True)
-    if key not in _prepared:
-        _prepared[key] = _prepare(suite, runs)
-    return _prepared[key]
-
-
-def _prepare(suite: EvalConfig, runs: Path) -> dict[str, ConfigDict]:
     point_at_data(runs)
     configs = {d.name: _bounded(dataset_config(d), d, suite) for d in suite.chosen}
     scored = [name for name, config in configs.items() if by_perplexity(config)]

@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import transformers
 
-from osora_bench.common import interruption
-from osora_bench.evaluation import evaluate
-from osora_bench.evaluation.suites import prepare
+from osora_bench.common import interruption, paths
+from osora_bench.evaluation import evaluate, suites
 from osora_bench.models import adapters
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet
@@ -40,12 +39,20 @@ class Session:
         quiet()
         self.workspace = Workspace()
         self._tokenised: dict[str, data.TokenisedTask] = {}
+        self._sets: dict[str, suites.PreparedSets] = {}
 
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Load the questions of every suite once; a set of the wrong size stops all now."""
-        suites = {json.dumps(plain(cell.config.eval), sort_keys=True): cell for cell in cells}
-        for cell in suites.values():
-            prepare(cell.config.eval, cell.paths.runs)
+        for cell in cells:
+            self.sets(cell)
+
+    def sets(self, cell: Cell) -> suites.PreparedSets:
+        """The sets of a cell's suite; they are read once, though many cells are asked the same."""
+        told = [plain(cell.config.eval), str(paths.data_root())]
+        key = json.dumps(told, sort_keys=True)
+        if key not in self._sets:
+            self._sets[key] = suites.prepare(cell.config.eval, cell.paths.runs)
+        return self._sets[key]
 
     def run(self, cell: Cell) -> Record:
         """Train, evaluate and record one cell; return its record."""
@@ -78,7 +85,12 @@ class Session:
                 model, done = self._trained(cell, base, circumstances, tracker)
             evaluating = time.time()
             scores = evaluate.evaluate(
-                model, base.tokenizer, cell.config, cell.paths.evaluation, cell.label
+                model,
+                base.tokenizer,
+                cell.config,
+                self.sets(cell),
+                cell.paths.evaluation,
+                label=cell.label,
             )
         finally:
             self.workspace.release(model)

@@ -25,8 +25,10 @@ from osora_bench.evaluation import scores as scoring
 from osora_bench.evaluation import suites as evaluation_suites
 from osora_bench.evaluation.in_memory_model import InMemoryModel, messages
 from osora_bench.evaluation.journal import Journal
+from osora_bench.pipeline.session import Session
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 from osora_bench.records.record import unpack
+from tests.evaluation.scoring import scored
 
 TINY = {
     "hidden_size": 32,
@@ -283,24 +285,24 @@ def test_data_sets_are_built_once_a_process_not_once_a_cell(toy, make_cell, monk
     built = []
     whole = tasks.build_dataset_from_cfg
     monkeypatch.setattr(tasks, "_built", {})
-    monkeypatch.setattr(evaluation_suites, "_prepared", {})
     monkeypatch.setattr(
         tasks, "build_dataset_from_cfg", lambda cfg: built.append(cfg.abbr) or whole(cfg)
     )
-    read = []
+    session, read = Session(), []
     shipped = evaluation_suites.dataset_config
     monkeypatch.setattr(
         evaluation_suites, "dataset_config", lambda d: read.append(d.name) or shipped(d)
     )
     for name in ("one", "two", "three"):
         cell = make_cell("eval.datasets.0.limit=3", "eval.datasets.1.limit=3")
-        evaluate.evaluate(*toy, cell.config, cell.paths.folder / name, name)
+        sets = session.sets(cell)
+        evaluate.evaluate(*toy, cell.config, sets, cell.paths.folder / name, label=name)
     assert built == read == ["gsm8k-toy", "commonsenseqa-toy"]
 
 
 def test_a_set_that_is_left_out_is_told(toy, make_cell):
     cell = make_cell("eval.datasets.0.limit=3", "eval.without=[commonsenseqa-toy]")
-    scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
+    scores = scored(*toy, cell.config, cell.paths.evaluation, "test")
     assert list(scores) == ["gsm8k-toy"]
     long = dataclasses.replace(scores["gsm8k-toy"], too_long=2)
     assert scoring.not_run(cell.config.eval, {"gsm8k-toy": long}) == {
@@ -317,7 +319,7 @@ def test_a_disk_that_opencompass_fills_is_named(toy, make_cell, monkeypatch):
     cell = make_cell("eval.datasets.0.limit=3", "eval.datasets.1.limit=3")
     monkeypatch.setattr(evaluate.infer_task.OpenICLInferTask, "run", lambda self, **_: full())
     with pytest.raises(UserError, match=f"{cell.paths.evaluation}: cannot write .No space left"):
-        evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
+        scored(*toy, cell.config, cell.paths.evaluation, "test")
     assert not (cell.paths.evaluation / "opencompass").exists()  # its files hold every prompt
 
 
@@ -391,7 +393,7 @@ def test_a_model_that_knows_the_answers_scores_full_marks(toy, make_cell, monkey
         return replies
 
     monkeypatch.setattr(InMemoryModel, "generate", answer)
-    scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
+    scores = scored(*toy, cell.config, cell.paths.evaluation, "test")
     for score in scores.values():
         assert (score.k, score.n, score.questions) == (20, 30, 500)
         assert unpack(score.right, 30) == [i % 3 != 0 for i in range(30)]
@@ -492,7 +494,7 @@ def test_a_journal_that_does_not_say_what_was_cut_is_asked_again(toy, tmp_path):
 
 def test_cut_answers_are_in_the_score_and_said(toy, make_cell, capsys):
     cell = make_cell("eval.datasets.0.limit=6", "eval.datasets.1.limit=6", "eval.max_out_len=1")
-    scores = evaluate.evaluate(*toy, cell.config, cell.paths.evaluation, "test")
+    scores = scored(*toy, cell.config, cell.paths.evaluation, "test")
     assert [score.cut for score in scores.values()] == [6, 6]
     assert "WARNING: gsm8k-toy: 6 of 6 answers were cut" in capsys.readouterr().out
     kept = cell.paths.evaluation / "answers" / "gsm8k-toy.jsonl.gz"
@@ -508,8 +510,7 @@ def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
     adapted = peft.get_peft_model(base, config)
     before = {n: p.clone() for n, p in base.named_parameters()}
     one, other = (
-        evaluate.evaluate(adapted, toy[1], cfg, cell.paths.evaluation, "test")
-        for cfg in (cell.config, merged)
+        scored(adapted, toy[1], cfg, cell.paths.evaluation, "test") for cfg in (cell.config, merged)
     )
     assert one == other
     for name, parameter in base.named_parameters():
@@ -519,7 +520,7 @@ def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
         peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
     )
     with pytest.raises(UserError, match="eval.merge: this kind of adapter cannot be merged"):
-        evaluate.evaluate(virtual, toy[1], merged, cell.paths.evaluation, "test")
+        scored(virtual, toy[1], merged, cell.paths.evaluation, "test")
 
 
 def test_an_untrained_model_is_scored_too(make_cell):
@@ -534,7 +535,7 @@ def test_an_untrained_model_is_scored_too(make_cell):
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval()
     cell = make_cell("eval.datasets.0.limit=8", "eval.datasets.1.limit=8")
-    scores = evaluate.evaluate(
+    scores = scored(
         model, AutoTokenizer.from_pretrained(TOY), cell.config, cell.paths.evaluation, "test"
     )
     assert {name: score.n for name, score in scores.items()} == {

@@ -20,6 +20,7 @@ from osora_bench.evaluation import evaluate, judging, scores, solver, suites, ta
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.planning.config import DatasetConfig
 from osora_bench.records.record import unpack
+from tests.evaluation.scoring import scored
 
 REST = {"files": [], "limit": None, "max_out_len": None, "abbr": None, "metric": "accuracy"}
 SIQA = {"name": "siqa", "config": "siqa_gen_e78df3", "questions": 4}
@@ -77,7 +78,7 @@ def test_an_evaluator_without_verdicts_is_asked_about_each_question(asking, gpt2
     outputs = ["to restt", "to run awa", "to run away!", "too sing"]  # near to A, C, C, B
     monkeypatch.setattr(InMemoryModel, "generate", lambda self, inputs, *_, **__: outputs)
     runs = evaluate.Path(cfg.runs)
-    (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()
+    (score,) = scored(*gpt2, cfg, runs / "evaluation", "test").values()
     assert unpack(score.right, 4) == [True, False, True, False]
     assert (score.k, score.accuracy, score.unread) == (2, 50.0, 0)
 
@@ -154,7 +155,7 @@ def test_a_question_whose_texts_exceed_the_context_is_not_asked_and_not_right(
     (config,) = suites.prepare(cfg.eval, runs).values()
     if own is not None:
         monkeypatch.setitem(config.infer_cfg.inferencer, "batch_size", own)
-    (score,) = evaluate.evaluate(*gpt2, cfg, runs / "evaluation", "test").values()
+    (score,) = scored(*gpt2, cfg, runs / "evaluation", "test").values()
     assert (score.n, score.too_long, score.unread) == (3, 1, 1)
     assert unpack(score.right, 3)[1] is False
     assert "1 of 3 prompts do not fit the model's context of 256" in capsys.readouterr().out
@@ -206,9 +207,9 @@ def test_an_answer_on_which_the_solver_hangs_is_wrong_unread_and_counted(
 ):
     cfg = asking(VERIFIED, math_files("3", "3", "3", "3"))
     hanging(monkeypatch, r"\boxed{3}", TOWER, "I do not know.", r"\boxed{4}")
-    folder = evaluate.Path(cfg["runs"]) / "evaluation"
+    folder = evaluate.Path(cfg.runs) / "evaluation"
     with interruption.current():  # as in a cell: its handlers are not the child's
-        (score,) = evaluate.evaluate(*gpt2, cfg, folder, "test").values()
+        (score,) = scored(*gpt2, cfg, folder, "test").values()
     assert unpack(score.right, 4) == [True, False, False, False]
     assert (score.k, score.unread, score.unjudged) == (1, 2, 1)
     assert (score.corrected["k"], score.corrected["unread"]) == (1, 2)
@@ -229,7 +230,7 @@ def test_an_evaluation_whose_solver_hangs_can_be_ended(number, asking, gpt2, mon
     threading.Timer(3, os.kill, (os.getpid(), number)).start()
     started = time.monotonic()
     with interruption.current(), pytest.raises(interruption.Interrupted, match=number.name):
-        evaluate.evaluate(*gpt2, cfg, evaluate.Path(cfg["runs"]) / "evaluation", "test")
+        scored(*gpt2, cfg, evaluate.Path(cfg.runs) / "evaluation", "test")
     assert time.monotonic() - started < 20
     assert multiprocessing.active_children() == []
 
@@ -243,8 +244,8 @@ def test_references_that_cannot_be_parsed_are_told_before_any_question(
     assert "WARNING: math: 1 of 4 reference answers cannot be parsed" in told
     assert told.strip().endswith(": 1")
     hanging(monkeypatch, *[r"\boxed{3}"] * 4)
-    folder = evaluate.Path(cfg["runs"]) / "evaluation"
-    (score,) = evaluate.evaluate(*gpt2, cfg, folder, "test").values()
+    folder = evaluate.Path(cfg.runs) / "evaluation"
+    (score,) = scored(*gpt2, cfg, folder, "test").values()
     assert (score.k, score.n, score.accuracy, score.unjudged) == (3, 4, 75.0, 1)
 
 

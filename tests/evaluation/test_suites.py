@@ -12,12 +12,13 @@ from osora_bench.benchdata.made_up import ROWS, write_data
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import evaluate, suites
+from osora_bench.evaluation import suites
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, TaskConfig
 from osora_bench.training import data
+from tests.evaluation.scoring import scored
 
 REAL = paths.data_root()
 SUITES = [n for n in group_choices("eval") if not n.startswith("toy") and n != "none"]
@@ -126,16 +127,16 @@ def test_any_configuration_that_opencompass_ships_can_be_named(tiny, tmp_path, m
         suite("toy"), datasets=[DatasetConfig(files=[], **s) for s in sets], max_out_len=4
     )
     cfg = asking(chosen, tmp_path)
-    scores = evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
+    scores = scored(*tiny, cfg, tmp_path / "evaluation", "test")
     assert {name: score.n for name, score in scores.items()} == {
         "race-middle": 1, "middle": 1, "triviaqa": 2,
     }  # fmt: skip
     chosen.datasets[0].abbr = "race-mid"
     with pytest.raises(UserError, match="Did you mean 'race-middle' or 'race-high'?"):
-        evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
+        scored(*tiny, cfg, tmp_path / "evaluation", "test")
     chosen.datasets[0].abbr, chosen.datasets[0].config = None, "race_gen_69ee4"
     with pytest.raises(UserError, match="Did you mean 'race_gen_69ee4f'") as told:
-        evaluate.evaluate(*tiny, cfg, tmp_path / "evaluation", "test")
+        scored(*tiny, cfg, tmp_path / "evaluation", "test")
     assert len(str(told.value)) < 600  # the nearest, not every one of a thousand
 
 
@@ -197,7 +198,7 @@ def evaluated(name, tiny, folder, questions):
     for dataset in limited.datasets:
         dataset.limit, dataset.max_out_len = questions, 4
     cfg = asking(limited, folder)
-    return limited, evaluate.evaluate(*tiny, cfg, folder / "evaluation", name)
+    return limited, scored(*tiny, cfg, folder / "evaluation", name)
 
 
 @pytest.mark.parametrize("name", SUITES)

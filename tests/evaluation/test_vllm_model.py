@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from osora_bench.benchdata.made_up import write_data
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import checks, evaluate, suites, vllm_model
+from osora_bench.evaluation import checks, suites, vllm_model
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.vllm_model import VllmModel, lora_rank
 from osora_bench.osora import OsoraConfig, start_pissa
+from tests.evaluation.scoring import scored
 
 TOY = str(paths.resolve("pkg://osora_bench.toy/model"))
 TARGETS = ["q_proj", "v_proj"]
@@ -119,7 +120,7 @@ def test_the_suite_names_the_backend(engines, make_cell):
     model, _ = adapter("lora")
     cell = make_cell("eval.backend=vllm", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4")
     tokenizer = AutoTokenizer.from_pretrained(TOY)
-    scores = evaluate.evaluate(model, tokenizer, cell.config, cell.paths.evaluation, "test")
+    scores = scored(model, tokenizer, cell.config, cell.paths.evaluation, "test")
     assert len(engines) == 1
     assert {score.n for score in scores.values()} == {4}
     assert make_cell("eval.backend=vllm").run_id != make_cell().run_id
