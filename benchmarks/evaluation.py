@@ -65,7 +65,7 @@ def questions(suite: dict[str, Any], model: Any, tokenizer: Any, runs: Path) -> 
         recorder.dialogues = not suites.by_perplexity(config)
         with (
             contextlib.suppress(Asked),
-            tasks.quiet(runs / "log"),
+            tasks.output_to(runs / "log"),
             evaluate._work(runs / name) as work,
         ):
             evaluate._run(recorder, config, suite.max_out_len, work)

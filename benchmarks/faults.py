@@ -65,7 +65,7 @@ ROOM = 64 << 20
 
 def numbers(of: Cell) -> dict[str, object]:
     """A record without what may differ between two runs of a cell."""
-    body = record.read(of.record)
+    body = record.read_record(of.record)
     return {k: v for k, v in body.items() if k not in ("measured", "sha256")}
 
 

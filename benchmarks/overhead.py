@@ -84,7 +84,7 @@ def watch(others: Stopwatch, own: Stopwatch) -> None:
     others.watch(data, "tokenise", TOKENS)
     own.watch(base, "checksums", "checksums of all weights")
     own.watch(gc, "collect", "collecting garbage")
-    own.watch(record, "write", "writing the record")
+    own.watch(record, "write_record", "writing the record")
     own.watch(Trainer, "__init__", "building the Trainer")
     own.watch(peft.PeftModel, "save_pretrained", "saving the adapter")
     own.watch(session, "fingerprints", "fingerprints")

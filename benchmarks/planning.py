@@ -198,7 +198,7 @@ def main() -> None:
         write_experiment(folder, "ran", range(1, args.seeds + 1))
         places = [f"ledger={folder}/ledger", f"runs={folder}/runs"]
         for cell in grid.expansion(load_experiment("ran"), places).cells:
-            record.write(made_up(cell, chance), folder / "ledger")
+            record.write_record(made_up(cell, chance), folder / "ledger")
         run(folder, places, chance)
 
 

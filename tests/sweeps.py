@@ -24,7 +24,7 @@ def wait_until(true: Callable[[], T], what: str, seconds: float = 600) -> T:
 
 def numbers(cell: Cell) -> dict[str, Any]:
     """A record without its block of measured costs (and the checksum that covers it)."""
-    body = record.read(cell.record)
+    body = record.read_record(cell.record)
     return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
 
 

@@ -18,9 +18,9 @@ from osora_bench.benchdata.sets import (
     DataSet,
     File,
     Origin,
-    chosen,
     count_rows,
     examine,
+    named_sets,
     refuse_committable,
 )
 from osora_bench.common import paths
@@ -45,7 +45,7 @@ def fetch(names: Sequence[str], *, replace: bool = False) -> int:
     Raises:
         UserError: no such set, no network, or a folder that cannot be written.
     """
-    sets = chosen(names)
+    sets = named_sets(names)
     if not names:
         for name in [n for n, each in sets.items() if each.gated]:
             print(f"{name}: left out, {sets.pop(name).gated}. Name it to fetch it")

@@ -64,7 +64,7 @@ class DataSet:
     gated: str | None = None
 
 
-class State(Enum):
+class FileState(Enum):
     """What lies at a file's place."""
 
     RIGHT = "right"
@@ -93,7 +93,7 @@ def _read(place: Path) -> DataSet:
     return loaded
 
 
-def chosen(names: Sequence[str]) -> dict[str, DataSet]:
+def named_sets(names: Sequence[str]) -> dict[str, DataSet]:
     """The named sets; without a name every one.
 
     Raises:
@@ -106,15 +106,15 @@ def chosen(names: Sequence[str]) -> dict[str, DataSet]:
     return {name: sets[name] for name in names or sets}
 
 
-def state(file: File) -> State:
+def state_of_file(file: File) -> FileState:
     """Hold what lies in the data folder against the checksum; remembered by size and time."""
     place = paths.data_file(file.path)
     if not place.is_file():
-        return State.MISSING
+        return FileState.MISSING
     found = _sha256(place)
     if found == file.sha256 or found in file.also:
-        return State.RIGHT
-    return State.UNKNOWN if file.sha256 is None else State.WRONG
+        return FileState.RIGHT
+    return FileState.UNKNOWN if file.sha256 is None else FileState.WRONG
 
 
 def _sha256(place: Path) -> str:
@@ -148,10 +148,10 @@ class Finding:
 
 def examine(file: File) -> Finding:
     """Hold a file's checksum and number of rows against what conf/data says."""
-    place, found = paths.data_file(file.path), state(file)
-    if found is State.MISSING:
+    place, found = paths.data_file(file.path), state_of_file(file)
+    if found is FileState.MISSING:
         return Finding("missing", "missing")
-    if found is State.WRONG:
+    if found is FileState.WRONG:
         size = place.stat().st_size
         other = "" if file.bytes in (None, size) else f", {size:,} bytes instead of {file.bytes:,}"
         return Finding("wrong", f"sha256 {_sha256(place)} instead of {file.sha256}{other}")
@@ -162,7 +162,7 @@ def examine(file: File) -> Finding:
     if file.rows not in (None, rows):
         return Finding("wrong", f"{rows:,} rows instead of {file.rows:,}")
     told = [f"right, {rows:,} rows"]
-    if found is State.UNKNOWN:
+    if found is FileState.UNKNOWN:
         told.append("its checksum is not known, so only the rows were counted")
     told += [note for digest, note in file.also.items() if digest == _sha256(place)]
     return Finding("right", "; ".join(told))

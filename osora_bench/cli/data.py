@@ -4,18 +4,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from osora_bench.benchdata import fetch
-from osora_bench.benchdata.sets import DataSet, State, chosen, examine, state
+from osora_bench.benchdata.sets import DataSet, FileState, examine, named_sets, state_of_file
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 
 
-def summary(chosen_set: DataSet) -> str:
+def summary_of_set(chosen_set: DataSet) -> str:
     """In a few words, what the data folder has of a set: complete, or what stands against it."""
-    states = {file.path: state(file) for file in chosen_set.files}
+    states = {file.path: state_of_file(file) for file in chosen_set.files}
     parts = []
-    for kind in (State.WRONG, State.MISSING):
+    for kind in (FileState.WRONG, FileState.MISSING):
         found = [path for path, is_ in states.items() if is_ is kind]
-        if kind is State.MISSING and len(found) == len(states):
+        if kind is FileState.MISSING and len(found) == len(states):
             parts.append("missing")
         elif found:
             parts.append(f"{kind.value}: {', '.join(Path(path).name for path in found)}")
@@ -30,10 +30,10 @@ def listing(names: Sequence[str]) -> Iterator[str]:
             name,
             each.licence,
             "-" if each.questions is None else f"{each.questions:,}",
-            summary(each),
+            summary_of_set(each),
             each.source + (" (gated)" if each.gated else ""),
         )
-        for name, each in chosen(names).items()
+        for name, each in named_sets(names).items()
     ]
     width = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for row in rows:
@@ -44,7 +44,7 @@ def listing(names: Sequence[str]) -> Iterator[str]:
 def verify(names: Sequence[str]) -> int:
     """Print every file of the sets with what was found; exit status 1 unless all are right."""
     counts = {"right": 0, "missing": 0, "wrong": 0}
-    for name, each in chosen(names).items():
+    for name, each in named_sets(names).items():
         for file in each.files:
             finding = examine(file)
             counts[finding.kind] += 1

@@ -10,11 +10,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-from osora_bench.common import files, interruption
+from osora_bench.common import interruption
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.files import check_writable, write_whole
 from osora_bench.common.progress import say
 from osora_bench.evaluation import checks
-from osora_bench.models.adapter_config import check_adapter, read_origin
+from osora_bench.models.adapter_config import check_adapter, read_settings
 from osora_bench.planning.checks import check_config
 from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config, plain
@@ -45,22 +46,22 @@ def evaluate_verb(arguments: Sequence[str]) -> int:
     """Evaluate, print the scores, and write them beside the answers. Returns the exit status."""
     args = parser().parse_intermixed_args(arguments)
     cfg = configuration(args)
-    check(args, cfg)
+    check_call(args, cfg)
     say("loading torch, transformers and OpenCompass ...")
     from osora_bench.evaluation import evaluate, suites
     from osora_bench.models.adapters import with_saved_adapter
-    from osora_bench.models.base import Workspace, quiet
+    from osora_bench.models.base import Workspace, quiet_libraries
 
-    quiet()
+    quiet_libraries()
     sets = suites.prepare(cfg.eval, Path(cfg.runs))
     base = Workspace().base(cfg)
     model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)
     folder = args.output or Path(cfg.runs) / "evaluate" / name(args, cfg, model)
     with interruption.current():
         scores = evaluate.evaluate(model, base.tokenizer, cfg, sets, folder, label=args.model)
-    write(folder, args, cfg, scores)
+    write_scores(folder, args, cfg, scores)
     evaluate.forget(folder)
-    print(table(scores))
+    print(scores_table(scores))
     print(f"written to {folder}")
     return 0
 
@@ -104,7 +105,7 @@ def _model(args: argparse.Namespace) -> list[str]:
     if not (folder / "config.json").is_file():
         near = unknown("model", args.model, group_choices("model"))
         raise UserError(f"{near}; nor is it a folder with a config.json")
-    own = read_origin(folder / "config.json")
+    own = read_settings(folder / "config.json")
     stored = own.get("dtype") or own.get("torch_dtype") or "float32"
     chat = not args.plain and _has_chat_template(folder)
     settings = {
@@ -119,10 +120,10 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     settings = folder / "tokenizer_config.json"
-    return settings.is_file() and "chat_template" in read_origin(settings)
+    return settings.is_file() and "chat_template" in read_settings(settings)
 
 
-def check(args: argparse.Namespace, cfg: Config) -> None:
+def check_call(args: argparse.Namespace, cfg: Config) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
         check_adapter(args.adapter)
@@ -130,7 +131,7 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
 
     folder = args.output or Path(cfg.runs)
     checks.check_suite(cfg.eval, folder, "with --output or runs=")
-    files.check_writable(folder)
+    check_writable(folder)
     check_weights(cfg.model)
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")
@@ -146,7 +147,9 @@ def name(args: argparse.Namespace, cfg: Config, model: Any) -> str:
     return f"{cfg.model.name}{adapter}-{args.suite}-{short}"
 
 
-def write(folder: Path, args: argparse.Namespace, cfg: Config, scores: dict[str, Any]) -> None:
+def write_scores(
+    folder: Path, args: argparse.Namespace, cfg: Config, scores: dict[str, Any]
+) -> None:
     """Keep the scores with what they are of."""
     from osora_bench.evaluation.journal import cannot_write
     from osora_bench.evaluation.scores import not_run
@@ -163,12 +166,12 @@ def write(folder: Path, args: argparse.Namespace, cfg: Config, scores: dict[str,
     }
     place = folder / "scores.json"
     try:
-        files.write(place, json.dumps(made, indent=1) + "\n")
+        write_whole(place, json.dumps(made, indent=1) + "\n")
     except OSError as error:
         raise cannot_write(place, error) from error
 
 
-def table(scores: dict[str, Any]) -> str:
+def scores_table(scores: dict[str, Any]) -> str:
     """The scores as lines of text."""
 
     rows = []

@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from osora_bench.common import files
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.files import write_whole
 from osora_bench.common.paths import RunPaths
 from osora_bench.planning.compose import check_overrides, compose, composer, resolve
 from osora_bench.planning.config import Config, EvalConfig
-from osora_bench.records.record import DamagedRecord, read
+from osora_bench.records.record import DamagedRecord, read_record
 from osora_bench.records.schema import Record
 
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if args.output is None:
         sys.stdout.write(text)
         return 0
-    files.write(args.output, text)
+    write_whole(args.output, text)
     for line in lines:
         if "summary" in line:
             print(json.dumps(line, ensure_ascii=False))
@@ -111,7 +111,7 @@ def _record(ledger: Path, run_id: str) -> Record:
         told = f"the nearest of {len(known)}: {', '.join(near)}" if known else "it holds none"
         raise UserError(f"no record of a run {run_id!r} in {ledger}; {told}")
     try:
-        return read(place)
+        return read_record(place)
     except DamagedRecord as error:
         raise UserError(str(error)) from error
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from osora_bench.cli.options import members, own_options
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.reporting import parameters
-from osora_bench.reporting.parameters import Line
+from osora_bench.reporting.parameters import CountLine
 
 
 def params_verb(arguments: Sequence[str]) -> int:
@@ -36,14 +36,14 @@ def params_verb(arguments: Sequence[str]) -> int:
             raise UserError(f"rank={options['rank']}: a rank is at least 1")
     modules = options["modules"].split(",") if "modules" in options else None
 
-    lines = parameters.table(models, methods, ranks, config, modules)
+    lines = parameters.count_table(models, methods, ranks, config, modules)
     if modules is not None and not any(line.count for line in lines):
         raise UserError("\n".join(dict.fromkeys(str(line.problem) for line in lines)))
-    print(csv_text(lines) if "--csv" in rest else markdown(lines))
+    print(counts_csv(lines) if "--csv" in rest else counts_markdown(lines))
     return 0
 
 
-def markdown(lines: Sequence[Line]) -> str:
+def counts_markdown(lines: Sequence[CountLine]) -> str:
     """The counts as a table; a rank that a layer cannot have says so in place of numbers."""
     shown = [
         {
@@ -62,7 +62,7 @@ def markdown(lines: Sequence[Line]) -> str:
     )
 
 
-def csv_text(lines: Sequence[Line]) -> str:
+def counts_csv(lines: Sequence[CountLine]) -> str:
     """The counts for machines: one line each, numbers as they are."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

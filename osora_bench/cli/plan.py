@@ -14,13 +14,13 @@ from osora_bench.pipeline.messages import counted, warnings, where
 from osora_bench.planning import estimate
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.experiments import load_experiment
-from osora_bench.planning.grid import Expansion, expansion, together, validation_loss
+from osora_bench.planning.grid import Expansion, expansion, merged, validation_loss
 from osora_bench.records import record
 from osora_bench.sweep.slurm import queue
 
 
 @dataclass(frozen=True)
-class Line:
+class PlanLine:
     """One cell of a plan."""
 
     cell: Cell
@@ -62,7 +62,7 @@ class Line:
         }
 
 
-def lines(expansion: Expansion) -> list[Line]:
+def lines(expansion: Expansion) -> list[PlanLine]:
     """A line for each cell, those that wait last; damaged records are named on standard error."""
     damaged: list[str] = []
     ledgers = {cell.ledger for cell in expansion.cells}
@@ -73,11 +73,13 @@ def lines(expansion: Expansion) -> list[Line]:
     jobs = queue.queued(expansion.cells)
     made = []
     for cell in expansion.cells:
-        state, job = queue.state(cell, jobs), jobs.get(cell.run_id)
-        made.append(Line(cell, state, estimate.of(cell, known), job, _why(cell, state, job)))
+        state, job = queue.state_of(cell, jobs), jobs.get(cell.run_id)
+        made.append(
+            PlanLine(cell, state, estimate.estimate_of(cell, known), job, _why(cell, state, job))
+        )
     for waiting in expansion.waiting:
-        cost = estimate.of(waiting.cell, known)
-        made.append(Line(waiting.cell, State.WAITING, cost, None, f"  {waiting.why}"))
+        cost = estimate.estimate_of(waiting.cell, known)
+        made.append(PlanLine(waiting.cell, State.WAITING, cost, None, f"  {waiting.why}"))
     return made
 
 
@@ -94,7 +96,7 @@ def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
     return told.get(state, str)()
 
 
-def text(made: Sequence[Line]) -> list[str]:
+def text(made: Sequence[PlanLine]) -> list[str]:
     """The lines of a plan for people, with what must be known of them before and after."""
     cells = [line.cell for line in made]
     told = [f"WARNING: {line}" for line in warnings(cells)]
@@ -107,7 +109,7 @@ def text(made: Sequence[Line]) -> list[str]:
     return [*told, f"{len(made)} cells: {states}{left}"]
 
 
-def _hours(made: Sequence[Line]) -> float | None:
+def _hours(made: Sequence[PlanLine]) -> float | None:
     """What is left to do; a training that several suites are asked of counts once. None: nothing
     is left of which it is known."""
     todo = [
@@ -148,7 +150,7 @@ def plan_verb(arguments: Sequence[str]) -> int:
     experiments = [load_experiment(name) for name in names.split(",")]
     for experiment in experiments:
         smoke.make_up(experiment, overrides)
-    made = lines(together(expansion(experiment, overrides) for experiment in experiments))
+    made = lines(merged(expansion(experiment, overrides) for experiment in experiments))
     if "--json" in rest:
         print(json.dumps([line.plain() for line in made], indent=1))
     else:

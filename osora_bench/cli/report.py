@@ -30,9 +30,9 @@ def tables_verb(arguments: Sequence[str]) -> int:
     compare = choice(options, "compare", "paper")
     others = choice(options, "others", "true") or "scale=smoke" in overrides
     with without_collecting():
-        tables, damaged = tabulate.build(experiment, cells, compare=compare, others=others)
+        tables, damaged = tabulate.build_tables(experiment, cells, compare=compare, others=others)
     folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
-    written = render.write(tables, folder)
+    written = render.write_tables(tables, folder)
     for table in tables:
         print(render.markdown(table))
     for line in damaged:

@@ -39,8 +39,8 @@ def cell_verb(arguments: Sequence[str]) -> int:
 def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise UserError if the experiment's tables or figures could not be made in the end."""
 
-    tabulate.check(experiment, cells)
+    tabulate.check_tables(experiment, cells)
     if experiment.figures:
         from osora_bench.reporting import figures
 
-        figures.check(experiment)
+        figures.check_figures(experiment)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from osora_bench.common import files
+from osora_bench.common.files import write_whole
 
 LOCK, STATUS = "lock", "status.json"
 PATIENCE = 1.0
@@ -77,4 +77,4 @@ def _note(folder: Path) -> None:
         # a note that is still there is of a process that was killed
         "starts": note(folder).get("starts", 0) + 1,
     }
-    files.write(folder / STATUS, json.dumps(told))
+    write_whole(folder / STATUS, json.dumps(told))

@@ -14,7 +14,7 @@ MINIMUM_FREE = 200 * 2**20
 """Bytes a run may need for its adapter, predictions and logs before it can be refused."""
 
 
-def write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file: whoever reads it, and a crash at any moment, finds the old one or the new one.
 
     What a killed process left of an earlier try is removed: one process at a time writes a file.

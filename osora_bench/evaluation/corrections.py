@@ -49,7 +49,7 @@ def named(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
 
 
-def of(config: Any) -> Reader | None:
+def reader_of(config: Any) -> Reader | None:
     """The reader of a dataset configuration's answers, None where this project has none: what is
     scored by perplexity is not read at all."""
     post = named(config.eval_cfg.get("pred_postprocessor", {}).get("type"))

@@ -17,9 +17,9 @@ from osora_bench.common.progress import say
 from osora_bench.evaluation import judging, tasks
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.journal import Journal, cannot_write
-from osora_bench.evaluation.scores import Score, score_of, write
+from osora_bench.evaluation.scores import Score, score_of, write_answers
 from osora_bench.evaluation.suites import PreparedSets, by_perplexity
-from osora_bench.evaluation.tasks import build_dataset, quiet
+from osora_bench.evaluation.tasks import build_dataset, output_to
 from osora_bench.evaluation.vllm_model import VllmModel
 from osora_bench.models import base, weights
 from osora_bench.planning.config import Config, DatasetConfig
@@ -97,10 +97,10 @@ def _evaluate(
     model.too_long.clear()
     model.cut.clear()
     metric, name = dataset.metric, dataset.name
-    with _full_disk_told(folder), quiet(folder / "opencompass.log"), _work(folder) as work:
+    with _full_disk_told(folder), output_to(folder / "opencompass.log"), _work(folder) as work:
         _run(model, config, cfg.eval.max_out_len, work)
         judged = judging.judged(config, work, metric, cut=model.cut)
-        write(judged.answers, folder / "answers" / f"{name}.jsonl.gz")
+        write_answers(judged.answers, folder / "answers" / f"{name}.jsonl.gz")
     score = score_of(judged.result, judged.answers, dataset, len(model.too_long), judged.corrected)
     _warn(score, name, model.max_seq_len)
     return score

@@ -73,7 +73,7 @@ def judged(
     made, judge_ = predictions(config, work), Judge(task(config, work, {}), metric, positions)
     try:
         judge_.run()
-        result, reader = read_results(work / "results", config), corrections.of(config)
+        result, reader = read_results(work / "results", config), corrections.reader_of(config)
         if reader is None:
             return Judged(result, scores.collect(result, made, cut=cut), None, None)
         answers = scores.collect(result, made, reader.possible, cut)
@@ -96,7 +96,7 @@ def judge(config: ConfigDict, work: Path, metric: str) -> dict[str, Any]:
     return judged(config, work, metric).result
 
 
-def check(config: ConfigDict, work: Path, metric: str) -> None:
+def check_metric(config: ConfigDict, work: Path, metric: str) -> None:
     """Judge an empty answer to the first question, before any is asked.
 
     Raises:
@@ -159,7 +159,7 @@ class Judge(eval_task.OpenICLEvalTask):
         if details is None:
             raise UserError(f"{self._name}: OpenCompass's evaluator judges no single question")
         if isinstance(details, list) and all(
-            scores.verdict(entry) is not None for entry in details
+            scores.verdict_of_answer(entry) is not None for entry in details
         ):
             return result
         if self._compares_strings():

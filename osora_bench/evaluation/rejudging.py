@@ -11,7 +11,7 @@ from pathlib import Path
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.evaluation import checks, suites
 from osora_bench.evaluation.judging import Judged, judged
-from osora_bench.evaluation.tasks import quiet, rewrite
+from osora_bench.evaluation.tasks import output_to, rewrite
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 
 
@@ -65,7 +65,7 @@ def judge_outputs(suite: EvalConfig, name: str, outputs: Mapping[int, str], runs
         str(i): {"origin_prompt": "", "prediction": outputs[position]}
         for i, position in enumerate(positions)
     }
-    with quiet(runs / "opencompass.log"), tempfile.TemporaryDirectory(dir=runs) as work:
+    with output_to(runs / "opencompass.log"), tempfile.TemporaryDirectory(dir=runs) as work:
         rewrite(made, config, Path(work))
         return judged(config, Path(work), dataset.metric, positions=positions)
 

@@ -75,13 +75,13 @@ def _answer(
         prompt=made.get("origin_prompt"),
         output=made["prediction"],
         read=None if unread else read,
-        right=bool(verdict(entry)),
+        right=bool(verdict_of_answer(entry)),
         unjudged=entry.get("unjudged"),
         cut=cut,
     )
 
 
-def verdict(entry: dict[str, Any]) -> bool | None:
+def verdict_of_answer(entry: dict[str, Any]) -> bool | None:
     """Whether an entry of OpenCompass's details says right or wrong; None if it says neither."""
     for key in ("correct", "is_correct"):
         if key in entry:
@@ -90,7 +90,7 @@ def verdict(entry: dict[str, Any]) -> bool | None:
     return None
 
 
-def write(answers: list[Answer], path: Path) -> None:
+def write_answers(answers: list[Answer], path: Path) -> None:
     """Keep the answers, one JSON line a question, gzipped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt", encoding="utf-8") as file:

@@ -15,7 +15,7 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.evaluation import judging
 from osora_bench.evaluation.corrections import named
-from osora_bench.evaluation.tasks import build_dataset, point_at_data, quiet
+from osora_bench.evaluation.tasks import build_dataset, output_to, point_at_data
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 
 PERPLEXITY = ("PPLInferencer", "LLInferencer", "PPLOnlyInferencer")
@@ -96,7 +96,7 @@ def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
             f"eval.backend=vllm answers by generation; {', '.join(scored)}: perplexities need "
             "eval.backend=transformers"
         )
-    with quiet(runs / "opencompass.log"):
+    with output_to(runs / "opencompass.log"):
         sizes = {d.name: _size(d, configs[d.name]) for d in suite.chosen}
     for dataset in suite.chosen:
         name, expected = dataset.name, len(suite.asked(dataset))
@@ -104,10 +104,10 @@ def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
             raise UserError(
                 f"eval {suite.name}: {name} has {sizes[name]} questions, expected {expected}"
             )
-    with quiet(runs / "opencompass.log"), tempfile.TemporaryDirectory(dir=runs) as work:
+    with output_to(runs / "opencompass.log"), tempfile.TemporaryDirectory(dir=runs) as work:
         for dataset in suite.chosen:
             name = dataset.name
-            judging.check(configs[name], Path(work) / name, dataset.metric)
+            judging.check_metric(configs[name], Path(work) / name, dataset.metric)
     for name, config in configs.items():
         judging.check_references(config, name)
     return configs

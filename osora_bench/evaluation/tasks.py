@@ -39,7 +39,7 @@ def build_dataset(config: ConfigDict) -> Any:
 
 
 @contextlib.contextmanager
-def quiet(log: Path) -> Iterator[None]:
+def output_to(log: Path) -> Iterator[None]:
     """Send what OpenCompass and datasets print to a log file beside the run."""
     log.parent.mkdir(parents=True, exist_ok=True)
     datasets.disable_progress_bars()

@@ -9,7 +9,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning.config import MethodConfig
 
 
-def read_origin(place: Path) -> dict[str, Any]:
+def read_settings(place: Path) -> dict[str, Any]:
     """What a JSON file of a model or an adapter says.
 
     Raises:
@@ -28,7 +28,7 @@ def check_adapter(folder: Path) -> None:
     settings = folder / "adapter_config.json"
     if not settings.is_file():
         raise UserError(f"--adapter {folder}: no folder with an adapter_config.json")
-    if "peft_type" not in read_origin(settings):
+    if "peft_type" not in read_settings(settings):
         raise UserError(f"{settings}: names no peft_type, so PEFT did not write it")
     tensors = ("adapter_model.safetensors", "adapter_model.bin")
     if not any((folder / name).is_file() for name in tensors):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
-from osora_bench.models.adapter_config import instantiate, read_origin, start
+from osora_bench.models.adapter_config import instantiate, read_settings, start
 from osora_bench.models.base import Base, digest
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.planning.cell import Cell
@@ -26,7 +26,7 @@ ORIGIN = "osora_bench.json"
 """Beside an adapter that this project trained: its base's content, and how the method starts."""
 
 
-def remember(folder: Path, base: Any, method: MethodConfig) -> None:
+def write_origin(folder: Path, base: Any, method: MethodConfig) -> None:
     """Write down beside a trained adapter what loading it takes."""
 
     origin = {"base": digest(base.checksums), "start": method.start}
@@ -42,7 +42,7 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
 
     origin: dict[str, Any] = {"base": None, "start": None}
     if (folder / ORIGIN).is_file():
-        origin |= read_origin(folder / ORIGIN)
+        origin |= read_settings(folder / ORIGIN)
     if origin["base"] not in (None, digest(base.checksums)):
         raise UserError(
             f"--adapter {folder} was trained on other weights than those of {cfg.model.name}"
@@ -121,6 +121,6 @@ def save(
     """
     given = {} if tensors is None else {"state_dict": tensors}
     model.save_pretrained(str(cell.paths.adapter), **given)
-    remember(cell.paths.adapter, base, cell.config.method)
+    write_origin(cell.paths.adapter, base, cell.config.method)
     if cell.config.method.full:  # a whole model, then
         base.tokenizer.save_pretrained(cell.paths.adapter)

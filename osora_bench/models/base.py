@@ -17,7 +17,7 @@ from osora_bench.models.weights import location
 from osora_bench.planning.config import Config, ModelConfig
 
 
-def quiet() -> None:
+def quiet_libraries() -> None:
     """Keep transformers' own bars, warnings and advice off the terminal of a sweep."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.set_verbosity_error()
@@ -75,7 +75,7 @@ class Workspace:
         key = (model.path, model.revision, model.dtype, device)
         if self._base is None or self._key != key:
             self._base = None  # free the old one before the new one is loaded
-            self._base = load(model, device)
+            self._base = load_base(model, device)
             self._key = key
             self.loads += 1
         return self._base
@@ -105,7 +105,7 @@ class Workspace:
             self._base = None
 
 
-def load(model: ModelConfig, device: torch.device) -> Base:
+def load_base(model: ModelConfig, device: torch.device) -> Base:
     """Read a base model and its tokenizer from disk."""
     path = location(model)
     options = {"revision": model.revision, "local_files_only": True}

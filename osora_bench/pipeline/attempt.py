@@ -11,7 +11,7 @@ from osora_bench.common import interruption
 from osora_bench.common.claim import claimed
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
-from osora_bench.pipeline.messages import less_memory, summary
+from osora_bench.pipeline.messages import less_memory, summary_of_cell
 from osora_bench.planning.cell import Cell, State, check_content
 from osora_bench.records import code_state
 
@@ -79,7 +79,7 @@ def _run(cell: Cell, counter: str) -> State:
             raise DeviceLost(f"the GPU must be opened anew after this: {first}") from error
         return State.FAILED
     shutil.rmtree(cell.paths.trainer, ignore_errors=True)
-    say(f"{counter}{summary(cell, made)}")
+    say(f"{counter}{summary_of_cell(cell, made)}")
     return State.DONE
 
 

@@ -69,7 +69,7 @@ def less_memory(cell: Cell) -> str:
     )
 
 
-def summary(cell: Cell, made: Record) -> str:
+def summary_of_cell(cell: Cell, made: Record) -> str:
     """One line of a finished cell: scores, last loss, seconds."""
     if made["training"] and "diverged" in made["training"]:
         return f"{cell.label}: diverged, {made['training']['diverged']}"

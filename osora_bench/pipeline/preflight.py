@@ -13,7 +13,7 @@ from osora_bench.planning.config import plain
 from osora_bench.training.checks import check_optimizer, check_rows, check_sharing
 
 
-def check(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
+def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
     """Raise UserError with every reason why the cells cannot run now on this machine; or, if it is
     not `here` that they will run, on others that see its files."""
     by_data = {json.dumps(plain([c.config.task, c.config.eval, c.config.trains])): c for c in cells}
@@ -70,7 +70,7 @@ def _check_device(cell: Cell) -> None:
 
 def _check_tracker(cell: Cell) -> None:
 
-    tracker.check(cell.config.tracker)
+    tracker.check_tracker(cell.config.tracker)
 
 
 def _check_weights(cell: Cell) -> None:
@@ -90,4 +90,4 @@ def _check_layers(cell: Cell) -> None:
     start(method)
     if model.architecture is None:
         weights.check_weights(model)  # what is not there has been told already
-    counting.check(cell.config)
+    counting.check_layers(cell.config)

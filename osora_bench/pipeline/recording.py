@@ -27,7 +27,7 @@ def circumstances_of(cell: Cell) -> Circumstances:
     return provenance.circumstances(device_of(cell.config), cell.config.processes)
 
 
-def recorded(
+def write_cell_record(
     cell: Cell,
     circumstances: Circumstances,
     training: TrainingRecord | None,
@@ -51,7 +51,7 @@ def recorded(
         "not_run": not_run(cell.config.eval, scores),
         "measured": _measured(seconds, cell),
     }
-    record.write(made, cell.ledger)
+    record.write_record(made, cell.ledger)
     evaluate.forget(cell.paths.evaluation)
     return made
 

@@ -13,13 +13,13 @@ from osora_bench.common import interruption, paths
 from osora_bench.evaluation import evaluate, suites
 from osora_bench.models import adapters
 from osora_bench.models.adapters import with_saved_adapter
-from osora_bench.models.base import Base, Workspace, device_of, quiet
+from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
 from osora_bench.pipeline.recording import (
     circumstances_of,
     parameters_of,
     portable_config,
-    recorded,
     tracked,
+    write_cell_record,
 )
 from osora_bench.pipeline.tracker import Tracker, tracking
 from osora_bench.planning.cell import Cell
@@ -36,7 +36,7 @@ class Session:
     """One process's shared work: libraries, base model, tokenised rows, OpenCompass datasets."""
 
     def __init__(self) -> None:
-        quiet()
+        quiet_libraries()
         self.workspace = Workspace()
         self._tokenised: dict[str, data.TokenisedTask] = {}
         self._sets: dict[str, suites.PreparedSets] = {}
@@ -64,7 +64,7 @@ class Session:
                 if not cell.tries_rate:
                     raise
                 told = TrainingRecord(diverged=str(error))
-                made = recorded(
+                made = write_cell_record(
                     cell, circumstances_of(cell), told, parameters={}, scores={}, seconds={}
                 )
             tracker.end(tracked(made), failed=False)
@@ -98,7 +98,7 @@ class Session:
         seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
         seconds["total"] = sum(seconds.values())
         training = None if done.training is None else cast(TrainingRecord, asdict(done.training))
-        return recorded(
+        return write_cell_record(
             cell,
             circumstances,
             training,
@@ -113,7 +113,7 @@ class Session:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         started = time.time()
         model = _started(cell, base)
-        earlier = reuse.find(cell, circumstances) if not cell.config.method.full else None
+        earlier = reuse.find_training(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
             if earlier.load(cell, model):
                 earlier.tell(tracker.log)
@@ -125,7 +125,7 @@ class Session:
         training = self._train(cell, base, model, tracker)
         done = reuse.Trained(training, parameters_of(cell, trainable), time.time() - started)
         if not cell.config.method.full:
-            reuse.keep(cell, model, done, circumstances)
+            reuse.note_training(cell, model, done, circumstances)
         return model, done
 
     def _train(self, cell: Cell, base: Base, model: Any, tracker: Tracker) -> train.Training:
@@ -150,12 +150,12 @@ class Session:
         earlier cell trained the same."""
         started = time.time()
         if not cell.config.method.full:
-            earlier = reuse.find(cell, circumstances)
+            earlier = reuse.find_training(cell, circumstances)
             if earlier is not None:
                 earlier.take(cell)
                 return earlier.done
         self.workspace.clear()
-        training, trainable = launch.train(cell, interruption.current(), tracker.log)
+        training, trainable = launch.train_in_parts(cell, interruption.current(), tracker.log)
         return reuse.Trained(training, parameters_of(cell, trainable), time.time() - started)
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
@@ -202,5 +202,5 @@ def _as_trained(cell: Cell, base: Base, done: reuse.Trained, circumstances: Circ
     if cell.config.method.full:
         return base.model
     model = with_saved_adapter(base, cell.paths.adapter, cell.config)
-    reuse.keep(cell, model, done, circumstances)
+    reuse.note_training(cell, model, done, circumstances)
     return model

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from osora_bench.common import files
 from osora_bench.common.errors import UserError
+from osora_bench.common.files import last_line
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import TrackerConfig
@@ -190,7 +190,7 @@ def server() -> str:
     return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
 
 
-def check(chosen: TrackerConfig) -> None:
+def check_tracker(chosen: TrackerConfig) -> None:
     """Raise UserError if a tracker section cannot work on this machine."""
     if chosen.report_to == "wandb" and chosen.mode == "online" and not logged_in():
         raise UserError(
@@ -201,7 +201,7 @@ def check(chosen: TrackerConfig) -> None:
 
 def _said_last(log: Path) -> str:
     with contextlib.suppress(OSError):
-        return files.last_line(log) or "it said nothing"
+        return last_line(log) or "it said nothing"
     return "its output cannot be read"
 
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from osora_bench.common import claim, files, paths
+from osora_bench.common import claim, paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.files import write_whole
 from osora_bench.planning import identity
 from osora_bench.planning.config import Config
 from osora_bench.records import record
@@ -91,7 +92,7 @@ class Cell:
         when = datetime.now(UTC).isoformat(timespec="microseconds")
         told = json.dumps({"error": error, "time": when, "traceback": trace}, indent=1)
         self.paths.folder.mkdir(parents=True, exist_ok=True)
-        files.write(self.paths.failure, told)
+        write_whole(self.paths.failure, told)
 
     @property
     def label(self) -> str:

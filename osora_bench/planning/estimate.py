@@ -114,7 +114,7 @@ def measured(records: Iterable[Mapping[str, Any]]) -> Known:
     }
 
 
-def of(cell: Cell, known: Known) -> Estimate | None:
+def estimate_of(cell: Cell, known: Known) -> Estimate | None:
     """A cell's estimate: its training and its evaluation each as before, or by its size; None for
     an architecture whose size is not known here."""
     cfg = cell.config

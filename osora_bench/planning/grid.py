@@ -55,7 +55,7 @@ class Expansion:
         return [*self.cells, *(one.cell for one in self.waiting)]
 
 
-def together(expansions: Iterable[Expansion]) -> Expansion:
+def merged(expansions: Iterable[Expansion]) -> Expansion:
     """Several experiments as one, what they share once."""
     cells: dict[str, Cell] = {}
     waiting: dict[tuple[str, ...], Waiting] = {}
@@ -251,7 +251,7 @@ def validation_loss(trial: Cell) -> float | None:
     diverged; None as long as there is no record."""
     if trial.state != State.DONE:
         return None
-    validation = record.held_out_loss(record.read(trial.record))
+    validation = record.held_out_loss(record.read_record(trial.record))
     return math.inf if validation is None else validation["loss"]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from osora_bench.common import files
+from osora_bench.common.files import write_whole
 from osora_bench.records.schema import Record, ValidationRecord
 
 SCHEMA = 1
@@ -50,7 +50,7 @@ def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def write(record: Record, ledger: Path) -> Path:
+def write_record(record: Record, ledger: Path) -> Path:
     """Write a record under its run id, whole or not at all, with its checksum.
 
     Raises:
@@ -62,11 +62,11 @@ def write(record: Record, ledger: Path) -> Path:
         raise FileExistsError(f"{target}: a record is written once")
     whole = {**record, "schema": SCHEMA}
     whole["sha256"] = _digest(whole)
-    files.write(target, json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_whole(target, json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return target
 
 
-def read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
     """One record, checked.
 
     Raises:
@@ -106,7 +106,7 @@ def is_whole(path: Path) -> bool:
     has changed: whoever watches a sweep asks often."""
     try:
         if _found_whole.get(path) != _mark(path):
-            read(path)
+            read_record(path)
     except (OSError, DamagedRecord):
         return False
     return True
@@ -151,7 +151,7 @@ def read_each(folder: Path, damaged: list[str]) -> Iterator[Record]:
     `damaged`, and it is left as it is."""
     for path in sorted(folder.glob("*.json")):
         try:
-            yield read(path)
+            yield read_record(path)
         except DamagedRecord as error:
             damaged.append(str(error))
 

@@ -9,7 +9,7 @@ import pandas as pd
 from osora_bench.common.errors import UserError
 from osora_bench.planning.experiments import Experiment
 from osora_bench.reporting.numbers import NOT_IN_GRID
-from osora_bench.reporting.reference import Key, Printed, load
+from osora_bench.reporting.reference import Key, Printed, load_reference
 from osora_bench.reporting.table import SOURCE, Number, Table
 
 
@@ -18,7 +18,7 @@ def compared(experiment: Experiment, made: Sequence[Table]) -> list[Table]:
     if not any(name and table.numbers for table, name in zip(made, references, strict=True)):
         raise UserError("compare=paper: the paper has no results to stand beside these tables")
     return [
-        beside(table, load(name)) if name and table.numbers else table
+        beside(table, load_reference(name)) if name and table.numbers else table
         for table, name in zip(made, references, strict=True)
     ]
 

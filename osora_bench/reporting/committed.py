@@ -32,8 +32,8 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
     written: list[Path] = []
     texts: dict[str, str] = {}
     for name, experiment, cells in committed():
-        tables, _ = tabulate.build(experiment, cells)
-        written += render.write(tables, root / "results" / "tables" / name)
+        tables, _ = tabulate.build_tables(experiment, cells)
+        written += render.write_tables(tables, root / "results" / "tables" / name)
         texts |= {f"{name}/{table.name}": render.markdown(table) for table in tables}
         if figures and experiment.figures:
             written += draw(experiment, cells, root / "results" / "figures" / name)

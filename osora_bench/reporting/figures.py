@@ -19,7 +19,7 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, FigureSpec
 from osora_bench.reporting import reference
 from osora_bench.reporting.numbers import mean
-from osora_bench.reporting.rows import recorded
+from osora_bench.reporting.rows import recorded_rows
 
 matplotlib.use("agg")
 
@@ -52,7 +52,7 @@ def draw(
         "bars": partial(bars, others=others),
         "ranks": partial(ranks, others=others),
     }
-    check(experiment)
+    check_figures(experiment)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with plt.rc_context({"svg.hashsalt": "osora_bench", "font.size": 9}):
@@ -65,7 +65,7 @@ def draw(
     return written
 
 
-def check(experiment: Experiment) -> None:
+def check_figures(experiment: Experiment) -> None:
     """Raise UserError if an experiment has a figure of a kind that is not known."""
     for spec in experiment.figures.values():
         if spec.kind not in KINDS:
@@ -117,7 +117,9 @@ def _methods(cells: Sequence[Cell]) -> list[str]:
 def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
     """Avg. by rank; the bars are one standard error of the questions on each side."""
     rows = [
-        row for row in recorded(cells, others=others)[0] if row.cell.config.method.rank is not None
+        row
+        for row in recorded_rows(cells, others=others)[0]
+        if row.cell.config.method.rank is not None
     ]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods([row.cell for row in rows])):
@@ -150,8 +152,8 @@ def _label(cells: Sequence[Cell], method: str) -> str:
 
 def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
     """Figure 3: a group of bars a dataset, ours filled, the paper's outlined beside them."""
-    rows = recorded(cells, others=others)[0]
-    printed = reference.load(spec.reference) if spec.reference is not None else {}
+    rows = recorded_rows(cells, others=others)[0]
+    printed = reference.load_reference(spec.reference) if spec.reference is not None else {}
     datasets = cells[0].config.eval.datasets
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     width = 0.8 / (2 * len(rows))

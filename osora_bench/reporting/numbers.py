@@ -30,7 +30,7 @@ def shown_values(values: Sequence[Decimal]) -> str:
     return f"{mean(values)} ± {Decimal(spread).quantize(CENT, ROUND_HALF_UP)}"
 
 
-def count(values: Sequence[Decimal]) -> str:
+def mean_count(values: Sequence[Decimal]) -> str:
     """A whole number as it is; the mean of several."""
     return str(mean(values)).removesuffix(".00") if values else ""
 

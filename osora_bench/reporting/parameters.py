@@ -35,7 +35,7 @@ CELLS_A_PROCESS = 8
 
 
 @dataclass(frozen=True)
-class Line:
+class CountLine:
     """One model, method and rank with its count, or the reason why there is none."""
 
     model: str
@@ -45,13 +45,13 @@ class Line:
     problem: str | None
 
 
-def table(
+def count_table(
     model_names: Sequence[str],
     method_names: Sequence[str],
     ranks: Sequence[int] | None,
     config_file: Path | None = None,
     modules: Sequence[str] | None = None,
-) -> list[Line]:
+) -> list[CountLine]:
     """Counts of every model x method x rank.
 
     Args:
@@ -114,7 +114,7 @@ def _parts(
     return model_parts, method_parts
 
 
-def _lines(cells: Sequence[Config], one_model: bool) -> list[Line]:
+def _lines(cells: Sequence[Config], one_model: bool) -> list[CountLine]:
     """Each cell's line; many are shared out among the machine's cores."""
     from osora_bench.models import skeleton
 
@@ -153,14 +153,14 @@ def experiment_ranks() -> dict[tuple[str, str], list[int]]:
     return {pair: sorted(ranks) for pair, ranks in found.items()}
 
 
-def _line(cfg: Config) -> Line:
+def _line(cfg: Config) -> CountLine:
     from osora_bench.models.counting import count
 
     model, method = cfg.model.label, cfg.method
     try:
-        return Line(model, method.label, method.rank, count(cfg), None)
+        return CountLine(model, method.label, method.rank, count(cfg), None)
     except UserError as error:
-        return Line(model, method.label, method.rank, None, str(error))
+        return CountLine(model, method.label, method.rank, None, str(error))
 
 
 def read_config_file(place: Path) -> dict[str, Any]:

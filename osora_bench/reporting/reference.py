@@ -42,7 +42,7 @@ def names() -> list[str]:
     return sorted(p.stem for p in (paths.RESULTS / "reference").glob("*.csv"))
 
 
-def load(name: str) -> dict[Key, Printed]:
+def load_reference(name: str) -> dict[Key, Printed]:
     """The printed numbers of one artefact (`table1`, ..., `figure3`), in its order.
 
     Raises:
@@ -80,7 +80,7 @@ class Average:
 
 def averages(name: str) -> list[Average]:
     """Every Avg. of a table beside the mean, rounded half up, of the accuracies in its row."""
-    printed = load(name)
+    printed = load_reference(name)
     result = []
     for key, number in printed.items():
         if key.column == AVERAGE:

@@ -93,7 +93,7 @@ def _for_machines(table: Table) -> pd.DataFrame:
     return pd.concat([pd.Series(table.groups, name="Model", dtype=str), table.frame], axis=1)
 
 
-def write(tables: Sequence[Table], folder: Path) -> list[Path]:
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
     """Write each table as Markdown, CSV and LaTeX; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -129,7 +129,7 @@ def _family(config: Config) -> tuple[str, ...]:
     return (*names, str(method.rank), json.dumps(method.peft, sort_keys=True), trainer)
 
 
-def recorded(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row], list[str]]:
+def recorded_rows(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row], list[str]]:
     """The rows of cells with the records of their ledgers, and a line for each damaged one."""
     records: dict[str, Record] = {}
     damaged: list[str] = []

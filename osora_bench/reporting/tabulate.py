@@ -18,12 +18,12 @@ from osora_bench.reporting.beside_paper import compared
 from osora_bench.reporting.layouts import against, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
-from osora_bench.reporting.reference import load
-from osora_bench.reporting.rows import Row, recorded, rows
+from osora_bench.reporting.reference import load_reference
+from osora_bench.reporting.rows import Row, recorded_rows, rows
 from osora_bench.reporting.table import Table
 
 
-def build(
+def build_tables(
     experiment: Experiment,
     cells: Sequence[Cell],
     *,
@@ -39,7 +39,7 @@ def build(
     Raises:
         UserError: `compare`, and no table has results of the paper's to be set beside.
     """
-    by_seed, damaged = recorded(cells, others=others)
+    by_seed, damaged = recorded_rows(cells, others=others)
     made = [
         _layout(spec.layout)(name, spec, [row for row in by_seed if _selected(row, spec)])
         for name, spec in experiment.tables.items()
@@ -47,14 +47,14 @@ def build(
     return compared(experiment, made) if compare else made, damaged
 
 
-def check(experiment: Experiment, cells: Sequence[Cell]) -> None:
+def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise UserError if a table cannot be made of an experiment's cells, whatever their records:
     a layout, column, baseline or reference that is not known."""
     without_records = rows(cells, {})
     for name, spec in experiment.tables.items():
         _layout(spec.layout)(name, spec, [r for r in without_records if _selected(r, spec)])
         if spec.reference is not None:
-            load(spec.reference)
+            load_reference(spec.reference)
 
 
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:

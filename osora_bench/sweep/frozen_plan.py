@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from osora_bench.common import files
+from osora_bench.common.files import write_whole
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.config import Config, plain
 from osora_bench.records import code_state
@@ -68,7 +68,7 @@ def freeze(cells: Sequence[Cell]) -> Frozen:
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = cells[0].paths.runs.absolute() / "plans" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, text)
+    write_whole(path, text)
     return Frozen(path, started, code, list(cells), failed_before)
 
 

@@ -52,7 +52,7 @@ def _attempt(cfg: DictConfig) -> tuple[int, str]:
             return OK, ""
         if one.state == State.DAMAGED:
             raise UserError(damage(one))
-        preflight.check([one])
+        preflight.check_cells([one])
         session().prepare([one])
     except UserError as error:
         tell(error)

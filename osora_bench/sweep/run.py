@@ -95,7 +95,7 @@ def run_missing(
         return verdict(cells)
     say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
-        preflight.check([*missing, *waiting], hint, here=not options.launcher)
+        preflight.check_cells([*missing, *waiting], hint, here=not options.launcher)
         for line in warnings(missing):
             say(f"WARNING: {line}")
     try:

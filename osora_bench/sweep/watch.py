@@ -1,7 +1,7 @@
 """What happens to the cells of a sweep that other processes run, told as it happens."""
 
 from osora_bench.common.progress import say
-from osora_bench.pipeline.messages import damage, summary
+from osora_bench.pipeline.messages import damage, summary_of_cell
 from osora_bench.planning.cell import Cell, State
 from osora_bench.records import record
 from osora_bench.sweep.frozen_plan import Frozen
@@ -31,7 +31,7 @@ class Watch:
     def _tell(self, cell: Cell) -> None:
         state = cell.state
         if state == State.DONE:
-            say(summary(cell, record.read(cell.record)))
+            say(summary_of_cell(cell, record.read_record(cell.record)))
         elif state == State.DAMAGED:
             say(damage(cell))
         else:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from osora_bench.common import claim, files
+from osora_bench.common import claim
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.exits import INTERRUPTED, LOST, MISTAKE
+from osora_bench.common.files import last_line
 from osora_bench.common.progress import say
 from osora_bench.pipeline.messages import less_memory, where
 from osora_bench.planning.cell import Cell, State
@@ -197,7 +198,7 @@ class Workers:
 
     def _said(self, slot: int) -> str:
         """The last line of a worker's output, and where the rest is."""
-        last = (files.last_line(self.log(slot)) or "no output").removeprefix("osora-bench: ")
+        last = (last_line(self.log(slot)) or "no output").removeprefix("osora-bench: ")
         return f"{last}  (see {self.log(slot)})"
 
 

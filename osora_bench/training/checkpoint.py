@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from osora_bench.common import files
+from osora_bench.common.files import write_whole
 from osora_bench.common.interruption import Interruption
 from osora_bench.common.progress import say
 from osora_bench.planning.config import Config
@@ -68,7 +68,7 @@ def seal(folder: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    files.write(folder / SEAL, json.dumps(sums))
+    write_whole(folder / SEAL, json.dumps(sums))
 
 
 def newest(folder: Path) -> Path | None:

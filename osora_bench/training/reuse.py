@@ -16,7 +16,7 @@ from typing import Any
 
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-from osora_bench.common import files
+from osora_bench.common.files import write_whole
 from osora_bench.common.fingerprint import file_sha256
 from osora_bench.common.progress import say
 from osora_bench.models import base
@@ -34,7 +34,7 @@ class Trained:
     seconds: float
 
 
-def keep(cell: Cell, model: Any, done: Trained, provenance: Circumstances) -> None:
+def note_training(cell: Cell, model: Any, done: Trained, provenance: Circumstances) -> None:
     """Write down that the adapter in the cell's folder is that of a finished training."""
     told = {
         "files": _files(cell.paths.adapter),
@@ -44,11 +44,11 @@ def keep(cell: Cell, model: Any, done: Trained, provenance: Circumstances) -> No
     }
     folder = cell.paths.trained(cell.training_id)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / f"{cell.run_id}.json", json.dumps(told, indent=1))
+    write_whole(folder / f"{cell.run_id}.json", json.dumps(told, indent=1))
 
 
 @dataclass(frozen=True)
-class Note:
+class FinishedTraining:
     """A finished training that a cell can take over."""
 
     folder: Path
@@ -82,7 +82,7 @@ class Note:
             log({"step": step, "loss": loss})
 
 
-def find(cell: Cell, provenance: Circumstances) -> Note | None:
+def find_training(cell: Cell, provenance: Circumstances) -> FinishedTraining | None:
     """The training of a cell, if it was done here under the same circumstances and is whole."""
     for place in sorted(cell.paths.trained(cell.training_id).glob("*.json")):
         try:
@@ -92,7 +92,7 @@ def find(cell: Cell, provenance: Circumstances) -> Note | None:
             continue
         folder = replace(cell.paths, run_id=place.stem).adapter
         if told["provenance"] == provenance and _files(folder) == told["files"]:
-            return Note(folder, told["weights"], _done(told["done"]))
+            return FinishedTraining(folder, told["weights"], _done(told["done"]))
     return None
 
 

@@ -177,7 +177,7 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_a_model_is_loaded(tmp_
 
 @pytest.mark.parametrize("what", ["scores", "answers"])
 def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, monkeypatch):
-    from osora_bench.common import files
+    from osora_bench.cli import evaluate as command
     from osora_bench.evaluation import evaluate
 
     _, _, place = trained["osora"]
@@ -188,7 +188,10 @@ def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((files, "write") if what == "scores" else (evaluate, "write")), full)
+        if what == "scores":
+            patch.setattr(command, "write_whole", full)
+        else:
+            patch.setattr(evaluate, "write_answers", full)
         assert main(arguments) == 2
     assert "No space left on device); the answers so far are kept" in capsys.readouterr().err
     (journal,) = runs.rglob("journal.jsonl")

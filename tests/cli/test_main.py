@@ -70,7 +70,7 @@ def test_a_full_disk_is_refused(make_cell, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=5 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     with pytest.raises(UserError, match="5 MiB free on its disk, at least 200 needed"):
-        preflight.check([make_cell()])
+        preflight.check_cells([make_cell()])
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_help_is_no_mistake(capsys):
 def test_a_rank_above_the_layer_is_fine_where_the_method_allows_it(make_cell):
     from osora_bench.pipeline import preflight
 
-    preflight.check([make_cell("method=lora", "method.rank=200")])
-    preflight.check([make_cell("method=vera", "method.rank=200")])
+    preflight.check_cells([make_cell("method=lora", "method.rank=200")])
+    preflight.check_cells([make_cell("method=vera", "method.rank=200")])
 
 
 def test_a_rank_is_refused_also_where_the_weights_are_missing(here, capsys):
@@ -210,7 +210,7 @@ def test_scores_are_told_in_the_suites_order(make_cell):
         "training": None,
         "measured": {"seconds": {"train": 0.0, "evaluate": 1.0}},
     }
-    told = messages.summary(make_cell("method=none"), made)
+    told = messages.summary_of_cell(make_cell("method=none"), made)
     assert told.index("gsm8k-toy 50.00") < told.index("commonsenseqa-toy 50.00")
 
 

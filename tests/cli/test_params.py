@@ -60,7 +60,7 @@ def test_the_papers_parameter_counts_come_out_of_the_real_modules(model, method,
 def test_every_params_cell_of_the_paper_is_what_is_counted():
     checked = 0
     for name in reference.names():
-        for key, printed in reference.load(name).items():
+        for key, printed in reference.load_reference(name).items():
             if key.column == reference.PARAMS:
                 chosen = [f"model={key.model}", f"method={key.method}", f"method.rank={key.rank}"]
                 assert counting.count(configured(*chosen)).trainable == Decimal(printed.value)
@@ -130,7 +130,7 @@ def test_a_hub_style_config_file_is_counted(tmp_path):
     folder = tmp_path / "some-model"
     folder.mkdir()
     shutil.copy(toy, folder)
-    lines = parameters.table(["toy"], ["osora"], [8], folder / "config.json")
+    lines = parameters.count_table(["toy"], ["osora"], [8], folder / "config.json")
     assert lines[0].model == "some-model"
     assert lines[0].count == counting.count(configured("method=osora", "method.rank=8"))
 
@@ -142,7 +142,7 @@ def config_file(folder, **told):
 
 def test_a_config_file_is_counted_once_a_method_at_its_own_rank(tmp_path):
     place = config_file(tmp_path, model_type="llama", hidden_size=64, num_attention_heads=4)
-    lines = parameters.table(["toy"], ["none", "lora", "pissa"], None, place)
+    lines = parameters.count_table(["toy"], ["none", "lora", "pissa"], None, place)
     assert [(line.method, line.rank) for line in lines] == [
         ("Base", None), ("LoRA", 16), ("PiSSA", 16),
     ]  # fmt: skip
@@ -150,16 +150,16 @@ def test_a_config_file_is_counted_once_a_method_at_its_own_rank(tmp_path):
 
 def test_a_config_file_of_another_family_is_counted_on_the_modules_that_are_named(tmp_path):
     place = config_file(tmp_path, model_type="gpt2", n_layer=3, n_embd=64, n_head=4)
-    named = parameters.table(["toy"], ["lora", "osora"], [8], place, ["c_attn"])
+    named = parameters.count_table(["toy"], ["lora", "osora"], [8], place, ["c_attn"])
     assert [line.count.trainable for line in named] == [3 * 8 * (64 + 192), 3 * (8 + 192)]
-    usual = parameters.table(["toy"], ["lora"], [8], place)
+    usual = parameters.count_table(["toy"], ["lora"], [8], place)
     assert "'q_proj' matches no module. Linear layers here: c_attn" in usual[0].problem
 
 
 def test_the_size_of_a_whole_model_is_that_of_the_config_files_dtype(tmp_path):
     told = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64}
     sizes = [
-        parameters.table(["toy"], ["full"], None, config_file(tmp_path, **told, dtype=dtype))[
+        parameters.count_table(["toy"], ["full"], None, config_file(tmp_path, **told, dtype=dtype))[
             0
         ].count
         for dtype in ("float32", "bfloat16")
@@ -168,17 +168,19 @@ def test_the_size_of_a_whole_model_is_that_of_the_config_files_dtype(tmp_path):
     # what remains is the header, which holds the names and where each tensor lies
     assert all(0 < size.adapter_bytes - d < 4096 for size, d in zip(sizes, data, strict=True))
     with pytest.raises(UserError, match="unknown dtype 'fp8'"):
-        parameters.table(["toy"], ["full"], None, config_file(tmp_path, **told, torch_dtype="fp8"))
+        parameters.count_table(
+            ["toy"], ["full"], None, config_file(tmp_path, **told, torch_dtype="fp8")
+        )
 
 
 @pytest.mark.parametrize("told", [{"model_type": "t5"}, {"model_type": "no-such-model"}])
 def test_a_config_file_of_no_causal_language_model_is_refused(tmp_path, told):
     with pytest.raises(UserError, match="transformers makes no causal language model of its"):
-        parameters.table(["toy"], ["lora"], None, config_file(tmp_path, **told))
+        parameters.count_table(["toy"], ["lora"], None, config_file(tmp_path, **told))
 
 
 def test_what_peft_refuses_is_said_in_place_of_a_number():
-    lines = parameters.table(["toy"], ["osora"], [8], modules=["embed_tokens"])
+    lines = parameters.count_table(["toy"], ["osora"], [8], modules=["embed_tokens"])
     assert "model.embed_tokens is no linear layer" in lines[0].problem
 
 
@@ -190,13 +192,13 @@ def test_a_process_without_torch_composes_beside_the_import():
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (
         run.stdout.strip()
-        == params.csv_text(parameters.table(["toy"], ["lora", "osora"], [8, 65])).strip()
+        == params.counts_csv(parameters.count_table(["toy"], ["lora", "osora"], [8, 65])).strip()
     )
 
 
 def test_several_processes_count_what_one_does(monkeypatch):
     asked = (["toy", "smollm2-135m"], ["full", "lora", "osora", "vera"], [4, 128])
-    one = parameters.table(*asked)
+    one = parameters.count_table(*asked)
     assert any(line.problem for line in one)
     monkeypatch.setattr(parameters, "CELLS_A_PROCESS", 1)
     monkeypatch.setattr(parameters.os, "sched_getaffinity", lambda _: {0, 1, 2})
@@ -205,7 +207,7 @@ def test_several_processes_count_what_one_does(monkeypatch):
     monkeypatch.setattr(
         parameters, "ProcessPoolExecutor", lambda n, **k: children.append(n) or real(n, **k)
     )
-    assert parameters.table(*asked) == one
+    assert parameters.count_table(*asked) == one
     assert children == [3]
 
 
@@ -217,9 +219,9 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text):
 
 
 def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
-    lines = parameters.table(["qwen2-7b"], ["osora", "vera"], [1024])
+    lines = parameters.count_table(["qwen2-7b"], ["osora", "vera"], [1024])
     assert lines[0].count is None
-    assert "the largest rank for osora here is 512" in params.markdown(lines)
+    assert "the largest rank for osora here is 512" in params.counts_markdown(lines)
     assert lines[1].count is not None
 
 

@@ -454,7 +454,7 @@ def test_a_number_with_separators_is_corrected_beside_the_official_score(
 def test_a_sets_reader_is_what_its_configuration_asks_for(config, abbr, kind):
     """Also of a set that no suite of ours has."""
     dataset = DatasetConfig(name=abbr, config=config)
-    reader = corrections.of(evaluation_suites.dataset_config(dataset))
+    reader = corrections.reader_of(evaluation_suites.dataset_config(dataset))
     assert (reader is None) == (kind is None)
     assert kind is None or reader.rule.startswith(kind)
 

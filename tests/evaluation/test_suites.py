@@ -155,7 +155,7 @@ def test_gpqas_questions_stay_out_of_records(make_cell, tmp_path, monkeypatch):
         "task=gpqa", "trainer.max_steps=1", "trainer.batch_size=2", "trainer.micro_batch_size=2",
         "trainer.precision=float32", "method=lora", *rows, "eval.max_out_len=4",
     )  # fmt: skip
-    preflight.check([cell])
+    preflight.check_cells([cell])
     assert attempt(cell) == "done"
     with gzip.open(cell.paths.evaluation / "answers" / "GPQA_diamond.jsonl.gz", "rt") as answers:
         assert answers.read().count(secrets[0]) == 4

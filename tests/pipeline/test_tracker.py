@@ -125,7 +125,7 @@ def test_an_offline_run_holds_the_cell_and_changes_nothing_of_it(
     assert settings["run_id"] == cell.run_id
     assert "ledger" not in settings
     history = [values(r.history.item) for r in records if r.HasField("history")]
-    body = record.read(cell.record)
+    body = record.read_record(cell.record)
     assert [[h["step"], round(h["loss"], 6)] for h in history] == body["training"]["loss"]
     rate = cell.config.trainer.learning_rate
     assert all(0 <= h["learning_rate"] <= rate and h["tokens_per_second"] > 0 for h in history)
@@ -139,7 +139,7 @@ def test_an_offline_run_holds_the_cell_and_changes_nothing_of_it(
     (end,) = [r.exit.exit_code for r in records if r.HasField("exit")]
     assert end == 0
     parts = ("config", "scores", "training", "parameters")
-    assert [body[p] for p in parts] == [record.read(plain.record)[p] for p in parts]
+    assert [body[p] for p in parts] == [record.read_record(plain.record)[p] for p in parts]
     one, other = (next(c.paths.adapter.glob("*.safetensors")).read_bytes() for c in (cell, plain))
     assert one == other
 
@@ -345,9 +345,9 @@ def test_a_mode_that_is_none_or_cannot_work_is_refused_before_anything_starts(
         make_cell("tracker=wandb", "tracker.mode=onlin")
     cell = make_cell("tracker=wandb", "tracker.mode=online")
     with pytest.raises(UserError, match="not logged in to api.wandb.ai: set WANDB_API_KEY"):
-        preflight.check([cell])
+        preflight.check_cells([cell])
     monkeypatch.setenv("WANDB_API_KEY", "x")
-    preflight.check([cell])
+    preflight.check_cells([cell])
 
 
 def test_an_experiments_cells_are_grouped_by_its_name():

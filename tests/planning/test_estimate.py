@@ -22,7 +22,7 @@ def test_parameters_are_those_of_the_real_modules(make_cell):
 
 def test_a_cell_costs_what_its_like_did(make_cell):
     cells = [make_cell(f"method={m}", "method.rank=4") for m in ("lora", "osora")]
-    guessed = estimate.of(cells[0], {})
+    guessed = estimate.estimate_of(cells[0], {})
     assert not guessed.measured
     assert 0 < guessed.hours < 1
     made = [
@@ -33,16 +33,16 @@ def test_a_cell_costs_what_its_like_did(make_cell):
         for cell, total in zip(cells, (36.0, 72.0), strict=True)
     ]
     known = estimate.measured(made)
-    found = estimate.of(make_cell("method=vera", "seed=5"), known)
+    found = estimate.estimate_of(make_cell("method=vera", "seed=5"), known)
     assert found == estimate.Estimate(54 / 3600, 1000 * 2**20 / 1e9, True, 1 / 3600)
-    longer = estimate.of(make_cell("method=vera", "trainer.max_steps=3000"), known)
+    longer = estimate.estimate_of(make_cell("method=vera", "trainer.max_steps=3000"), known)
     assert not longer.measured
-    assert longer.hours > estimate.of(make_cell("method=vera"), {}).hours
+    assert longer.hours > estimate.estimate_of(make_cell("method=vera"), {}).hours
 
 
 def test_what_costs_more_is_estimated_to_cost_more(make_cell, tmp_path):
     def of(*overrides):
-        return estimate.of(make_cell("device=cpu", *overrides), {})
+        return estimate.estimate_of(make_cell("device=cpu", *overrides), {})
 
     large = ["model=mistral-7b-instruct-v0.3", "task=math", "eval=math", "trainer=paper"]
     assert of(*large).hours > 0.5
@@ -83,7 +83,7 @@ def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_p
     listed = {c["run_id"]: c for c in json.loads(capsys.readouterr().out)}
     assert listed[cells[0].run_id]["state"] == "done"
     assert listed[cells[1].run_id]["error"] == "ValueError: no"
-    seconds = record.read(cells[0].record)["measured"]["seconds"]["total"]
+    seconds = record.read_record(cells[0].record)["measured"]["seconds"]["total"]
     assert listed[cells[2].run_id]["hours"] == pytest.approx(seconds / 3600)
     assert listed[cells[2].run_id]["measured"] is True
     assert main(arguments) == 0

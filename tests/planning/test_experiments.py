@@ -48,9 +48,9 @@ def test_every_cell_of_the_demo_runs_a_step(places, session):
     cells = cells_of("demo", [*places, *QUICK, "trainer.max_steps=1"])
     assert run.run_missing(cells) == exits.OK
     for cell in cells:
-        made = record.read(cell.record)
+        made = record.read_record(cell.record)
         assert made["training"] is None or made["training"]["steps"] == 1
-    tables, damaged = tabulate.build(load_experiment("demo"), cells)
+    tables, damaged = tabulate.build_tables(load_experiment("demo"), cells)
     assert damaged == []
     assert "a limit cut the set" in render.markdown(tables[0])
 
@@ -79,7 +79,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
     assert run.run_missing(cells) == exits.OK
     assert [c.label for c in cells] == [c.label for c in full]
     for cell, real in zip(cells, full, strict=True):
-        made = record.read(cell.record)
+        made = record.read_record(cell.record)
         assert made["training"]["steps"] == 1
         assert {s["n"] for s in made["scores"].values()} == {1}
         published = {d.name: d.questions for d in real.config.eval.datasets}
@@ -90,8 +90,8 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert type(tiny).__name__ == FAMILIES[real.config.model.architecture["model_type"]]
         rate = real.config.trainer.learning_rate
         assert cell.config.trainer.learning_rate == rate
-    strict, _ = tabulate.build(load_experiment(name), cells)
-    shown, _ = tabulate.build(load_experiment(name), cells, others=True)
+    strict, _ = tabulate.build_tables(load_experiment(name), cells)
+    shown, _ = tabulate.build_tables(load_experiment(name), cells, others=True)
     for table, marked in zip(strict, shown, strict=True):
         scores = [c for c in table.numbers if c != "Params"]
         assert set(table.frame[scores].to_numpy().flatten()) <= {"", "-"}
@@ -113,7 +113,7 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
         losses = cell.config.tuning["trainer.learning_rate"]
         assert losses[str(cell.config.trainer.learning_rate)] == min(losses.values())
     assert len(chosen) == len(expansion_of(name).waiting)
-    tables, _ = tabulate.build(load_experiment(name), found.cells, others=True)
+    tables, _ = tabulate.build_tables(load_experiment(name), found.cells, others=True)
     for table in tables:
         scores = [c for c in table.numbers if c != "Params"]
         assert "" not in set(table.frame[scores].to_numpy().flatten())

@@ -250,7 +250,7 @@ def test_every_file_that_is_missing_is_told(make_cell, tmp_path, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", str(tmp_path))
     cell = make_cell("task=gpqa-clean", "eval=gpqa", "trainer=toy")
     with pytest.raises(UserError) as told:
-        preflight.check([cell])
+        preflight.check_cells([cell])
     for name in ("main", "extended", "diamond"):
         assert f"{tmp_path}/gpqa/gpqa_{name}.csv: no such file" in str(told.value)
 

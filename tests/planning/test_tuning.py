@@ -60,7 +60,7 @@ def with_loss(trial, loss):
         "scores": {},
         "measured": {"seconds": {"train": 1.0, "total": 2.0}, "peak_memory_mb": 1000},
     }
-    record.write(made, trial.ledger)
+    record.write_record(made, trial.ledger)
 
 
 def test_rates_are_tried_once_and_the_rest_waits(experiments, places):
@@ -141,7 +141,7 @@ def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys)
     trials, first = found.cells[1:4], found.cells[4]
     losses = {grid.validation_loss(t): t for t in trials}
     best = losses[min(losses)]
-    trained, tried = (record.read(c.record)["training"] for c in (first, best))
+    trained, tried = (record.read_record(c.record)["training"] for c in (first, best))
     assert trained == tried
 
 
@@ -168,7 +168,7 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     assert run.run_experiment(load_experiment("tuned"), places) == exits.OK
     assert "rate=0.1: diverged, the loss is nan at step 1 of 2" in capsys.readouterr().out
     found = expansion_of("tuned", places)
-    chosen = record.read(found.cells[4].record)["config"]
+    chosen = record.read_record(found.cells[4].record)["config"]
     assert chosen["tuning"]["trainer.learning_rate"]["0.1"] is None
     assert chosen["trainer"]["learning_rate"] in (1e-3, 1e-2)
     (experiments / "tuned.yaml").write_text(

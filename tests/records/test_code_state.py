@@ -102,4 +102,4 @@ def test_a_multirun_goes_on_with_other_code_only_if_that_is_allowed(
     monkeypatch.setenv(code_state.CHANGED, "")  # so that it is taken back after this test
     assert multirun.main(arguments) == exits.OK
     (made,) = tmp_path.glob("ledger/*.json")
-    assert record.read(made)["provenance"]["changed_since_plan"] is True
+    assert record.read_record(made)["provenance"]["changed_since_plan"] is True

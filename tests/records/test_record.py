@@ -24,22 +24,22 @@ def test_verdicts_survive_packing(n):
 
 
 def test_a_record_is_read_back_and_leaves_no_other_file(tmp_path):
-    path = record.write(BODY, tmp_path)
-    assert {k: v for k, v in record.read(path).items() if k in BODY} == BODY
+    path = record.write_record(BODY, tmp_path)
+    assert {k: v for k, v in record.read_record(path).items() if k in BODY} == BODY
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_record_is_written_once(tmp_path):
-    path = record.write(BODY, tmp_path)
+    path = record.write_record(BODY, tmp_path)
     before = path.read_bytes()
     with pytest.raises(FileExistsError, match="written once"):
-        record.write({**BODY, "parameters": {"trainable": 1}}, tmp_path)
+        record.write_record({**BODY, "parameters": {"trainable": 1}}, tmp_path)
     assert path.read_bytes() == before
 
 
 def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        record.write({**BODY, "scores": {"x": float("nan")}}, tmp_path)
+        record.write_record({**BODY, "scores": {"x": float("nan")}}, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,8 +55,8 @@ def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path):
     ],
 )
 def test_damage_is_named_and_the_others_still_read(tmp_path, damage, message):
-    bad = record.write({**BODY, "parameters": {"trainable": 5}}, tmp_path)
-    good = record.write({**BODY, "run_id": "fedcba987654"}, tmp_path)
+    bad = record.write_record({**BODY, "parameters": {"trainable": 5}}, tmp_path)
+    good = record.write_record({**BODY, "run_id": "fedcba987654"}, tmp_path)
     damaged = damage(bad.read_text())
     bad.write_text(damaged)
     ledger = record.read_ledger(tmp_path)
@@ -68,17 +68,17 @@ def test_damage_is_named_and_the_others_still_read(tmp_path, damage, message):
 
 
 def test_records_do_not_depend_on_the_order_of_keys(tmp_path):
-    path = record.write(BODY, tmp_path)
+    path = record.write_record(BODY, tmp_path)
     shuffled = dict(reversed(list(json.loads(path.read_text()).items())))
     path.write_text(json.dumps(shuffled))
-    assert record.read(path)["run_id"] == BODY["run_id"]
+    assert record.read_record(path)["run_id"] == BODY["run_id"]
 
 
 def test_a_whole_record_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
-    path = record.write(BODY, tmp_path)
+    path = record.write_record(BODY, tmp_path)
     reads = []
-    original = record.read
-    monkeypatch.setattr(record, "read", lambda place: reads.append(place) or original(place))
+    original = record.read_record
+    monkeypatch.setattr(record, "read_record", lambda place: reads.append(place) or original(place))
     assert [record.is_whole(path), record.is_whole(path)] == [True, True]
     assert reads == [path]
     path.write_text(path.read_text().replace('"training": null', '"training": 5'))

@@ -34,7 +34,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     ledger = tmp_path / "results" / "ledger"
     (cell, _) = cells_of("two", [f"ledger={ledger}"])
-    record.write(made(cell, (250, 100)), ledger)
+    record.write_record(made(cell, (250, 100)), ledger)
     return tmp_path
 
 

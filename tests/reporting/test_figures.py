@@ -78,16 +78,16 @@ def ledger(tmp_path_factory):
     """One ledger with every cell of the paper's tables at its printed accuracies."""
     folder = tmp_path_factory.mktemp("ledger")
     for name in RESULTS:
-        printed = reference.load(name)
+        printed = reference.load_reference(name)
         for cell in cells_of(name):
             if not (folder / f"{cell.run_id}.json").exists():
-                record.write(fed_record(cell, printed), folder)
+                record.write_record(fed_record(cell, printed), folder)
     return folder
 
 
 def built(name: str, ledger, **options) -> reporting_table.Table:
     cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in cells_of(name)]
-    tables, damaged = tabulate.build(load_experiment(name), cells, **options)
+    tables, damaged = tabulate.build_tables(load_experiment(name), cells, **options)
     assert damaged == []
     return tables[0]
 
@@ -95,7 +95,7 @@ def built(name: str, ledger, **options) -> reporting_table.Table:
 def printed_rows(name: str) -> list[list[str]]:
     """The reference's rows in the paper's order: the numbers of each, with the means corrected."""
     rows: dict[int, list[str]] = {}
-    for number in reference.load(name).values():
+    for number in reference.load_reference(name).values():
         misprinted = number.key.column == "Avg." and number.value in MISPRINTED
         value = MISPRINTED[number.value] if misprinted else number.value
         rows.setdefault(number.row, []).append(value)
@@ -116,7 +116,9 @@ def test_the_papers_accuracies_give_the_papers_table(name, ledger):
 @pytest.mark.parametrize("name", ["table1", "table2", "table4", "table5", "table6", "figure3"])
 def test_rows_are_the_papers_in_its_order(name, ledger):
     table = built(name, ledger)
-    order = dict.fromkeys((n.row, n.key.model, n.key.method) for n in reference.load(name).values())
+    order = dict.fromkeys(
+        (n.row, n.key.model, n.key.method) for n in reference.load_reference(name).values()
+    )
     keys = next(iter(table.numbers.values()))
     assert [(k.key.model, k.key.method) for k in keys] == [(m, a) for _, m, a in sorted(order)]
 
@@ -176,7 +178,7 @@ def test_ours_beside_the_papers_with_the_difference(ledger):
 def test_every_table_renders_before_any_run(name, tmp_path):
     for compare in (False, True) if name in RESULTS else (False,):
         table = built(name, tmp_path, compare=compare)
-        assert render.write([table], tmp_path / "tables")
+        assert render.write_tables([table], tmp_path / "tables")
         scores = [c for c in table.numbers if c != "Params"]
         if not compare:
             assert set(table.frame[scores].to_numpy().flatten()) <= {"", "-"}
@@ -215,7 +217,7 @@ needs_latex = pytest.mark.skipif(
     [*itertools.product(RESULTS, (False, True)), ("table7", False), ("table8", False)],
 )
 def test_latex_compiles_as_it_stands_and_fits_the_page(name, compare, ledger, tmp_path):
-    render.write([built(name, ledger, compare=compare)], tmp_path)
+    render.write_tables([built(name, ledger, compare=compare)], tmp_path)
     told = compiled(tmp_path / f"{name}.tex")
     assert "Overfull" not in told
     assert "Float too large" not in told
@@ -224,7 +226,7 @@ def test_latex_compiles_as_it_stands_and_fits_the_page(name, compare, ledger, tm
 @needs_latex
 def test_a_document_takes_the_tables_in(ledger, tmp_path):
     names = [*RESULTS, "table7", "table8"]
-    render.write([built(name, ledger) for name in names], tmp_path)
+    render.write_tables([built(name, ledger) for name in names], tmp_path)
     taken = "\n".join(f"\\input{{{name}}}" for name in names)
     (tmp_path / "all.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs}\n"
@@ -238,12 +240,12 @@ def test_a_document_takes_the_tables_in(ledger, tmp_path):
 def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
     cells = cells_of("table4")
     osora = next(c for c in cells if c.config.method.name == "osora")
-    made = fed_record(osora, reference.load("table4"))
+    made = fed_record(osora, reference.load_reference("table4"))
     limited = {n: {**s, "n": 4, "k": 3, "right": record.pack([True] * 3 + [False])}
                for n, s in made["scores"].items()}  # fmt: skip
     other = {**made, "run_id": "0" * 12, "config": {**made["config"], "seed": 7}}
-    record.write({**made, "scores": limited}, tmp_path)
-    record.write(other, tmp_path)
+    record.write_record({**made, "scores": limited}, tmp_path)
+    record.write_record(other, tmp_path)
     frame = built("table4", tmp_path).frame.set_index("Model")
     assert frame.loc["OSoRA", "Avg."] == ""
     shown = built("table4", tmp_path, others=True)
@@ -272,7 +274,7 @@ def test_an_unknown_column_names_those_there_are(tmp_path):
     experiment = load_experiment("table4")
     experiment.tables["table4"].columns = ["method", "dataset"]
     with pytest.raises(UserError, match="unknown column 'dataset'. Did you mean 'datasets'"):
-        tabulate.build(experiment, cells_of("table4"))
+        tabulate.build_tables(experiment, cells_of("table4"))
 
 
 @pytest.mark.parametrize("name", ["figure1", "figure3"])

@@ -27,14 +27,14 @@ def questions(name: str) -> dict[str, int]:
 
 
 def test_every_table_and_figure_with_numbers_is_transcribed_whole():
-    assert {name: len(reference.load(name)) for name in reference.names()} == NUMBERS
+    assert {name: len(reference.load_reference(name)) for name in reference.names()} == NUMBERS
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_accuracy_is_a_number_of_right_answers_of_its_suite(name):
     counts = questions(name)
     checked = 0
-    for key, printed in reference.load(name).items():
+    for key, printed in reference.load_reference(name).items():
         if key.column not in (reference.AVERAGE, reference.PARAMS):
             assert reference.possible(Decimal(printed.value), counts[key.column]), printed
             checked += 1
@@ -76,16 +76,16 @@ def test_every_number_belongs_to_a_cell_of_its_experiment(name):
     cells = {
         (c.config.model.name, c.config.method.name, c.config.method.rank) for c in cells_of(name)
     }
-    keys = reference.load(name)
+    keys = reference.load_reference(name)
     assert {(k.model, k.method, k.rank) for k in keys} <= cells
 
 
 def test_tables_that_share_a_cell_print_it_alike():
     """Tables 4, 5, 6 and Figure 3 repeat numbers of Table 2."""
-    table2 = reference.load("table2")
+    table2 = reference.load_reference("table2")
     shared = 0
     for name in ("table4", "table5", "table6", "figure3"):
-        for key, printed in reference.load(name).items():
+        for key, printed in reference.load_reference(name).items():
             if key in table2:
                 assert printed.value == table2[key].value, (name, key)
                 shared += 1
@@ -94,4 +94,4 @@ def test_tables_that_share_a_cell_print_it_alike():
 
 def test_an_unknown_reference_names_those_there_are():
     with pytest.raises(UserError, match="unknown reference 'tabel1'. Did you mean 'table1'"):
-        reference.load("tabel1")
+        reference.load_reference("tabel1")

@@ -70,14 +70,14 @@ def ledger(tmp_path):
     for cell in cells:
         key = (cell.config.method.name, cell.config.method.rank)
         if key in RIGHT:
-            record.write(made(cell, RIGHT[key]), tmp_path)
+            record.write_record(made(cell, RIGHT[key]), tmp_path)
     return cells
 
 
 def test_golden_ledger_gives_the_reviewed_tables(ledger, tmp_path):
-    tables, damaged = tabulate.build(load_experiment("demo"), ledger)
+    tables, damaged = tabulate.build_tables(load_experiment("demo"), ledger)
     assert damaged == []
-    written = render.write(tables, tmp_path / "tables")
+    written = render.write_tables(tables, tmp_path / "tables")
     assert {p.name for p in written} == {p.name for p in GOLDEN.iterdir()}
     for path in written:
         assert path.read_text() == (GOLDEN / path.name).read_text(), path.name
@@ -86,7 +86,7 @@ def test_golden_ledger_gives_the_reviewed_tables(ledger, tmp_path):
 def test_a_damaged_record_is_named_and_the_others_still_make_tables(ledger):
     lora = next(c for c in ledger if c.label == "toy lora r=16 seed=0")
     lora.record.write_text(lora.record.read_text()[:-9])
-    tables, damaged = tabulate.build(load_experiment("demo"), ledger)
+    tables, damaged = tabulate.build_tables(load_experiment("demo"), ledger)
     assert len(damaged) == 1
     assert lora.record.name in damaged[0]
     frame = tables[0].frame.set_index("Method")
@@ -96,7 +96,7 @@ def test_a_damaged_record_is_named_and_the_others_still_make_tables(ledger):
 
 def test_no_record_at_all_still_gives_a_table(tmp_path):
     cells = cells_of("demo", [f"ledger={tmp_path}"])
-    tables, _ = tabulate.build(load_experiment("demo"), cells)
+    tables, _ = tabulate.build_tables(load_experiment("demo"), cells)
     for table in tables:
         assert "No run has finished yet." in render.markdown(table)
         assert not table.best.to_numpy().any()
@@ -105,8 +105,8 @@ def test_no_record_at_all_still_gives_a_table(tmp_path):
 def test_a_limited_set_is_never_shown_as_a_full_score(tmp_path):
     cells = cells_of("demo", [f"ledger={tmp_path}"])
     for cell in cells:
-        record.write(made(cell, (3, 4), n=6), tmp_path)
-    tables, _ = tabulate.build(load_experiment("demo"), cells)
+        record.write_record(made(cell, (3, 4), n=6), tmp_path)
+    tables, _ = tabulate.build_tables(load_experiment("demo"), cells)
     assert set(tables[0].frame["Avg."]) == {""}
     assert "a limit cut the set: GSM8K-toy, CSQA-toy" in render.markdown(tables[0])
 
@@ -116,8 +116,8 @@ def test_a_set_that_is_left_out_is_blank_and_so_is_the_average(tmp_path):
     for cell in cells:
         whole = made(cell, (300, 0))
         del whole["scores"]["commonsenseqa-toy"]
-        record.write(whole, tmp_path)
-    tables, _ = tabulate.build(load_experiment("demo"), cells)
+        record.write_record(whole, tmp_path)
+    tables, _ = tabulate.build_tables(load_experiment("demo"), cells)
     frame = tables[0].frame
     assert set(frame["GSM8K-toy"]) == {"60.00"}
     assert set(frame["CSQA-toy"]) == set(frame["Avg."]) == {""}
@@ -154,7 +154,7 @@ def test_an_unknown_layout_names_those_there_are():
     experiment = load_experiment("demo")
     experiment.tables["ranks"].layout = "rank"
     with pytest.raises(UserError, match="unknown table layout 'rank'. Did you mean 'ranks'"):
-        tabulate.build(experiment, cells_of("demo"))
+        tabulate.build_tables(experiment, cells_of("demo"))
 
 
 def test_answers_that_were_cut_are_told_below_a_table(tmp_path):
@@ -164,8 +164,8 @@ def test_answers_that_were_cut_are_told_below_a_table(tmp_path):
         body = made(cell, (100, 200))
         if cut is not None:
             list(body["scores"].values())[0]["cut"] = cut  # noqa: RUF015
-        record.write(body, tmp_path)
-    rows, _ = reporting_rows.recorded(cells[:3])
+        record.write_record(body, tmp_path)
+    rows, _ = reporting_rows.recorded_rows(cells[:3])
     told = "Answers cut at the length limit, in one run at most: 30 of 500 (GSM8K-toy)."
     assert told in notes.notes_below(rows)
     assert not any("cut at" in note for note in notes.notes_below(rows[2:]))
@@ -178,12 +178,12 @@ def test_corrected_scores_have_a_column_of_their_own(tmp_path):
     first, second = body["scores"].values()
     first["corrected"] = {"rule": "commas are none", "k": 150, "differ": 50, "right": ""}
     second["corrected"] = None
-    record.write(body, tmp_path)
+    record.write_record(body, tmp_path)
     experiment = load_experiment("demo")
     (spec,) = [s for s in experiment.tables.values() if s.layout == "methods"][:1]
     spec.columns, spec.methods = ["method", "average", "corrected"], ["lora"]
     spec.select = None
-    rows, _ = reporting_rows.recorded(cells[:1])
+    rows, _ = reporting_rows.recorded_rows(cells[:1])
     table = methods.by_method("t", spec, rows)
     assert table.frame.iloc[0, 1:].tolist() == ["30.00", "35.00"]
     assert "Avg. corrected: without what OpenCompass misreads (GSM8K-toy: commas are none)." in (

@@ -200,7 +200,7 @@ def test_killed_and_requeued_cells_end_with_the_record_of_an_undisturbed_run(clu
     resumed = log.count(f"{requeued.label}: goes on from")
     # a fast cell is done before SIGTERM's time is over, and its job then finds nothing to do
     assert resumed == 2 or (resumed == 1 and f"{requeued.label}: nothing to do" in log)
-    starts = [record.read(c.record)["measured"]["starts"] for c in cells]
+    starts = [record.read_record(c.record)["measured"]["starts"] for c in cells]
     assert starts == [2, 1 + resumed]
     alone = grid("alone", methods, *LONG)
     in_one_process(alone)
@@ -223,11 +223,11 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(cluster, grid, c
     for cell in waiting:
         assert f"{cell.label}: has a job already, " in told
     assert len(submissions(cells[0])) == 1
-    assert [record.read(c.record)["measured"]["starts"] for c in cells] == [1, 1, 1]
+    assert [record.read_record(c.record)["measured"]["starts"] for c in cells] == [1, 1, 1]
 
 
 def state_of(cell):
-    return slurm_queue.state(cell, slurm_queue.queued([cell]))
+    return slurm_queue.state_of(cell, slurm_queue.queued([cell]))
 
 
 @needs_slurm
@@ -318,7 +318,7 @@ def test_an_squeue_that_does_not_answer_is_not_waited_for_without_end(grid, monk
 
     (cell,) = grid("slurm", ["none"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {})
-    monkeypatch.setattr(slurm, "queue", queue)
+    monkeypatch.setattr(slurm, "jobs_in_queue", queue)
     slurm._follow(sweep, wait=0.02)
     output = capsys.readouterr().out
     assert "squeue does not answer, waiting: squeue: error: no such host" in output
@@ -397,7 +397,7 @@ def test_jobs_of_others_are_not_mistaken_for_ours(cluster, grid):
     (cell,) = grid("slurm", ["none"], *SHORT)
     for name in ("osora-train", "osora-0123456789ab-1", "osora-a-b-c", "x|y"):
         cluster.ask(*SBATCH_HELD, f"--job-name={name}")
-    assert slurm_queue.queue(cell.paths.runs) == {}
+    assert slurm_queue.jobs_in_queue(cell.paths.runs) == {}
     cluster.ask("scancel", "--me")
 
 
@@ -463,7 +463,7 @@ def test_the_job_that_counts_is_an_active_one_or_the_last(rows, states, grid, mo
     monkeypatch.setattr(
         slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, told)
     )
-    jobs = slurm_queue.queue(cells[0].paths.runs)
+    jobs = slurm_queue.jobs_in_queue(cells[0].paths.runs)
     assert [jobs[c.run_id].state for c in cells if c.run_id in jobs] == states.split()
 
 
@@ -472,7 +472,7 @@ def test_a_job_of_before_says_nothing_of_the_next(grid, monkeypatch, capsys):
     (cell,) = grid("slurm", ["osora"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze([cell])), ON_SLURM, {"array_parallelism": 2})
     before = slurm_queue.Job("2", "CANCELLED", "None", cell.paths.folder / "no.log")
-    monkeypatch.setattr(slurm, "queue", lambda runs: {cell.run_id: before})
+    monkeypatch.setattr(slurm, "jobs_in_queue", lambda runs: {cell.run_id: before})
     monkeypatch.setattr(slurm, "array_limit", lambda: 4)
     monkeypatch.setattr(slurm, "GRACE", 0.0)
     launched = []
@@ -493,7 +493,7 @@ def test_cells_that_another_start_submits_are_not_submitted_twice(grid, monkeypa
     (theirs.folder / "cells.json").write_text(json.dumps([cells[0].run_id]))
     ours = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {})
     launched = []
-    monkeypatch.setattr(slurm, "queue", lambda runs: {})
+    monkeypatch.setattr(slurm, "jobs_in_queue", lambda runs: {})
     monkeypatch.setattr(slurm, "array_limit", lambda: 4)
     monkeypatch.setattr(slurm.Sweep, "_launch", lambda self, ids, arrays: launched.append(ids))
     with claimed(theirs.folder):
@@ -568,7 +568,7 @@ def test_a_job_that_is_run_again_notices_that_its_cell_is_done(grid, session, ca
     for _ in range(2):
         job_process.run_cell(sweep.path, cell.run_id, False)
     assert f"{cell.label}: nothing to do, it is done" in capsys.readouterr().out
-    assert record.read(cell.record)["measured"]["starts"] == 1
+    assert record.read_record(cell.record)["measured"]["starts"] == 1
 
 
 def test_a_time_limit_reached_too_often_names_the_setting(grid):
@@ -643,7 +643,7 @@ def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatc
     sweep = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {"array_parallelism": 4})
     now = [0.0]
     monkeypatch.setattr(slurm.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(slurm, "queue", lambda runs: {})
+    monkeypatch.setattr(slurm, "jobs_in_queue", lambda runs: {})
     monkeypatch.setattr(slurm, "array_limit", lambda: 1)  # three arrays, each with its launcher
     tried = []
 
@@ -672,7 +672,7 @@ def test_a_cluster_that_is_not_reached_is_tried_ever_less_often(grid, monkeypatc
 def test_more_arrays_than_may_run_at_once_are_told(grid, monkeypatch, capsys):
     cells = grid("slurm", ["osora", "lora", "pissa"], *SHORT)
     sweep = slurm.Sweep(Watch(frozen_plan.freeze(cells)), ON_SLURM, {"array_parallelism": 2})
-    monkeypatch.setattr(slurm, "queue", lambda runs: {})
+    monkeypatch.setattr(slurm, "jobs_in_queue", lambda runs: {})
     monkeypatch.setattr(slurm, "array_limit", lambda: 1)
     monkeypatch.setattr(slurm.Sweep, "_launch", lambda *_: None)
     sweep._submit(cells)
@@ -722,7 +722,7 @@ def test_a_refusal_on_the_way_is_told_after_the_jobs_have_ended(grid, monkeypatc
         ended.wait()
         self.launching[submission.name] = (submission, ended)
 
-    monkeypatch.setattr(slurm, "queue", queue)
+    monkeypatch.setattr(slurm, "jobs_in_queue", queue)
     monkeypatch.setattr(slurm.Sweep, "_launch", launch)
     with pytest.raises(Refused, match="not submitted: sbatch: error: QOSMaxSubmit"):
         run.run_missing(cells, RunOptions(launcher=ON_SLURM))

@@ -13,7 +13,7 @@ import torch
 
 from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
-from osora_bench.pipeline import attempt
+from osora_bench.pipeline import attempt as attempts
 from osora_bench.pipeline.attempt import DeviceLost
 from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
@@ -116,7 +116,7 @@ def test_a_killed_worker_is_replaced_and_its_cell_goes_on(make_cell, tmp_path, c
     thread.join()
     assert ended == [exits.OK]
     assert f"{cells[0].label}: its process was killed by signal 9" in capsys.readouterr().out
-    assert record.read(cells[0].record)["measured"]["starts"] == 2
+    assert record.read_record(cells[0].record)["measured"]["starts"] == 2
     in_process(whole)
     assert [numbers(c) for c in cells] == [numbers(c) for c in whole]
 
@@ -293,7 +293,7 @@ def test_a_worker_goes_on_after_a_cell_that_cannot_be_run(
             raise UserError("its files have changed")
         check(cell)
 
-    monkeypatch.setattr(attempt, "check_content", changed)
+    monkeypatch.setattr(attempts, "check_content", changed)
     assert worker_process.work(frozen_plan.thaw(sweep.path)) == exits.FAILED
     assert [c.state for c in (refused, unwritable, good)] == ["failed", "missing", "done"]
     assert refused.error == "its files have changed"
@@ -338,7 +338,7 @@ def test_the_starting_process_may_die_and_the_next_one_attaches(make_cell, tmp_p
     assert f"{cell.label}: runs already on" in told
     assert f"(pid {worker})" in told
     assert "[1/1]" not in told  # it was not run here
-    assert record.read(cell.record)["measured"]["starts"] == 1
+    assert record.read_record(cell.record)["measured"]["starts"] == 1
 
 
 def test_other_code_than_the_sweeps_is_refused_or_marked(make_cell, tmp_path, monkeypatch):
@@ -350,7 +350,7 @@ def test_other_code_than_the_sweeps_is_refused_or_marked(make_cell, tmp_path, mo
     assert not cell.record.exists()
     monkeypatch.setenv("OSORA_CHANGED_SINCE_PLAN", "")
     assert worker_process.work(frozen_plan.thaw(sweep.path), allow_changed=True) == exits.OK
-    assert record.read(cell.record)["provenance"]["changed_since_plan"] is True
+    assert record.read_record(cell.record)["provenance"]["changed_since_plan"] is True
 
 
 def test_a_worker_looks_at_the_code_before_each_cell(make_cell, session, monkeypatch):

@@ -43,7 +43,7 @@ def stopping(step):
 
 
 def main():
-    models.quiet()
+    models.quiet_libraries()
     sharding.shard = told
     device = torch.device("cpu")
     sharding.join(FOLDER / "meeting", device, timedelta(seconds=60))
@@ -54,7 +54,7 @@ def main():
         stopped = 0
         for step in [*one["stops"], None]:
             try:
-                rank_process.train(cell, folder, device, stopping(step))
+                rank_process.train_part(cell, folder, device, stopping(step))
             except Interrupted:
                 stopped += 1
         made.append({"name": one["name"], "stopped": stopped, "parts": dict(parts)})

@@ -68,7 +68,7 @@ def test_interrupted_cells_give_the_same_record_and_adapter(
     # each start goes on from the last checkpoint: 2 to 11 batches further, and 12 steps in all
     run_to_the_end(broken, monkeypatch, [chance.randint(1, 2 * per_step) for _ in range(5)])
     assert numbers(broken) == numbers(whole)
-    assert record.read(broken.record)["measured"]["starts"] == 6
+    assert record.read_record(broken.record)["measured"]["starts"] == 6
     one, other = (
         {p.name: p.read_bytes() for p in c.paths.adapter.glob("*.safetensors")}
         for c in (whole, broken)
@@ -105,14 +105,14 @@ def test_a_signal_after_the_last_safe_point_ends_the_process_once_the_cell_is_do
     make_cell, session, monkeypatch
 ):
     cell = make_cell("method=none", *STEPS)
-    write = record.write
+    write = record.write_record
 
     def late(made, ledger):
         os.kill(os.getpid(), signal.SIGTERM)
         return write(made, ledger)
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "write", late)
+        patch.setattr(record, "write_record", late)
         with pytest.raises(interruption.Interrupted, match="SIGTERM"):
             attempt(cell)
     assert cell.state == "done"

@@ -108,7 +108,7 @@ def alone(cell, runs):
     """The same training in this process: its cell, and what a record says of it."""
     settings = replace(cell.config.trainer, processes=1)
     one = replace(cell, config=replace(cell.config, trainer=settings, runs=str(runs)))
-    base = models.load(one.config.model, torch.device("cpu"))
+    base = models.load_base(one.config.model, torch.device("cpu"))
     transformers.set_seed(one.config.seed)
     model = models_adapters.with_fresh_adapter(base.model, one)
     setup = train.TrainingSetup(
@@ -154,7 +154,7 @@ def assert_loads(cell):
         )
         assert not any(found.values())
         return
-    base = models.load(cell.config.model, torch.device("cpu"))
+    base = models.load_base(cell.config.model, torch.device("cpu"))
     model = with_saved_adapter(base, place, cell.config)  # refuses tensors that do not match
     assert model.active_peft_config.inference_mode
 
@@ -230,7 +230,7 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     assert all(process.poll() is not None for process in processes)
     assert checkpoint.newest(cell.paths.shards(2)).name == "checkpoint-1"
     assert attempt(cell) == "done"
-    made, whole = record.read(cell.record), shared["osora"]
+    made, whole = record.read_record(cell.record), shared["osora"]
     assert made["measured"]["starts"] == 2
     assert made["config"]["trainer"]["processes"] == 2
     assert made["provenance"]["hardware"]["processes"] == 2
@@ -246,7 +246,7 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     assert other.run_id != cell.run_id
     assert attempt(other) == "done"
     assert len(processes) == 4
-    assert record.read(other.record)["training"] == made["training"]
+    assert record.read_record(other.record)["training"] == made["training"]
     assert (other.paths.adapter / adapters[0].name).read_bytes() == adapters[0].read_bytes()
 
 
@@ -267,7 +267,7 @@ def stand_in(make_cell, monkeypatch):
     def trained(code, asked=None, log=lambda _: None):
         monkeypatch.setattr(launch, "COMMAND", (sys.executable, "-c", BEGIN + code))
         cell = make_cell("trainer.processes=2", "trainer.micro_batch_size=16")
-        return launch.train(cell, asked or interruption.Interruption(), log)
+        return launch.train_in_parts(cell, asked or interruption.Interruption(), log)
 
     return trained
 
@@ -398,9 +398,9 @@ def test_more_processes_than_gpus_are_refused(make_cell, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="processes=4: each takes a GPU of its own, and .* has 2"):
-        preflight.check([make_cell("trainer=fsdp")])
-    preflight.check([make_cell("trainer=fsdp", "trainer.processes=2")])
-    preflight.check([make_cell("trainer=fsdp", "method=none")])  # trains nothing
+        preflight.check_cells([make_cell("trainer=fsdp")])
+    preflight.check_cells([make_cell("trainer=fsdp", "trainer.processes=2")])
+    preflight.check_cells([make_cell("trainer=fsdp", "method=none")])  # trains nothing
 
 
 def test_methods_and_models_that_cannot_be_shared_are_refused(make_cell, monkeypatch):
@@ -412,13 +412,13 @@ def test_methods_and_models_that_cannot_be_shared_are_refused(make_cell, monkeyp
 
     adalora = named("adalora", _target_="peft.AdaLoraConfig", init_r=64, total_step=9)
     with pytest.raises(UserError, match="processes=4: method adalora moves ranks between layers"):
-        preflight.check([adalora])
+        preflight.check_cells([adalora])
     prompt = named("prompt", _target_="peft.PromptTuningConfig", num_virtual_tokens=64)
     with pytest.raises(UserError, match="processes=4: method prompt learns a prompt"):
-        preflight.check([prompt])
+        preflight.check_cells([prompt])
     monkeypatch.setattr(skeleton, "decoder_layers", lambda model: [])
     with pytest.raises(UserError, match="transformers names no layers of toy that could be shared"):
-        preflight.check([cell])
+        preflight.check_cells([cell])
 
 
 def test_a_slurm_job_must_ask_for_a_gpu_for_each_process(make_cell):
@@ -453,8 +453,10 @@ def test_workers_take_as_many_gpus_each_as_a_cell_has_processes(make_cell, monke
 
 def test_a_shared_training_is_estimated_to_take_less_of_each_process(make_cell):
     large = ["model=qwen2.5-32b-instruct", "task=math", "eval=math"]
-    one, four = (estimate.of(make_cell(*large, *more), {}) for more in ((), ("trainer=fsdp",)))
+    one, four = (
+        estimate.estimate_of(make_cell(*large, *more), {}) for more in ((), ("trainer=fsdp",))
+    )
     assert one.hours / 4 < four.hours < one.hours
     assert 65 < four.gigabytes < one.gigabytes  # one process evaluates the whole model
-    full = estimate.of(make_cell(*large, "method=full", "trainer=fsdp"), {})
+    full = estimate.estimate_of(make_cell(*large, "method=full", "trainer=fsdp"), {})
     assert four.gigabytes < full.gigabytes < 4 * 65

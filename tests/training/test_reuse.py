@@ -46,7 +46,7 @@ def test_a_second_suite_trains_nothing_and_records_the_same(
     assert numbers(second) == numbers(alone)
     taken, own = (peft.load_peft_weights(str(c.paths.adapter)) for c in (second, alone))
     assert all(torch.equal(taken[name], own[name]) for name in own)
-    assert record.read(second.record)["measured"]["seconds"]["train"] > 0
+    assert record.read_record(second.record)["measured"]["seconds"]["train"] > 0
 
 
 def test_a_method_that_saves_less_than_it_learns_trains_again(
@@ -61,7 +61,7 @@ def test_a_method_that_saves_less_than_it_learns_trains_again(
     assert [attempt(first), attempt(second)] == ["done", "done"]
     assert len(trainings) == 2
     assert "trained before, but not to be had from its adapter" in capsys.readouterr().out
-    one, two = (record.read(c.record)["training"] for c in (first, second))
+    one, two = (record.read_record(c.record)["training"] for c in (first, second))
     assert one == two
 
 
@@ -93,8 +93,8 @@ def test_the_loss_on_held_out_rows_is_that_of_each_row_by_itself(make_cell, sess
         "method=lora", "eval=none", "task.validation_rows=20", "task.max_rows=64", *STEPS
     )
     assert attempt(cell) == "done"
-    told = record.read(cell.record)["training"]["validation"]
-    assert record.read(cell.record)["scores"] == {}
+    told = record.read_record(cell.record)["training"]["validation"]
+    assert record.read_record(cell.record)["scores"] == {}
     base = session.workspace.base(cell.config)
     rows = session.held_out(cell, base.tokenizer).rows
     assert told["rows"] == len(rows) == 20
@@ -124,5 +124,5 @@ def test_a_damaged_note_is_passed_over(make_cell, capsys):
     place = cell.paths.trained(cell.training_id) / "0123456789ab.json"
     place.parent.mkdir(parents=True)
     place.write_text('{"files": ')
-    assert reuse.find(cell, {}) is None
+    assert reuse.find_training(cell, {}) is None
     assert f"{place}: damaged, passed over" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pandas as pd
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.reporting.layouts.notes import notes_below, rules_below
-from osora_bench.reporting.numbers import count, mean_or_none, scientific
+from osora_bench.reporting.numbers import mean_count, mean_or_none, scientific
 from osora_bench.reporting.reference import AVERAGE, PARAMS, SETTINGS
 from osora_bench.reporting.rows import Row, limit_mark, numbers_of
 from osora_bench.reporting.table import CORRECTED, Table, best_marks
@@ -101,7 +101,7 @@ def _setting(row: Row, column: str) -> str:
         "learning_rate": lambda: scientific(config.trainer.learning_rate),
         "batch_size": lambda: str(config.trainer.batch_size),
         "params": lambda: _params(row),
-        "unread": lambda: count(row.unread()),
+        "unread": lambda: mean_count(row.unread()),
     }
     return settings[column]()
 

@@ -28,7 +28,7 @@ def run_cell(plan: Path, run_id: str, allow_changed: bool) -> None:
         return
     say(f"{cell.label}: on node {os.environ.get('SLURMD_NODENAME', 'unknown')}")
     try:
-        preflight.check([cell])
+        preflight.check_cells([cell])
         worker_process.work(sweep, allow_changed)
     except UserError as error:
         cell.fail(str(error))

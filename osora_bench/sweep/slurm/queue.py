@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from osora_bench.common import files
 from osora_bench.common.errors import UserError
+from osora_bench.common.files import last_line_of
 from osora_bench.planning.cell import Cell, State
 from osora_bench.sweep.slurm.submission import Submission
 
@@ -56,7 +56,7 @@ class Job:
         return int(self.id.partition("_")[0])
 
 
-def queue(runs: Path) -> dict[str, Job]:
+def jobs_in_queue(runs: Path) -> dict[str, Job]:
     """The user's jobs that run cells of a runs folder, by run id; of several that have ended, the
     last.
 
@@ -121,14 +121,14 @@ def queued(cells: Sequence[Cell]) -> dict[str, Job]:
     for runs in {cell.paths.runs for cell in cells}:
         if shutil.which("squeue") and any(runs.glob("plans/*/slurm-*")):
             try:
-                active |= {run_id: job for run_id, job in queue(runs).items() if job.active}
+                active |= {run_id: job for run_id, job in jobs_in_queue(runs).items() if job.active}
             except subprocess.SubprocessError as error:
                 line = f"WARNING: squeue does not answer, so jobs are not seen: {reason_of(error)}"
                 print(line, file=sys.stderr)
     return active
 
 
-def state(cell: Cell, jobs: dict[str, Job]) -> str:
+def state_of(cell: Cell, jobs: dict[str, Job]) -> str:
     """A cell's state; `queued` where all that there is of it is a job in the queue."""
     known = cell.state
     return State.QUEUED if known in (State.MISSING, State.FAILED) and cell.run_id in jobs else known
@@ -156,4 +156,4 @@ def array_limit() -> int:
 
 
 def reason_of(error: subprocess.SubprocessError) -> str:
-    return files.last_line_of(str(getattr(error, "stderr", None) or error))
+    return last_line_of(str(getattr(error, "stderr", None) or error))

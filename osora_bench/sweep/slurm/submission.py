@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osora_bench.common import claim, files
+from osora_bench.common import claim
 from osora_bench.common.errors import UserError
+from osora_bench.common.files import write_whole
 
 CELLS, SETTINGS, LOG = "cells.json", "settings.json", "launcher.log"
 PATTERN = re.compile(r"\\|%[0-9]*[%AabJjNnstux]|\$\{")
@@ -102,6 +103,6 @@ def prepared(folder: Path, run_ids: Sequence[str], settings: dict[str, Any]) -> 
     number = len(list(folder.glob("slurm-*"))) + 1
     submission = Submission(folder / f"slurm-{number}")
     submission.folder.mkdir(parents=True)
-    files.write(submission.folder / SETTINGS, json.dumps(settings))
-    files.write(submission.folder / CELLS, json.dumps(run_ids))
+    write_whole(submission.folder / SETTINGS, json.dumps(settings))
+    write_whole(submission.folder / CELLS, json.dumps(run_ids))
     return submission

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from osora_bench.common import files
 from osora_bench.common.errors import Refused, UserError
+from osora_bench.common.files import last_line_of
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.compose import quoted
@@ -25,7 +25,7 @@ from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.options import RETRIES, RunOptions
 from osora_bench.sweep.slurm.cell_job import CellJob, how_it_ended
 from osora_bench.sweep.slurm.profile import check_cluster, check_gpus, profile
-from osora_bench.sweep.slurm.queue import Job, array_limit, cancel, queue, queued, reason_of
+from osora_bench.sweep.slurm.queue import Job, array_limit, cancel, jobs_in_queue, queued, reason_of
 from osora_bench.sweep.slurm.submission import Submission, check_place, prepared
 from osora_bench.sweep.watch import Watch
 
@@ -91,7 +91,7 @@ class Sweep:
         """
         jobs = {
             run_id: job
-            for run_id, job in queue(self.runs).items()
+            for run_id, job in jobs_in_queue(self.runs).items()
             if job.id != self.cell_jobs[run_id].ended_before
         }
         self._reap(jobs)
@@ -133,7 +133,7 @@ class Sweep:
     def _reached(self, submission: Submission, status: int, jobs: dict[str, Job]) -> bool:
         """Whether a launching process that ended reached the cluster, which may have refused."""
         run_ids, output = submission.cells, submission.output
-        last = files.last_line_of(output) or "no output"
+        last = last_line_of(output) or "no output"
         if status <= 0 or any(jobs[i].active for i in run_ids if i in jobs):
             # killed: those that it has not submitted will be missed
             self.patience = ASK_EVERY
@@ -213,7 +213,7 @@ class Sweep:
     def _submit(self, cells: Sequence[Cell]) -> None:
         """Submit cells, but for those that another start has submitted meanwhile."""
         with _alone(self.plan.path.parent / "slurm.lock"):
-            jobs = queue(self.runs)
+            jobs = jobs_in_queue(self.runs)
             taken = self._taken(jobs)
             free = [cell.run_id for cell in cells if cell.run_id not in taken]
             for run_id in (i for i in free if i in jobs):

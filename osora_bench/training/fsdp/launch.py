@@ -42,7 +42,7 @@ Process = subprocess.Popen[bytes]
 Log = Callable[[dict[str, float]], None]
 
 
-def train(cell: Cell, asked: Interruption, log: Log) -> tuple[Training, int]:
+def train_in_parts(cell: Cell, asked: Interruption, log: Log) -> tuple[Training, int]:
     """Train a cell's adapter and write it down, from the newest checkpoint of as many processes on.
 
     Args:

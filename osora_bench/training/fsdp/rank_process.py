@@ -57,16 +57,16 @@ def run(work: dict[str, Any], asked: Callable[[], int | None]) -> None:
         raise UserError("the code has changed since the cell's process was started; start it anew")
     import torch
 
-    from osora_bench.models.base import device_of, quiet
+    from osora_bench.models.base import device_of, quiet_libraries
     from osora_bench.training.fsdp import launch, sharding
 
-    quiet()
+    quiet_libraries()
     cell, folder = _cell(work), Path(work["folder"])
     device = device_of(cell.config)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     sharding.join(folder / launch.MEETING, device, PATIENCE)
-    train(cell, folder, device, asked)
+    train_part(cell, folder, device, asked)
 
 
 def _cell(work: dict[str, Any]) -> Cell:
@@ -76,18 +76,18 @@ def _cell(work: dict[str, Any]) -> Cell:
     return Cell(work["run_id"], config, ())
 
 
-def train(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]) -> None:
+def train_part(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]) -> None:
     """Train a part of the cell's model; rank 0 writes down what all have made."""
     import torch
     import transformers
 
     from osora_bench.models import adapters
-    from osora_bench.models.base import load
+    from osora_bench.models.base import load_base
     from osora_bench.training import data
     from osora_bench.training import train as training
     from osora_bench.training.fsdp import launch, sharding
 
-    base = load(cell.config.model, torch.device("cpu"))
+    base = load_base(cell.config.model, torch.device("cpu"))
     transformers.set_seed(cell.config.seed)
     model = adapters.with_fresh_adapter(base.model, cell)
     trainable = adapters.trainable(model)
