@@ -79,7 +79,7 @@ def thaw(path: Path, only: str | None = None) -> Frozen:
     if only is not None:
         listed = [cell for cell in listed if cell["run_id"] == only]
     cells = [Cell(c["run_id"], Config.of(c["config"]), tuple(c["overrides"])) for c in listed]
-    failed_before = {c["run_id"]: c["failed_before"] for c in listed if c["failed_before"]}
+    failed_before = {c["run_id"]: c["failed_before"] for c in listed if c.get("failed_before")}
     return Frozen(path, **json.loads(head), cells=cells, failed_before=failed_before)
 
 
