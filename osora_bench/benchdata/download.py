@@ -48,8 +48,8 @@ def download(url: str, part: Path, *, sha256: str | None = None, md5: str | None
         if not resumed:
             raise FailedError(f"{url}: other bytes than the checksum says")
         # what was left of another version was continued: once more from the start
-    kept = part.stat().st_size if part.exists() else 0
-    raise FailedError(f"{url}: interrupted; {kept:,} bytes are kept, the next fetch goes on there")
+    size = part.stat().st_size if part.exists() else 0
+    raise FailedError(f"{url}: interrupted; {size:,} bytes are kept, the next fetch goes on there")
 
 
 def _continue(url: str, part: Path) -> bool:
@@ -102,7 +102,7 @@ def _read(response: Any) -> bytes:
 def _has(place: Path, sha256: str | None, md5: str | None) -> bool:
     if md5 is not None:
         with place.open("rb") as stream:
-            found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-        if found.hexdigest() != md5:
+            digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+        if digest.hexdigest() != md5:
             return False
     return sha256 is None or file_sha256(place) == sha256

@@ -47,16 +47,16 @@ def fetch(names: Sequence[str], *, replace: bool = False) -> int:
     """
     sets = named_sets(names)
     if not names:
-        for name in [n for n, each in sets.items() if each.gated]:
+        for name in [n for n, data_set in sets.items() if data_set.gated]:
             print(f"{name}: left out, {sets.pop(name).gated}. Name it to fetch it")
     else:
-        for name, each in sets.items():
-            if each.gated:
-                print(f"{name}: {each.gated}")
-    problems, wanted = _wanted(sets, replace)
-    if wanted:
+        for name, data_set in sets.items():
+            if data_set.gated:
+                print(f"{name}: {data_set.gated}")
+    problems, downloads = _wanted(sets, replace)
+    if downloads:
         _refuse_offline()
-        problems += _Run().get(wanted)
+        problems += _Run().get(downloads)
     elif not problems:
         print(f"nothing to fetch: {', '.join(sets)} complete below {paths.data_root()}")
     for problem in problems:
@@ -66,9 +66,9 @@ def fetch(names: Sequence[str], *, replace: bool = False) -> int:
 
 def _wanted(sets: dict[str, DataSet], replace: bool) -> tuple[list[str], list[tuple[str, File]]]:
     """What may not be touched, in words, and the files to download."""
-    problems, wanted = [], []
-    for name, each in sets.items():
-        for file in each.files:
+    problems, downloads = [], []
+    for name, data_set in sets.items():
+        for file in data_set.files:
             finding = examine(file)
             if finding.kind == "wrong" and not replace:
                 problems.append(
@@ -76,10 +76,10 @@ def _wanted(sets: dict[str, DataSet], replace: bool) -> tuple[list[str], list[tu
                     f"`osora-bench data fetch {name} --replace` overwrites it"
                 )
             elif finding.kind != "right":
-                if each.gated:
+                if data_set.gated:
                     refuse_committable(paths.data_file(file.path), "with OSORA_DATA")
-                wanted.append((name, file))
-    return problems, wanted
+                downloads.append((name, file))
+    return problems, downloads
 
 
 def _refuse_offline() -> None:
@@ -96,16 +96,16 @@ class _Run:
         self.failed: dict[str, FailedError] = {}
         self.silent: set[str] = set()
 
-    def get(self, wanted: Sequence[tuple[str, File]]) -> list[str]:
+    def get(self, downloads: Sequence[tuple[str, File]]) -> list[str]:
         """Download the files; return what could not be had, in words."""
         problems, reached = [], False
         try:
-            for name, file in wanted:
+            for name, file in downloads:
                 failures = self._one(file)
                 if failures:
                     reached |= any(not isinstance(f, UnreachableError) for f in failures)
-                    told = "".join(f"\n  {f}" for f in failures)
-                    problems.append(f"{name}: {file.path} could not be had:{told}")
+                    reasons = "".join(f"\n  {f}" for f in failures)
+                    problems.append(f"{name}: {file.path} could not be had:{reasons}")
                 else:
                     reached = True
                     say(f"{name}: {file.path}")
@@ -156,8 +156,8 @@ class _Run:
         """What an origin's URL gives, downloaded once in a run: files are taken out of it."""
         url = origin.url
         if url not in self.sources:
-            named = hashlib.sha256(url.encode()).hexdigest()[:8]
-            part = self.scratch / f"{named}-{url.rsplit('/', 1)[-1]}.part"
+            prefix = hashlib.sha256(url.encode()).hexdigest()[:8]
+            part = self.scratch / f"{prefix}-{url.rsplit('/', 1)[-1]}.part"
             self._download(url, part, sha256=origin.sha256, md5=origin.md5)
             self.sources[url] = part.replace(part.with_suffix(""))
         return self.sources[url]
@@ -197,8 +197,8 @@ def member(archive: Path, origin: Origin, secret: bytes | None) -> bytes:
         FailedError: no such member, no archive, or a wrong password.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
-            return opened.read(str(origin.member), pwd=secret)
+        with zipfile.ZipFile(archive) as zip_file:
+            return zip_file.read(str(origin.member), pwd=secret)
     except KeyError as error:
         raise FailedError(f"{origin.url}: has no file {origin.member}") from error
     except (zipfile.BadZipFile, RuntimeError, zlib.error) as error:  # a wrong password, too
@@ -223,16 +223,16 @@ def converted(source: Path, origin: Origin, suffix: str) -> bytes:
     }[source.suffix]
     with tempfile.TemporaryDirectory(dir=source.parent) as cache:
         try:
-            loaded = reader(str(source), cache_dir=cache)
-            rows = [{ours: row[its] for ours, its in origin.columns.items()} for row in loaded]
+            table = reader(str(source), cache_dir=cache)
+            rows = [{key: row[column] for key, column in origin.columns.items()} for row in table]
         except datasets.exceptions.DatasetsError as error:
             raise FailedError(f"{origin.url}: {error}") from error
         except KeyError as error:
             raise FailedError(f"{origin.url}: has no column {error}") from error
     if suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    numbered = {str(number): row for number, row in enumerate(rows)}
-    return json.dumps(numbered, ensure_ascii=False, indent=4).encode()
+    by_number = {str(number): row for number, row in enumerate(rows)}
+    return json.dumps(by_number, ensure_ascii=False, indent=4).encode()
 
 
 def install(data: bytes, place: Path, file: File) -> None:
@@ -242,9 +242,9 @@ def install(data: bytes, place: Path, file: File) -> None:
         FailedError: other bytes than the file's checksum says, or another number of rows; the
             place is left as it was.
     """
-    found = hashlib.sha256(data).hexdigest()
-    if file.sha256 is not None and found != file.sha256 and found not in file.also:
-        raise FailedError(f"{file.path}: sha256 {found} instead of {file.sha256}")
+    digest = hashlib.sha256(data).hexdigest()
+    if file.sha256 is not None and digest != file.sha256 and digest not in file.also:
+        raise FailedError(f"{file.path}: sha256 {digest} instead of {file.sha256}")
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{os.getpid()}.{place.name}")
     try:

@@ -22,14 +22,14 @@ def write_data(folder: Path) -> None:
 def _files() -> dict[str, str]:
     """Every file that the paper's tasks and suites read, by its place in the data folder."""
     choices = [{"label": "ABCDE"[i], "text": f"{i}"} for i in range(5)]
-    asked = {"stem": "Which is 1?", "choices": choices[:4]}
-    csqa = {"answerKey": "B", "question": {**asked, "choices": choices}}
-    arc = _lines({"id": "made up", "question": asked, "answerKey": "B"})
+    question = {"stem": "Which is 1?", "choices": choices[:4]}
+    csqa = {"answerKey": "B", "question": {**question, "choices": choices}}
+    arc = _lines({"id": "made up", "question": question, "answerKey": "B"})
     gsm8k = _lines({"question": "What is 1 and 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"})
     piqa = _lines({"id": "made up", "goal": "Count.", "sol1": "1, 2", "sol2": "2, 1"})
     siqa = _lines({"context": "A counts.", "question": "What?", **_named("answer", "ABC")})
     hellaswag = _lines({"query": "Count: 1, 2,", "choices": [*"3456"], "gold": 0})
-    solved = {"problem": "What is 1 and 1?", "solution": r"It is $\boxed{2}$."}
+    problem = {"problem": "What is 1 and 1?", "solution": r"It is $\boxed{2}$."}
     meta = {"type": "made up", "query": "What is 1 and 1?", "response": "The answer is: 2"}
     gpqa = {name: _gpqa(count) for name, count in GPQA_ROWS.items()}
     sentence = {"qID": "made up", "sentence": "1 is less than 2 so _ is less.", "answer": "1"}
@@ -39,7 +39,7 @@ def _files() -> dict[str, str]:
         "gsm8k/train.jsonl": gsm8k,
         "gsm8k/test.jsonl": gsm8k,
         **{
-            f"math/{name}.json": json.dumps({str(i): solved for i in range(ROWS)})
+            f"math/{name}.json": json.dumps({str(i): problem for i in range(ROWS)})
             for name in ("math", "test_prm800k_500")
         },
         "SuperGLUE/BoolQ/val.jsonl": _lines(

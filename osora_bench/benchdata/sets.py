@@ -85,12 +85,12 @@ def registry() -> dict[str, DataSet]:
 
 def _read(place: Path) -> DataSet:
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DataSet), OmegaConf.load(place))
-        loaded = OmegaConf.to_object(merged)
+        config = OmegaConf.merge(OmegaConf.structured(DataSet), OmegaConf.load(place))
+        data_set = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(f"conf/data/{place.name}: {error}") from error
-    assert isinstance(loaded, DataSet)
-    return loaded
+    assert isinstance(data_set, DataSet)
+    return data_set
 
 
 def named_sets(names: Sequence[str]) -> dict[str, DataSet]:
@@ -111,8 +111,8 @@ def state_of_file(file: File) -> FileState:
     place = paths.data_file(file.path)
     if not place.is_file():
         return FileState.MISSING
-    found = _sha256(place)
-    if found == file.sha256 or found in file.also:
+    digest = _sha256(place)
+    if digest == file.sha256 or digest in file.also:
         return FileState.RIGHT
     return FileState.UNKNOWN if file.sha256 is None else FileState.WRONG
 
@@ -148,34 +148,39 @@ class Finding:
 
 def examine(file: File) -> Finding:
     """Hold a file's checksum and number of rows against what conf/data says."""
-    place, found = paths.data_file(file.path), state_of_file(file)
-    if found is FileState.MISSING:
+    place, state = paths.data_file(file.path), state_of_file(file)
+    if state is FileState.MISSING:
         return Finding("missing", "missing")
-    if found is FileState.WRONG:
+    if state is FileState.WRONG:
         size = place.stat().st_size
-        other = "" if file.bytes in (None, size) else f", {size:,} bytes instead of {file.bytes:,}"
-        return Finding("wrong", f"sha256 {_sha256(place)} instead of {file.sha256}{other}")
+        sizes = "" if file.bytes in (None, size) else f", {size:,} bytes instead of {file.bytes:,}"
+        return Finding("wrong", f"sha256 {_sha256(place)} instead of {file.sha256}{sizes}")
     try:
         rows = count_rows(place)
     except (ValueError, csv.Error) as error:
         return Finding("wrong", f"cannot be read ({error})")
     if file.rows not in (None, rows):
         return Finding("wrong", f"{rows:,} rows instead of {file.rows:,}")
-    told = [f"right, {rows:,} rows"]
-    if found is FileState.UNKNOWN:
-        told.append("its checksum is not known, so only the rows were counted")
-    told += [note for digest, note in file.also.items() if digest == _sha256(place)]
-    return Finding("right", "; ".join(told))
+    notes = [f"right, {rows:,} rows"]
+    if state is FileState.UNKNOWN:
+        notes.append("its checksum is not known, so only the rows were counted")
+    notes += [note for digest, note in file.also.items() if digest == _sha256(place)]
+    return Finding("right", "; ".join(notes))
 
 
 def gated(path: str) -> bool:
     """Whether a file is of a set whose authors ask that it be kept from the public."""
-    return any(each.gated and path in {f.path for f in each.files} for each in registry().values())
+    return any(
+        data_set.gated and path in {f.path for f in data_set.files}
+        for data_set in registry().values()
+    )
 
 
 def advice(path: str) -> str:
     """The command that gets a file, after a semicolon; empty where no set has it."""
-    names = [name for name, each in registry().items() if path in {f.path for f in each.files}]
+    names = [
+        name for name, data_set in registry().items() if path in {f.path for f in data_set.files}
+    ]
     return f"; `osora-bench data fetch {names[0]}` gets it" if names else ""
 
 
@@ -188,8 +193,8 @@ def refuse_committable(place: Path, how: str) -> None:
     folder = next(p for p in place.parents if p.is_dir())
     if shutil.which("git") is None:
         return
-    ask = ["git", "-C", str(folder), "check-ignore", "--quiet", str(place)]
-    if subprocess.run(ask, check=False, capture_output=True).returncode == 1:
+    command = ["git", "-C", str(folder), "check-ignore", "--quiet", str(place)]
+    if subprocess.run(command, check=False, capture_output=True).returncode == 1:
         raise UserError(
             f"{place}: would hold questions that must not be published, and is inside a git "
             f"repository that does not ignore it: name another folder {how}"

@@ -14,44 +14,44 @@ def summary_of_set(chosen_set: DataSet) -> str:
     states = {file.path: state_of_file(file) for file in chosen_set.files}
     parts = []
     for kind in (FileState.WRONG, FileState.MISSING):
-        found = [path for path, is_ in states.items() if is_ is kind]
-        if kind is FileState.MISSING and len(found) == len(states):
+        matches = [path for path, state in states.items() if state is kind]
+        if kind is FileState.MISSING and len(matches) == len(states):
             parts.append("missing")
-        elif found:
-            parts.append(f"{kind.value}: {', '.join(Path(path).name for path in found)}")
+        elif matches:
+            parts.append(f"{kind.value}: {', '.join(Path(path).name for path in matches)}")
     return "; ".join(parts) or "complete"
 
 
 def listing(names: Sequence[str]) -> Iterator[str]:
     """One line a set: name, licence, questions, state, source."""
-    head = ("set", "licence", "questions", "in the data folder", "source")
-    rows = [head] + [
+    heads = ("set", "licence", "questions", "in the data folder", "source")
+    rows = [heads] + [
         (
             name,
-            each.licence,
-            "-" if each.questions is None else f"{each.questions:,}",
-            summary_of_set(each),
-            each.source + (" (gated)" if each.gated else ""),
+            data_set.licence,
+            "-" if data_set.questions is None else f"{data_set.questions:,}",
+            summary_of_set(data_set),
+            data_set.source + (" (gated)" if data_set.gated else ""),
         )
-        for name, each in named_sets(names).items()
+        for name, data_set in named_sets(names).items()
     ]
-    width = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     for row in rows:
-        yield "  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip()
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     yield f"data folder (OSORA_DATA): {paths.data_root()}"
 
 
 def verify(names: Sequence[str]) -> int:
     """Print every file of the sets with what was found; exit status 1 unless all are right."""
     counts = {"right": 0, "missing": 0, "wrong": 0}
-    for name, each in named_sets(names).items():
-        for file in each.files:
+    for name, data_set in named_sets(names).items():
+        for file in data_set.files:
             finding = examine(file)
             counts[finding.kind] += 1
-            told = f"WRONG: {finding.told}" if finding.kind == "wrong" else finding.told
-            print(f"{name:14s} {file.path:42s} {told}")
-    told = ", ".join(f"{number} {kind}" for kind, number in counts.items())
-    print(f"{sum(counts.values())} files below {paths.data_root()}: {told}")
+            text = f"WRONG: {finding.told}" if finding.kind == "wrong" else finding.told
+            print(f"{name:14s} {file.path:42s} {text}")
+    text = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+    print(f"{sum(counts.values())} files below {paths.data_root()}: {text}")
     if counts["missing"]:
         print("`osora-bench data fetch` gets what is missing")
     return int(counts["missing"] + counts["wrong"] > 0)

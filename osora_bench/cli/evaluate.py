@@ -23,23 +23,23 @@ from osora_bench.planning.config import Config, plain
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(
+    verb = argparse.ArgumentParser(
         prog="osora-bench evaluate",
         description="Score a model, or an adapter on it, on a suite of OpenCompass data sets. "
         "What is interrupted goes on where it stopped.",
     )
-    made.add_argument("--model", required=True, help="a file of conf/model, or a model's folder")
-    made.add_argument("--suite", required=True, help="a file of conf/eval")
-    made.add_argument("--adapter", type=Path, help="folder of an adapter of any PEFT method")
-    made.add_argument("--sets", nargs="+", help="only these sets of the suite")
-    made.add_argument("--limit", type=int, help="only the first so many questions of each set")
-    made.add_argument("--merge", action="store_true", help="merge the adapter into the weights")
-    made.add_argument("--plain", action="store_true", help="no chat template: a base model")
-    made.add_argument("--backend", default="transformers", help="transformers or vllm")
-    made.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the model's own)")
-    made.add_argument("--output", type=Path, help="folder to write (default: below runs/evaluate)")
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any configuration key")
-    return made
+    verb.add_argument("--model", required=True, help="a file of conf/model, or a model's folder")
+    verb.add_argument("--suite", required=True, help="a file of conf/eval")
+    verb.add_argument("--adapter", type=Path, help="folder of an adapter of any PEFT method")
+    verb.add_argument("--sets", nargs="+", help="only these sets of the suite")
+    verb.add_argument("--limit", type=int, help="only the first so many questions of each set")
+    verb.add_argument("--merge", action="store_true", help="merge the adapter into the weights")
+    verb.add_argument("--plain", action="store_true", help="no chat template: a base model")
+    verb.add_argument("--backend", default="transformers", help="transformers or vllm")
+    verb.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the model's own)")
+    verb.add_argument("--output", type=Path, help="folder to write (default: below runs/evaluate)")
+    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any configuration key")
+    return verb
 
 
 def evaluate_verb(arguments: Sequence[str]) -> int:
@@ -77,16 +77,16 @@ def configuration(args: argparse.Namespace) -> Config:
     for override in args.overrides:
         if "=" not in override:
             raise UserError(f"{override}: neither an option nor KEY=VALUE")
-    chosen = ["method=none", "task=toy", "trainer=toy", f"eval={args.suite}", *_model(args)]
-    chosen += [f"eval.merge={args.merge}", f"eval.backend={args.backend}", *args.overrides]
-    check_overrides(chosen)
+    overrides = ["method=none", "task=toy", "trainer=toy", f"eval={args.suite}", *_model(args)]
+    overrides += [f"eval.merge={args.merge}", f"eval.backend={args.backend}", *args.overrides]
+    check_overrides(overrides)
     with composer():
-        cfg = resolve(compose(chosen, "evaluate"), "evaluate")
+        cfg = resolve(compose(overrides, "evaluate"), "evaluate")
     suite = cfg.eval
     names = [d.name for d in suite.datasets]
-    for wanted in args.sets or ():
-        if wanted not in names:
-            raise UserError(unknown(f"set of suite {args.suite}", wanted, names))
+    for set_name in args.sets or ():
+        if set_name not in names:
+            raise UserError(unknown(f"set of suite {args.suite}", set_name, names))
     if args.sets is not None:
         suite.without = [name for name in names if name not in args.sets] or None
     if args.limit is not None:
@@ -103,10 +103,10 @@ def _model(args: argparse.Namespace) -> list[str]:
         return [f"model={args.model}", *dtype, *(["model.chat=false"] if args.plain else [])]
     folder = Path(args.model)
     if not (folder / "config.json").is_file():
-        near = unknown("model", args.model, group_choices("model"))
-        raise UserError(f"{near}; nor is it a folder with a config.json")
-    own = read_settings(folder / "config.json")
-    stored = own.get("dtype") or own.get("torch_dtype") or "float32"
+        message = unknown("model", args.model, group_choices("model"))
+        raise UserError(f"{message}; nor is it a folder with a config.json")
+    model_config = read_settings(folder / "config.json")
+    stored = model_config.get("dtype") or model_config.get("torch_dtype") or "float32"
     chat = not args.plain and _has_chat_template(folder)
     settings = {
         "path": folder.absolute(), "name": folder.name, "label": folder.name, "revision": "null",
@@ -141,10 +141,10 @@ def name(args: argparse.Namespace, cfg: Config, model: Any) -> str:
     """A folder's name that another model, adapter or suite does not share."""
     from osora_bench.models.base import content
 
-    told = json.dumps([content(model), plain(cfg.eval), cfg.model.chat], sort_keys=True)
-    short = hashlib.sha256(told.encode()).hexdigest()[:8]
+    identity = json.dumps([content(model), plain(cfg.eval), cfg.model.chat], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     adapter = "" if args.adapter is None else f"-{args.adapter.absolute().name}"
-    return f"{cfg.model.name}{adapter}-{args.suite}-{short}"
+    return f"{cfg.model.name}{adapter}-{args.suite}-{digest}"
 
 
 def write_scores(
@@ -156,7 +156,7 @@ def write_scores(
     from osora_bench.models.base import device_of
     from osora_bench.records.provenance import circumstances
 
-    made = {
+    report = {
         "model": cfg.model.name,
         "adapter": None if args.adapter is None else args.adapter.name,
         "eval": plain(cfg.eval),
@@ -166,7 +166,7 @@ def write_scores(
     }
     place = folder / "scores.json"
     try:
-        write_whole(place, json.dumps(made, indent=1) + "\n")
+        write_whole(place, json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise cannot_write(place, error) from error
 

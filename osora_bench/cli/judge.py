@@ -20,21 +20,21 @@ from osora_bench.records.schema import Record
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(
+    verb = argparse.ArgumentParser(
         prog="osora-bench judge",
         description="Judge answers as those of a cell are judged: what OpenCompass reads and its "
         "verdict, and beside them what this project's own reader does (docs/reading.md). One JSON "
         "line a question, and a last one with the summary of each set.",
     )
-    made.add_argument("answers", nargs="?", type=Path, metavar="ANSWERS.jsonl",
+    verb.add_argument("answers", nargs="?", type=Path, metavar="ANSWERS.jsonl",
                       help='one JSON a line: {"position": 0, "output": "..."}, the position being '
                       "that of the question in the whole set, from 0")  # fmt: skip
-    made.add_argument("--suite", help="a file of conf/eval")
-    made.add_argument("--set", help="a set of the suite, or of the cell (default: all of its sets)")
-    made.add_argument("--cell", metavar="RUN_ID", help="judge the answers that a cell kept")
-    made.add_argument("--output", type=Path, help="write the lines there, and print the summary")
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as runs= or ledger=")
-    return made
+    verb.add_argument("--suite", help="a file of conf/eval")
+    verb.add_argument("--set", help="a set of the suite, or of the cell (default: all of its sets)")
+    verb.add_argument("--cell", metavar="RUN_ID", help="judge the answers that a cell kept")
+    verb.add_argument("--output", type=Path, help="write the lines there, and print the summary")
+    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as runs= or ledger=")
+    return verb
 
 
 def main(argv: Sequence[str]) -> int:
@@ -106,10 +106,12 @@ def _of_cell(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def _record(ledger: Path, run_id: str) -> Record:
     place = ledger / f"{run_id}.json"
     if not place.is_file():
-        known = sorted(path.stem for path in ledger.glob("*.json"))
-        near = get_close_matches(run_id, known, n=5, cutoff=0.3) or known[:5]
-        told = f"the nearest of {len(known)}: {', '.join(near)}" if known else "it holds none"
-        raise UserError(f"no record of a run {run_id!r} in {ledger}; {told}")
+        run_ids = sorted(path.stem for path in ledger.glob("*.json"))
+        nearest = get_close_matches(run_id, run_ids, n=5, cutoff=0.3) or run_ids[:5]
+        hint = (
+            f"the nearest of {len(run_ids)}: {', '.join(nearest)}" if run_ids else "it holds none"
+        )
+        raise UserError(f"no record of a run {run_id!r} in {ledger}; {hint}")
     try:
         return read_record(place)
     except DamagedRecord as error:
@@ -125,7 +127,7 @@ def read_answers(path: Path, questions: int) -> dict[int, str]:
     Raises:
         UserError: no such file, or a line that is no answer to one of them, or a second to one.
     """
-    found: dict[int, str] = {}
+    outputs: dict[int, str] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -133,26 +135,26 @@ def read_answers(path: Path, questions: int) -> dict[int, str]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             position, output = _answer(line, f"{path}, line {number}", questions)
-            if position in found:
+            if position in outputs:
                 raise UserError(f"{path}, line {number}: position {position} is given twice")
-            found[position] = output
-    if not found:
+            outputs[position] = output
+    if not outputs:
         raise UserError(f"{path}: holds no answers")
-    return found
+    return outputs
 
 
 def _answer(line: str, where: str, questions: int) -> tuple[int, str]:
     try:
-        told = json.loads(line)
+        answer = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from error
-    wanted = '{"position": 0, "output": "..."}'
+    example = '{"position": 0, "output": "..."}'
     for key, kind in (("position", int), ("output", str)):
-        if not isinstance(told, dict) or key not in told:
-            raise UserError(f"{where}: lacks {key!r}; a line is {wanted}")
-        if type(told[key]) is not kind:
-            raise UserError(f"{where}: {key!r} is {told[key]!r}; a line is {wanted}")
-    position, output = told["position"], told["output"]
+        if not isinstance(answer, dict) or key not in answer:
+            raise UserError(f"{where}: lacks {key!r}; a line is {example}")
+        if type(answer[key]) is not kind:
+            raise UserError(f"{where}: {key!r} is {answer[key]!r}; a line is {example}")
+    position, output = answer["position"], answer["output"]
     if not 0 <= position < questions:
         raise UserError(f"{where}: position {position} is none of the set's: 0 to {questions - 1}")
     return position, output
@@ -171,8 +173,8 @@ def _told(
         if answer.unjudged is not None:
             line["unjudged"] = answer.unjudged
         if judged.again is not None:
-            again = judged.again[i]
-            line |= {"corrected_read": again.read, "corrected_right": again.right}
+            rereading = judged.again[i]
+            line |= {"corrected_read": rereading.read, "corrected_right": rereading.right}
         yield line
     k, n = sum(answer.right for answer in judged.answers), len(outputs)
     summary = {"set": name, "n": n, "k": k, "accuracy": round(100 * k / n, 2),
@@ -181,6 +183,6 @@ def _told(
                "corrected": None}  # fmt: skip
     if (corrected := judged.corrected) is not None:
         accuracy = round(100 * corrected["k"] / n, 2)
-        told = {key: corrected[key] for key in ("k", "differ", "unread", "rule")}
-        summary["corrected"] = {"accuracy": accuracy, **told}
+        details = {key: corrected[key] for key in ("k", "differ", "unread", "rule")}
+        summary["corrected"] = {"accuracy": accuracy, **details}
     yield {"summary": summary}

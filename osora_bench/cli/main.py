@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch a verb. Exit status: 0 all well, 1 a cell failed, 2 a mistake in the call."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb, rest = (arguments or ["help"])[0], arguments[1:]
-    asked = {"-h", "--help"} & set(rest) and verb not in OWN_HELP
-    if asked or verb in ("-h", "--help", "help"):
+    help_asked = {"-h", "--help"} & set(rest) and verb not in OWN_HELP
+    if help_asked or verb in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
     try:

@@ -17,29 +17,29 @@ def experiment_option(arguments: Sequence[str]) -> tuple[str, list[str]]:
     flags = [a for a in arguments if a.startswith("-") and a != "--json"]
     if flags:
         raise UserError(f"unknown option {flags[0]}; `osora-bench --help` lists what there is")
-    named = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
-    if len(named) != 1:
+    values = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
+    if len(values) != 1:
         names = ", ".join(sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml")))
         raise UserError(f"name one experiment: experiment=NAME. Valid: {names}")
-    return named[0], [a for a in arguments if not a.startswith("experiment=")]
+    return values[0], [a for a in arguments if not a.startswith("experiment=")]
 
 
 def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
     """How cells are to be run, and the other arguments."""
-    given, overrides = own_options(arguments, HOW)
+    values, overrides = own_options(arguments, HOW)
     launcher, overrides = _launcher(overrides)
     options = RunOptions(
-        workers=_count(given.get("workers", "1"), "workers"),
+        workers=_count(values.get("workers", "1"), "workers"),
         launcher=tuple(launcher),
-        retries=_count(given.get("retries", str(RETRIES)), "retries", least=0),
-        allow_changed=choice(given, "allow_changed", "true"),
-        wait=_count(given.get("wait", str(WAIT)), "wait"),
+        retries=_count(values.get("retries", str(RETRIES)), "retries", least=0),
+        allow_changed=choice(values, "allow_changed", "true"),
+        wait=_count(values.get("wait", str(WAIT)), "wait"),
     )
-    if launcher and "workers" in given:
+    if launcher and "workers" in values:
         raise UserError(
             f"workers={options.workers} and {launcher[0]}: name one way to run the cells"
         )
-    if "wait" in given and not launcher:
+    if "wait" in values and not launcher:
         raise UserError(f"wait={options.wait} is for SLURM jobs: it needs hydra/launcher=slurm")
     if launcher:
         profile.profile(launcher)
@@ -66,16 +66,16 @@ def _count(text: str, key: str, least: int = 1) -> int:
     return int(text)
 
 
-def own_options(arguments: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def own_options(arguments: Sequence[str], valid: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A verb's own KEY=VALUE options, and the other arguments."""
-    own = [a for a in arguments if a.partition("=")[0] in known]
-    keys = [a.partition("=")[0] for a in own]
-    if twice := [key for key in known if keys.count(key) > 1]:
-        raise UserError(f"{twice[0]}= is given twice")
-    bare = [a for a in own if "=" not in a]
-    if bare:
-        raise UserError(f"{bare[0]}: needs a value, {bare[0]}=...")
-    return dict(a.split("=", 1) for a in own), [a for a in arguments if a not in own]
+    options = [a for a in arguments if a.partition("=")[0] in valid]
+    keys = [a.partition("=")[0] for a in options]
+    if repeated := [key for key in valid if keys.count(key) > 1]:
+        raise UserError(f"{repeated[0]}= is given twice")
+    valueless = [a for a in options if "=" not in a]
+    if valueless:
+        raise UserError(f"{valueless[0]}: needs a value, {valueless[0]}=...")
+    return dict(a.split("=", 1) for a in options), [a for a in arguments if a not in options]
 
 
 def choice(options: dict[str, str], key: str, valid: str) -> bool:
@@ -85,11 +85,11 @@ def choice(options: dict[str, str], key: str, valid: str) -> bool:
     return key in options
 
 
-def members(given: str | None, group: str) -> list[str]:
+def members(selection: str | None, group: str) -> list[str]:
     """The members of a config group that a list names; by default every one."""
     choices = compose.group_choices(group)
-    named = choices if given is None else given.split(",")
-    for name in named:
+    names = choices if selection is None else selection.split(",")
+    for name in names:
         if name not in choices:
             raise UserError(unknown(group, name, choices))
-    return named
+    return names

@@ -16,10 +16,10 @@ from osora_bench.reporting.parameters import CountLine
 
 def params_verb(arguments: Sequence[str]) -> int:
     """Count parameters of models x methods x ranks."""
-    known = ("model", "method", "rank", "config", "modules")
-    options, rest = own_options(arguments, known)
+    keys = ("model", "method", "rank", "config", "modules")
+    options, rest = own_options(arguments, keys)
     if wrong := [a for a in rest if a != "--csv"]:
-        raise UserError(unknown("option", wrong[0], ["--csv", *(f"{k}=" for k in known)]))
+        raise UserError(unknown("option", wrong[0], ["--csv", *(f"{k}=" for k in keys)]))
     if "model" in options and "config" in options:
         raise UserError("model= and config= both say which model: name one of them")
     config = Path(options["config"]) if "config" in options else None
@@ -45,7 +45,7 @@ def params_verb(arguments: Sequence[str]) -> int:
 
 def counts_markdown(lines: Sequence[CountLine]) -> str:
     """The counts as a table; a rank that a layer cannot have says so in place of numbers."""
-    shown = [
+    table = [
         {
             "Model": line.model,
             "Method": line.method,
@@ -58,7 +58,7 @@ def counts_markdown(lines: Sequence[CountLine]) -> str:
     ]
     alignment = ("left", "left", "right", "right", "right", "right")
     return str(
-        tabulate(shown, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=alignment)
+        tabulate(table, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=alignment)
     )
 
 

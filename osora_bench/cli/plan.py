@@ -67,24 +67,24 @@ def lines(expansion: Expansion) -> list[PlanLine]:
     damaged: list[str] = []
     ledgers = {cell.ledger for cell in expansion.cells}
     with without_collecting():
-        known = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
+        costs = estimate.measured(r for place in ledgers for r in record.read_each(place, damaged))
     for line in damaged:
         print(f"damaged record, left alone: {line}", file=sys.stderr)
     jobs = queue.queued(expansion.cells)
-    made = []
+    plan = []
     for cell in expansion.cells:
         state, job = queue.state_of(cell, jobs), jobs.get(cell.run_id)
-        made.append(
-            PlanLine(cell, state, estimate.estimate_of(cell, known), job, _why(cell, state, job))
+        plan.append(
+            PlanLine(cell, state, estimate.estimate_of(cell, costs), job, _why(cell, state, job))
         )
     for waiting in expansion.waiting:
-        cost = estimate.estimate_of(waiting.cell, known)
-        made.append(PlanLine(waiting.cell, State.WAITING, cost, None, f"  {waiting.why}"))
-    return made
+        cost = estimate.estimate_of(waiting.cell, costs)
+        plan.append(PlanLine(waiting.cell, State.WAITING, cost, None, f"  {waiting.why}"))
+    return plan
 
 
 def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
-    told: dict[str, Callable[[], str]] = {
+    explanations: dict[str, Callable[[], str]] = {
         State.RUNNING: lambda: where(cell),
         State.QUEUED: lambda: f"  {job}",
         State.FAILED: lambda: f"  {cell.error}",
@@ -93,40 +93,40 @@ def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
         ),
         State.DAMAGED: lambda: f"  {cell.record}",
     }
-    return told.get(state, str)()
+    return explanations.get(state, str)()
 
 
-def text(made: Sequence[PlanLine]) -> list[str]:
+def text(plan: Sequence[PlanLine]) -> list[str]:
     """The lines of a plan for people, with what must be known of them before and after."""
-    cells = [line.cell for line in made]
-    told = [f"WARNING: {line}" for line in warnings(cells)]
-    widths = max(len(c.label) for c in cells), max(len(line.suite) for line in made)
-    told += [line.text(*widths) for line in made]
-    told += _precision(cells)
-    states = counted(line.state for line in made)
-    hours = _hours(made)
-    left = f"; about {estimate.duration(hours)} one after another" if hours is not None else ""
-    return [*told, f"{len(made)} cells: {states}{left}"]
+    cells = [line.cell for line in plan]
+    output = [f"WARNING: {line}" for line in warnings(cells)]
+    widths = max(len(c.label) for c in cells), max(len(line.suite) for line in plan)
+    output += [line.text(*widths) for line in plan]
+    output += _precision(cells)
+    states = counted(line.state for line in plan)
+    hours = _hours(plan)
+    duration = f"; about {estimate.duration(hours)} one after another" if hours is not None else ""
+    return [*output, f"{len(plan)} cells: {states}{duration}"]
 
 
-def _hours(made: Sequence[PlanLine]) -> float | None:
+def _hours(plan: Sequence[PlanLine]) -> float | None:
     """What is left to do; a training that several suites are asked of counts once. None: nothing
     is left of which it is known."""
     todo = [
         (line, line.cost)
-        for line in made
+        for line in plan
         if line.state not in (State.DONE, State.DAMAGED) and line.cost is not None
     ]
     if not todo:
         return None
-    done = {line.cell.training_id for line in made if line.state == State.DONE}
+    training_ids = {line.cell.training_id for line in plan if line.state == State.DONE}
     total = 0.0
     for line, cost in todo:
         total += cost.hours
         if line.cell.config.trains:
             training = line.cell.training_id
-            total -= cost.training if training in done else 0.0
-            done.add(training)
+            total -= cost.training if training in training_ids else 0.0
+            training_ids.add(training)
     return total
 
 
@@ -150,9 +150,9 @@ def plan_verb(arguments: Sequence[str]) -> int:
     experiments = [load_experiment(name) for name in names.split(",")]
     for experiment in experiments:
         smoke.make_up(experiment, overrides)
-    made = lines(merged(expansion(experiment, overrides) for experiment in experiments))
+    plan = lines(merged(expansion(experiment, overrides) for experiment in experiments))
     if "--json" in rest:
-        print(json.dumps([line.plain() for line in made], indent=1))
+        print(json.dumps([line.plain() for line in plan], indent=1))
     else:
-        print("\n".join(text(made)))
+        print("\n".join(text(plan)))
     return 0

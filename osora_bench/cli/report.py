@@ -32,15 +32,15 @@ def tables_verb(arguments: Sequence[str]) -> int:
     with without_collecting():
         tables, damaged = tabulate.build_tables(experiment, cells, compare=compare, others=others)
     folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
-    written = render.write_tables(tables, folder)
+    files = render.write_tables(tables, folder)
     for table in tables:
         print(render.markdown(table))
     for line in damaged:
         print(f"damaged record, left alone: {line}", file=sys.stderr)
     for ledger in sorted({cell.ledger for cell in cells if not cell.ledger.is_dir()}):
         print(f"no ledger yet: {ledger}", file=sys.stderr)
-    if written:
-        print(f"written to {folder}: {', '.join(p.name for p in written)}")
+    if files:
+        print(f"written to {folder}: {', '.join(p.name for p in files)}")
     return 0
 
 
@@ -54,9 +54,9 @@ def figures_verb(arguments: Sequence[str]) -> int:
     smoke.make_up(experiment, overrides)
     cells = expansion(experiment, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
-    written = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)
-    if written:
-        print(f"written to {folder}: {', '.join(p.name for p in written)}")
+    files = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)
+    if files:
+        print(f"written to {folder}: {', '.join(p.name for p in files)}")
     return 0
 
 
@@ -66,9 +66,9 @@ def results_verb(arguments: Sequence[str]) -> int:
 
     if arguments:
         raise UserError(f"results takes no argument, not {arguments[0]}")
-    written = committed.regenerate()
-    folders = sorted({str(path.parent.relative_to(paths.ROOT)) for path in written})
-    print(f"{len(written)} files in {', '.join(folders)}")
+    files = committed.regenerate()
+    folders = sorted({str(path.parent.relative_to(paths.ROOT)) for path in files})
+    print(f"{len(files)} files in {', '.join(folders)}")
     return 0
 
 

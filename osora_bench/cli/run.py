@@ -25,9 +25,9 @@ def run_verb(arguments: Sequence[str]) -> int:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
     smoke.make_up(experiment, overrides)
-    now = expansion(experiment, overrides)
-    check_shown(experiment, now.everything)
-    return run_experiment(experiment, overrides, options, now)
+    plan = expansion(experiment, overrides)
+    check_shown(experiment, plan.everything)
+    return run_experiment(experiment, overrides, options, plan)
 
 
 def cell_verb(arguments: Sequence[str]) -> int:

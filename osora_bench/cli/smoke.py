@@ -17,9 +17,9 @@ def make_up(experiment: Experiment, overrides: Sequence[str]) -> None:
     Raises:
         UserError: anything wrong with the experiment, its grid or the overrides.
     """
-    needed = made_up(experiment, overrides)
-    if needed is None:
+    inputs = made_up(experiment, overrides)
+    if inputs is None:
         return
-    write_data(needed.data)
-    os.environ[paths.DATA] = str(needed.data)
-    write_models(needed.models)
+    write_data(inputs.data)
+    os.environ[paths.DATA] = str(inputs.data)
+    write_models(inputs.models)

@@ -49,19 +49,19 @@ def holder(folder: Path) -> dict[str, Any] | None:
 def note(folder: Path) -> dict[str, Any]:
     """What the last holder wrote down; it stays where a process was killed."""
     try:
-        told: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+        status: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):  # not there, or damaged
         return {}
-    return told
+    return status
 
 
 def _lock(file: Any, kind: int, patience: float) -> bool:
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(0.05)
         else:
@@ -69,7 +69,7 @@ def _lock(file: Any, kind: int, patience: float) -> bool:
 
 
 def _note(folder: Path) -> None:
-    told = {
+    status = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "job": os.environ.get("SLURM_JOB_ID"),
@@ -77,4 +77,4 @@ def _note(folder: Path) -> None:
         # a note that is still there is of a process that was killed
         "starts": note(folder).get("starts", 0) + 1,
     }
-    write_whole(folder / STATUS, json.dumps(told))
+    write_whole(folder / STATUS, json.dumps(status))

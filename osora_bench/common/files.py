@@ -22,8 +22,8 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; then nothing has changed.
     """
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        left.unlink(missing_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        leftover.unlink(missing_ok=True)
     part = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as file:

@@ -38,11 +38,11 @@ def _digest(path: Path, size: int, mtime_ns: int, inode: int) -> str:
     key = f"{path}:{size}:{mtime_ns}:{inode}"
     entry = _store() / hashlib.sha256(key.encode()).hexdigest()
     try:
-        known = entry.read_text()
+        cached = entry.read_text()
     except OSError:
-        known = ""
-    if len(known) == 64:
-        return known
+        cached = ""
+    if len(cached) == 64:
+        return cached
     digest = file_sha256(path)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)

@@ -26,33 +26,33 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
         for number in SIGNALS:
-            before = signal.getsignal(number)
+            handler = signal.getsignal(number)
             # what nohup and the like ignore stays so; USR2 is taken only where submitit expects it
-            if before != signal.SIG_IGN and (number != signal.SIGUSR2 or callable(before)):
-                self._before[number] = signal.signal(number, self._received)
+            if handler != signal.SIG_IGN and (number != signal.SIGUSR2 or callable(handler)):
+                self._handlers[number] = signal.signal(number, self._received)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._handlers.clear()
 
     def _received(self, number: int, _: FrameType | None) -> None:
         if self.number == number:
-            signal.signal(number, self._before[number])
+            signal.signal(number, self._handlers[number])
             signal.raise_signal(number)
         self.number = number
 
     def leave_to_parent(self) -> None:
         """In a process that was just forked: signals end it, as they do any other. One that only
         remembers SIGTERM could not be ended by whoever waits for it."""
-        for number in self._before:
+        for number in self._handlers:
             signal.signal(number, signal.SIG_DFL)
-        self._before.clear()
+        self._handlers.clear()
         self.number = None
 
     def safe_point(self) -> None:
@@ -63,7 +63,7 @@ class Interruption:
         """
         number, self.number = self.number, None
         if number == signal.SIGUSR2:
-            self._before[number](number, None)
+            self._handlers[number](number, None)
         elif number is not None and not _survives(number):
             raise Interrupted(number)
 

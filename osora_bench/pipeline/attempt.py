@@ -69,17 +69,17 @@ def _run(cell: Cell, counter: str) -> State:
         check_content(cell)
         session().prepare([cell])
         with interruption.current():
-            made = session().run(cell)
+            record = session().run(cell)
     except Exception as error:
         line = explained(error, cell)
-        first = line.partition("\n")[0]
-        say(f"{counter}{cell.label}: FAILED, {first}  (see {cell.paths.failure})")
+        first_line = line.partition("\n")[0]
+        say(f"{counter}{cell.label}: FAILED, {first_line}  (see {cell.paths.failure})")
         cell.fail(line, traceback.format_exc())
         if "CUDA error" in str(error):
-            raise DeviceLost(f"the GPU must be opened anew after this: {first}") from error
+            raise DeviceLost(f"the GPU must be opened anew after this: {first_line}") from error
         return State.FAILED
     shutil.rmtree(cell.paths.trainer, ignore_errors=True)
-    say(f"{counter}{summary_of_cell(cell, made)}")
+    say(f"{counter}{summary_of_cell(cell, record)}")
     return State.DONE
 
 
@@ -100,5 +100,5 @@ def explained(error: Exception, cell: Cell) -> str:
 
 def _out_of_memory(error: Exception) -> bool:
     kinds = ("OutOfMemoryError", "MemoryError")
-    told = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return type(error).__name__ in kinds or any(text in str(error) for text in told)
+    phrases = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return type(error).__name__ in kinds or any(phrase in str(error) for phrase in phrases)

@@ -44,15 +44,15 @@ def counted(states: Iterable[str]) -> str:
 
 def warnings(cells: Sequence[Cell]) -> list[str]:
     """What a reader must know of cells before their numbers, each once."""
-    found: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for cell in cells:
         model, task = cell.config.model, cell.config.task
         if revision(cell.config) == "UNPINNED":
             line = f"model {model.name} is UNPINNED: {model.path} may change under its name"
-            found[line] = None
+            lines[line] = None
         if cell.config.trains and task.warning is not None:
-            found[f"task {task.name}: {task.warning}"] = None
-    return list(found)
+            lines[f"task {task.name}: {task.warning}"] = None
+    return list(lines)
 
 
 def damage(cell: Cell) -> str:
@@ -69,14 +69,14 @@ def less_memory(cell: Cell) -> str:
     )
 
 
-def summary_of_cell(cell: Cell, made: Record) -> str:
+def summary_of_cell(cell: Cell, record: Record) -> str:
     """One line of a finished cell: scores, last loss, seconds."""
-    if made["training"] and "diverged" in made["training"]:
-        return f"{cell.label}: diverged, {made['training']['diverged']}"
+    if record["training"] and "diverged" in record["training"]:
+        return f"{cell.label}: diverged, {record['training']['diverged']}"
     names = [dataset.name for dataset in cell.config.eval.chosen]  # a record sorts them
-    scores = "  ".join(f"{name} {made['scores'][name]['accuracy']:.2f}" for name in names)
-    loss = f"  loss {made['training']['loss'][-1][1]:.3f}" if made["training"] else ""
-    seconds = made["measured"]["seconds"]
+    scores = "  ".join(f"{name} {record['scores'][name]['accuracy']:.2f}" for name in names)
+    loss = f"  loss {record['training']['loss'][-1][1]:.3f}" if record["training"] else ""
+    seconds = record["measured"]["seconds"]
     return (
         f"{cell.label}: {scores}{loss}  "
         f"(train {seconds['train']:.1f} s, evaluate {seconds['evaluate']:.1f} s)"

@@ -31,10 +31,10 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (_check_layers, cells),
         (check_sharing, [c for c in cells if c.config.processes > 1]),
     )
-    for one, over in checks:
-        for cell in over:
+    for check, subset in checks:
+        for cell in subset:
             try:
-                one(cell)
+                check(cell)
             except UserError as error:
                 problems.setdefault(str(error))
     if problems:

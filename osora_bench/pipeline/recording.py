@@ -37,7 +37,7 @@ def write_cell_record(
     seconds: dict[str, float],
 ) -> Record:
     """A cell's record, written."""
-    made: Record = {
+    cell_record: Record = {
         "run_id": cell.run_id,
         "config": portable_config(cell.config),
         "provenance": {
@@ -51,9 +51,9 @@ def write_cell_record(
         "not_run": not_run(cell.config.eval, scores),
         "measured": _measured(seconds, cell),
     }
-    record.write_record(made, cell.ledger)
+    record.write_record(cell_record, cell.ledger)
     evaluate.forget(cell.paths.evaluation)
-    return made
+    return cell_record
 
 
 def parameters_of(cell: Cell, trainable: int) -> Parameters:
@@ -64,8 +64,8 @@ def parameters_of(cell: Cell, trainable: int) -> Parameters:
 def portable_config(cfg: Config) -> dict[str, Any]:
     """The configuration without what only places the run on this machine."""
     places = ("ledger", "runs", "device", "tracker")
-    told = plain(cfg)
-    return {key: _without_folders(value) for key, value in told.items() if key not in places}
+    settings = plain(cfg)
+    return {key: _without_folders(value) for key, value in settings.items() if key not in places}
 
 
 def _without_folders(node: Any) -> Any:
@@ -77,21 +77,21 @@ def _without_folders(node: Any) -> Any:
     return record.portable(node) if isinstance(node, str) else node
 
 
-def tracked(made: Record) -> dict[str, Any]:
+def tracked(result: Record) -> dict[str, Any]:
     """What a tracker shows of a finished cell."""
-    scores = {f"accuracy/{name}": score["accuracy"] for name, score in made["scores"].items()}
-    seconds = {f"seconds/{name}": value for name, value in made["measured"]["seconds"].items()}
-    peak = made["measured"]["peak_memory_mb"]
-    return {**scores, **seconds, **made["parameters"], "peak_memory_mb": peak}
+    scores = {f"accuracy/{name}": score["accuracy"] for name, score in result["scores"].items()}
+    seconds = {f"seconds/{name}": value for name, value in result["measured"]["seconds"].items()}
+    peak = result["measured"]["peak_memory_mb"]
+    return {**scores, **seconds, **result["parameters"], "peak_memory_mb": peak}
 
 
 def _measured(seconds: dict[str, float], cell: Cell) -> Measured:
     """Costs of this run: seconds by stage since its last start, how many starts it took, peak
     memory so far of the process or of the largest that it started, when it ended."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return {
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "starts": claim.note(cell.paths.folder).get("starts", 1),
-        "peak_memory_mb": max(resource.getrusage(one).ru_maxrss for one in who) >> 10,
+        "peak_memory_mb": max(resource.getrusage(who).ru_maxrss for who in scopes) >> 10,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

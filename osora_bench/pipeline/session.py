@@ -48,8 +48,8 @@ class Session:
 
     def sets(self, cell: Cell) -> suites.PreparedSets:
         """The sets of a cell's suite; they are read once, though many cells are asked the same."""
-        told = [plain(cell.config.eval), str(paths.data_root())]
-        key = json.dumps(told, sort_keys=True)
+        parts = [plain(cell.config.eval), str(paths.data_root())]
+        key = json.dumps(parts, sort_keys=True)
         if key not in self._sets:
             self._sets[key] = suites.prepare(cell.config.eval, cell.paths.runs)
         return self._sets[key]
@@ -59,31 +59,31 @@ class Session:
         cell.paths.folder.mkdir(parents=True, exist_ok=True)
         with tracking(cell, portable_config(cell.config)) as tracker:
             try:
-                made = self._run(cell, tracker)
+                record = self._run(cell, tracker)
             except callbacks.Diverged as error:
                 if not cell.tries_rate:
                     raise
-                told = TrainingRecord(diverged=str(error))
-                made = write_cell_record(
-                    cell, circumstances_of(cell), told, parameters={}, scores={}, seconds={}
+                training = TrainingRecord(diverged=str(error))
+                record = write_cell_record(
+                    cell, circumstances_of(cell), training, parameters={}, scores={}, seconds={}
                 )
-            tracker.end(tracked(made), failed=False)
-        return made
+            tracker.end(tracked(record), failed=False)
+        return record
 
     def _run(self, cell: Cell, tracker: Tracker) -> Record:
         cell.paths.failure.unlink(missing_ok=True)
-        circumstances, done = circumstances_of(cell), UNTRAINED
+        circumstances, outcome = circumstances_of(cell), UNTRAINED
         if cell.config.processes > 1:
-            done = self._train_shared(cell, circumstances, tracker)
-        loading = time.time()
+            outcome = self._train_shared(cell, circumstances, tracker)
+        loading_start = time.time()
         base = self.workspace.base(_to_evaluate(cell))
-        model, seconds = base.model, {"load": time.time() - loading}
+        model, seconds = base.model, {"load": time.time() - loading_start}
         try:
             if cell.config.processes > 1:
-                model = _as_trained(cell, base, done, circumstances)
+                model = _as_trained(cell, base, outcome, circumstances)
             elif cell.config.trains:
-                model, done = self._trained(cell, base, circumstances, tracker)
-            evaluating = time.time()
+                model, outcome = self._trained(cell, base, circumstances, tracker)
+            evaluation_start = time.time()
             scores = evaluate.evaluate(
                 model,
                 base.tokenizer,
@@ -95,14 +95,16 @@ class Session:
         finally:
             self.workspace.release(model)
             gc.collect()
-        seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
+        seconds |= {"train": outcome.seconds, "evaluate": time.time() - evaluation_start}
         seconds["total"] = sum(seconds.values())
-        training = None if done.training is None else cast(TrainingRecord, asdict(done.training))
+        training = (
+            None if outcome.training is None else cast(TrainingRecord, asdict(outcome.training))
+        )
         return write_cell_record(
             cell,
             circumstances,
             training,
-            parameters=done.parameters,
+            parameters=outcome.parameters,
             scores=scores,
             seconds=seconds,
         )
@@ -111,7 +113,7 @@ class Session:
         self, cell: Cell, base: Base, circumstances: Circumstances, tracker: Tracker
     ) -> tuple[Any, reuse.Trained]:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
-        started = time.time()
+        start = time.time()
         model = _started(cell, base)
         earlier = reuse.find_training(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
@@ -123,10 +125,10 @@ class Session:
             model = _started(cell, base)
         trainable = adapters.trainable(model)
         training = self._train(cell, base, model, tracker)
-        done = reuse.Trained(training, parameters_of(cell, trainable), time.time() - started)
+        outcome = reuse.Trained(training, parameters_of(cell, trainable), time.time() - start)
         if not cell.config.method.full:
-            reuse.note_training(cell, model, done, circumstances)
-        return model, done
+            reuse.note_training(cell, model, outcome, circumstances)
+        return model, outcome
 
     def _train(self, cell: Cell, base: Base, model: Any, tracker: Tracker) -> train.Training:
         setup = train.TrainingSetup(
@@ -148,7 +150,7 @@ class Session:
     ) -> reuse.Trained:
         """Train in processes of their own, which need the memory that is used here; unless an
         earlier cell trained the same."""
-        started = time.time()
+        start = time.time()
         if not cell.config.method.full:
             earlier = reuse.find_training(cell, circumstances)
             if earlier is not None:
@@ -156,30 +158,30 @@ class Session:
                 return earlier.done
         self.workspace.clear()
         training, trainable = launch.train_in_parts(cell, interruption.current(), tracker.log)
-        return reuse.Trained(training, parameters_of(cell, trainable), time.time() - started)
+        return reuse.Trained(training, parameters_of(cell, trainable), time.time() - start)
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
         task = cell.config.task
         by_seed = task.max_rows is not None or any(s.options for s in task.sources)
         seed = cell.config.seed if by_seed else 0
-        made: data.TokenisedTask = self._tokens(
+        tokens: data.TokenisedTask = self._tokens(
             cell, seed, lambda: data.tokenised(cell.config, tokenizer)
         )
-        return made
+        return tokens
 
     def held_out(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask | None:
         """The rows that the cell's task keeps out of training, if it does."""
-        made: data.TokenisedTask | None = self._tokens(
+        tokens: data.TokenisedTask | None = self._tokens(
             cell, "held out", lambda: data.held_out(cell.config, tokenizer)
         )
-        return made
+        return tokens
 
-    def _tokens(self, cell: Cell, which: Any, made: Callable[[], Any]) -> Any:
+    def _tokens(self, cell: Cell, part: Any, tokenise: Callable[[], Any]) -> Any:
         task, model = cell.config.task, cell.config.model
-        key = json.dumps([plain(task), model.path, model.revision, model.chat, which])
+        key = json.dumps([plain(task), model.path, model.revision, model.chat, part])
         if key not in self._tokenised:
-            self._tokenised[key] = made()
+            self._tokenised[key] = tokenise()
         return self._tokenised[key]
 
 
@@ -197,10 +199,12 @@ def _to_evaluate(cell: Cell) -> Config:
     return replace(cell.config, model=replace(model, path=str(cell.paths.adapter), revision=None))
 
 
-def _as_trained(cell: Cell, base: Base, done: reuse.Trained, circumstances: Circumstances) -> Any:
+def _as_trained(
+    cell: Cell, base: Base, outcome: reuse.Trained, circumstances: Circumstances
+) -> Any:
     """The model that other processes have trained and written down."""
     if cell.config.method.full:
         return base.model
     model = with_saved_adapter(base, cell.paths.adapter, cell.config)
-    reuse.note_training(cell, model, done, circumstances)
+    reuse.note_training(cell, model, outcome, circumstances)
     return model

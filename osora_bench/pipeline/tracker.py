@@ -56,24 +56,24 @@ class Tracker:
             self.process.stdin.close()
             _finishing.append(self)
 
-    def wait(self, until: float) -> bool:
+    def wait(self, deadline: float) -> bool:
         """Wait for the process that ends; whether it did."""
         assert self.process is not None
         try:
-            status = self.process.wait(max(0.0, until - time.monotonic()))
+            status = self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return False
         if status != 0:
             self._warn(_said_last(self.file))
         return True
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, reason: str) -> None:
         """Kill the process, and say so."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._warn(why)
+        self._warn(reason)
         self.process = None
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -82,17 +82,20 @@ class Tracker:
         assert self.process.stdin is not None
         line = json.dumps(message).encode() + b"\n"
         try:
-            taken = os.write(self.process.stdin.fileno(), line)
+            count = os.write(self.process.stdin.fileno(), line)
         except BlockingIOError:
             self.give_up("does not keep up")
         except BrokenPipeError:
             self.give_up(_said_last(self.file))
         else:
-            if taken < len(line):
+            if count < len(line):
                 self.give_up("does not keep up")
 
-    def _warn(self, why: str) -> None:
-        say(f"WARNING: {self.label}: its tracker {why}  (see {self.file}); the cell does not mind")
+    def _warn(self, reason: str) -> None:
+        say(
+            f"WARNING: {self.label}: its tracker {reason}  (see {self.file}); "
+            "the cell does not mind"
+        )
 
 
 _finishing: list[Tracker] = []
@@ -106,7 +109,7 @@ def tracking(cell: Cell, config: dict[str, Any]) -> Iterator[Tracker]:
     Args:
         config: what the tracker is to say of the cell's configuration.
     """
-    _finishing[:] = [one for one in _finishing if not one.wait(0.0)]
+    _finishing[:] = [earlier for earlier in _finishing if not earlier.wait(0.0)]
     tracker = _started(cell, config)
     try:
         yield tracker
@@ -144,11 +147,11 @@ def _started(cell: Cell, config: dict[str, Any]) -> Tracker:
 def _settings(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
     """Arguments of wandb.init. A cell that is started again goes on in the run of its first start,
     where the server knows it."""
-    chosen = cell.config.tracker
+    section = cell.config.tracker
     return {
-        "project": chosen.project,
-        "group": chosen.group,
-        "mode": mode(chosen.mode),
+        "project": section.project,
+        "group": section.group,
+        "mode": mode(section.mode),
         "id": cell.run_id,
         "resume": "allow",
         "name": cell.label,
@@ -157,11 +160,11 @@ def _settings(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def mode(asked: str) -> str:
+def mode(choice: str) -> str:
     """wandb's mode: what is asked for, or with `auto` what WANDB_MODE says, or else online where
     the user is logged in."""
-    if asked != "auto":
-        return asked
+    if choice != "auto":
+        return choice
     return os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
 
 
@@ -170,17 +173,17 @@ def logged_in() -> bool:
     `wandb login` writes it. Nobody is asked over the network."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    named = os.environ.get("NETRC")
-    places = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    netrc_name = os.environ.get("NETRC")
+    places = [Path(netrc_name)] if netrc_name else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for place in (p.expanduser() for p in places):
         try:
-            found = netrc.netrc(place).authenticators(server())
+            login = netrc.netrc(place).authenticators(server())
         except FileNotFoundError:
             continue
         except (netrc.NetrcParseError, OSError) as error:
             say(f"WARNING: {place} cannot be read, so wandb counts as not logged in: {error}")
             continue
-        if found is not None:
+        if login is not None:
             return True
     return False
 
@@ -190,9 +193,9 @@ def server() -> str:
     return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
 
 
-def check_tracker(chosen: TrackerConfig) -> None:
+def check_tracker(section: TrackerConfig) -> None:
     """Raise UserError if a tracker section cannot work on this machine."""
-    if chosen.report_to == "wandb" and chosen.mode == "online" and not logged_in():
+    if section.report_to == "wandb" and section.mode == "online" and not logged_in():
         raise UserError(
             f"tracker.mode=online: not logged in to {server()}: set WANDB_API_KEY, run "
             "`wandb login`, or use tracker.mode=auto or offline"
@@ -207,13 +210,16 @@ def _said_last(log: Path) -> str:
 
 @atexit.register
 def _wait_for_all() -> None:
-    job = "SLURM_JOB_ID" in os.environ
-    patience = FINISH_JOB if job else FINISH
-    until = time.monotonic() + patience
-    for one in _finishing:
-        if one.wait(until):
+    in_slurm_job = "SLURM_JOB_ID" in os.environ
+    patience = FINISH_JOB if in_slurm_job else FINISH
+    deadline = time.monotonic() + patience
+    for tracker in _finishing:
+        if tracker.wait(deadline):
             continue
-        if job:
-            one.give_up(f"was not done {patience:.0f} s after the end")
+        if in_slurm_job:
+            tracker.give_up(f"was not done {patience:.0f} s after the end")
         else:
-            say(f"{one.label}: its tracker is not done yet and goes on by itself  (see {one.file})")
+            say(
+                f"{tracker.label}: its tracker is not done yet and goes on by itself  "
+                f"(see {tracker.file})"
+            )

@@ -32,19 +32,19 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)  # they mean the cell, whose end is seen on the pipe
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        unreachable = _follow(json.loads(line) for line in sys.stdin)
+        problem = _follow(json.loads(line) for line in sys.stdin)
     except Exception as error:
         print(_one_line(error))
         return 1
-    if unreachable is not None:
-        print(unreachable)
+    if problem is not None:
+        print(problem)
         return 1
     return 0
 
 
 def _follow(messages: Iterator[dict[str, Any]]) -> str | None:
     """Hand on what the cell tells; why it is not on the server, if it was to be."""
-    run, unreachable = _start(next(messages)["init"])
+    run, problem = _start(next(messages)["init"])
     run.define_metric("*", step_metric="step")
     end: dict[str, Any] = {"summary": {}, "failed": True}  # the cell was killed
     for message in messages:
@@ -54,7 +54,7 @@ def _follow(messages: Iterator[dict[str, Any]]) -> str | None:
             run.log(message["log"])
     run.summary.update(end["summary"])
     run.finish(exit_code=int(end["failed"]))
-    return unreachable
+    return problem
 
 
 def _start(arguments: dict[str, Any]) -> tuple[Any, str | None]:
@@ -75,12 +75,12 @@ def _start(arguments: dict[str, Any]) -> tuple[Any, str | None]:
     except wandb.errors.CommError as error:
         if arguments["mode"] != "online":
             raise
-        why = _one_line(error)
+        reason = _one_line(error)
     wandb.teardown()  # the id is taken there
     arguments = {**arguments, "mode": "offline"}
     run = wandb.init(**arguments, settings=wandb.Settings(**settings))
     folder = Path(run.dir).parent
-    return run, f"does not reach its server ({why}); `wandb sync {folder}` uploads the run later"
+    return run, f"does not reach its server ({reason}); `wandb sync {folder}` uploads the run later"
 
 
 def _one_line(error: Exception) -> str:

@@ -78,21 +78,21 @@ class Cell:
 
     def _failure(self) -> dict[str, str]:
         try:
-            told: dict[str, str] = json.loads(self.paths.failure.read_text(encoding="utf-8"))
+            failure: dict[str, str] = json.loads(self.paths.failure.read_text(encoding="utf-8"))
         except FileNotFoundError:  # it was started again just now
             return {"error": "why it failed is not known", "time": ""}
         except ValueError as error:
             return {"error": f"{self.paths.failure} cannot be read ({error})", "time": ""}
-        if not isinstance(told, dict) or not {"error", "time"} <= told.keys():
+        if not isinstance(failure, dict) or not {"error", "time"} <= failure.keys():
             return {"error": f"{self.paths.failure} does not say why it failed", "time": ""}
-        return told
+        return failure
 
     def fail(self, error: str, trace: str | None = None) -> None:
         """Write a failure beside the run."""
-        when = datetime.now(UTC).isoformat(timespec="microseconds")
-        told = json.dumps({"error": error, "time": when, "traceback": trace}, indent=1)
+        timestamp = datetime.now(UTC).isoformat(timespec="microseconds")
+        text = json.dumps({"error": error, "time": timestamp, "traceback": trace}, indent=1)
         self.paths.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.paths.failure, told)
+        write_whole(self.paths.failure, text)
 
     @property
     def label(self) -> str:
@@ -124,14 +124,14 @@ def cell_of(
     cfg: Config, overrides: Sequence[str] = (), content: dict[str, str] | None = None
 ) -> Cell:
     """The cell of one resolved configuration."""
-    found = identity.fingerprints(cfg, content)
-    return Cell(identity.run_id(cfg, found), cfg, tuple(overrides), found)
+    fingerprints = identity.fingerprints(cfg, content)
+    return Cell(identity.run_id(cfg, fingerprints), cfg, tuple(overrides), fingerprints)
 
 
 def check_content(cell: Cell) -> None:
     """Raise UserError if the files that a cell reads are not those that it was planned with."""
-    now = cell_of(cell.config, cell.overrides)
-    if now.run_id != cell.run_id:
+    current = cell_of(cell.config, cell.overrides)
+    if current.run_id != cell.run_id:
         raise UserError(
             f"{cell.label}: the model or data files on disk have changed since the sweep was "
             "started; start it anew"

@@ -55,7 +55,7 @@ def _choice_problems(cfg: Config) -> list[str]:
 def _count_problems(cfg: Config) -> list[str]:
     """Of what is counted, and there is at least one of."""
     task, suite, trainer = cfg.task, cfg.eval, cfg.trainer
-    at_least_one = {
+    counts = {
         "trainer.batch_size": trainer.batch_size,
         "trainer.micro_batch_size": trainer.micro_batch_size,
         "trainer.processes": trainer.processes,
@@ -70,7 +70,7 @@ def _count_problems(cfg: Config) -> list[str]:
     }
     return [
         f"{key}={value}: must be at least 1"
-        for key, value in at_least_one.items()
+        for key, value in counts.items()
         if value is not None and value < 1
     ]
 
@@ -85,24 +85,24 @@ def _checkpoint_problems(trainer: TrainerConfig) -> list[str]:
 def _suite_problems(suite: EvalConfig) -> list[str]:
     """Of the sets that a suite has, and those that are left out of it."""
     names = [d.name for d in suite.datasets]
-    found = [
+    mistakes = [
         f"eval.datasets.{d.name}.limit={d.limit}: the set has {d.questions} questions"
         for d in suite.datasets
         if d.limit is not None and d.limit > d.questions
     ]
-    found += [
+    mistakes += [
         f"eval.datasets: two sets are called {name!r}; tell them apart by `name`, with `abbr` for "
         "what OpenCompass calls them"
         for name in sorted({n for n in names if names.count(n) > 1})
     ]
-    found += [
+    mistakes += [
         unknown("set in eval.without", n, names) for n in suite.without or () if n not in names
     ]
     if suite.without == []:
-        found.append("eval.without=[]: name a set, or leave it null")
+        mistakes.append("eval.without=[]: name a set, or leave it null")
     if names and not suite.chosen:
-        found.append("eval.without leaves no set to score")
-    return found
+        mistakes.append("eval.without leaves no set to score")
+    return mistakes
 
 
 def _unscored_problems(cfg: Config) -> list[str]:
@@ -117,44 +117,44 @@ def _unscored_problems(cfg: Config) -> list[str]:
 
 def _sharing_problems(trainer: TrainerConfig) -> list[str]:
     """Of how an optimiser step's rows and the weights are shared out."""
-    count, found = trainer.processes, []
+    count, mistakes = trainer.processes, []
     if trainer.batch_size % max(trainer.micro_batch_size * count, 1):
-        by = f" x trainer.processes={count}" if count > 1 else ""
-        found.append(
+        factor = f" x trainer.processes={count}" if count > 1 else ""
+        mistakes.append(
             f"trainer.batch_size={trainer.batch_size} is no multiple of "
-            f"trainer.micro_batch_size={trainer.micro_batch_size}{by}"
+            f"trainer.micro_batch_size={trainer.micro_batch_size}{factor}"
         )
     for key, value, choices in (
         ("optimizer", trainer.optimizer, SHARDED_OPTIMIZERS),
         ("precision", trainer.precision, SHARDED_PRECISIONS),
     ):
         if count > 1 and value not in choices:
-            found.append(
+            mistakes.append(
                 f"trainer.{key}={value} cannot be shared by trainer.processes={count}; "
                 f"what can: {', '.join(choices)}"
             )
-    return found
+    return mistakes
 
 
 def _training_problems(trainer: TrainerConfig) -> list[str]:
     """Of how far a training goes."""
-    found = []
+    mistakes = []
     if not trainer.learning_rate > 0:
-        found.append(f"trainer.learning_rate={trainer.learning_rate}: must be above 0")
+        mistakes.append(f"trainer.learning_rate={trainer.learning_rate}: must be above 0")
     if trainer.max_steps is None and not trainer.epochs > 0:
-        found.append(f"trainer.epochs={trainer.epochs}: must be above 0")
-    return found
+        mistakes.append(f"trainer.epochs={trainer.epochs}: must be above 0")
+    return mistakes
 
 
 def _empty_problems(cfg: Config) -> list[str]:
     """Of what must be named: modules to adapt, folders to write to."""
-    found = []
+    mistakes = []
     if not cfg.model.target_modules:
-        found.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
-    found += [
+        mistakes.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
+    mistakes += [
         f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not getattr(cfg, key)
     ]
-    return found
+    return mistakes
 
 
 def _seed_problems(seed: int) -> list[str]:
@@ -181,6 +181,6 @@ def _method_problems(method: MethodConfig) -> list[str]:
 
 def check_config(cfg: Config, where: str) -> None:
     """Raise UserError with every problem of the configuration `where` at once."""
-    found = problems(cfg)
-    if found:
-        raise UserError(f"{where}: " + "\n  ".join(["cannot run", *found]))
+    mistakes = problems(cfg)
+    if mistakes:
+        raise UserError(f"{where}: " + "\n  ".join(["cannot run", *mistakes]))

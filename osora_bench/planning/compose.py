@@ -50,9 +50,9 @@ def check_overrides(overrides: Sequence[str], also: Collection[str] = ()) -> Non
             parsed.append(_parsed(override))
         except HydraException as error:
             raise UserError(f"{override!r} is not KEY=VALUE as Hydra reads it: {error}") from error
-    found = [problem for o in parsed for problem in _override_problems(o, also)]
-    if found:
-        raise UserError("\n".join(found))
+    problems = [problem for o in parsed for problem in _override_problems(o, also)]
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 @lru_cache(maxsize=4096)
@@ -73,17 +73,17 @@ def _override_problems(override: Override, also: Collection[str]) -> Iterator[st
                 yield unknown(key, name, group_choices(key))
         return
     node: Any = config.Config
-    walked = ""
+    prefix = ""
     for part in key.split("."):
         if not is_dataclass(node):
             return  # a free-form section, e.g. method.peft: PEFT's own class checks it
         names = [f.name for f in fields(node)]
         if part not in names:
-            valid = [f"{walked}{n}" for n in names] + ([] if walked else [*also])
-            yield unknown("key", f"{walked}{part}", valid)
+            valid = [f"{prefix}{n}" for n in names] + ([] if prefix else [*also])
+            yield unknown("key", f"{prefix}{part}", valid)
             return
         node = get_type_hints(node)[part]
-        walked += f"{part}."
+        prefix += f"{part}."
 
 
 def quoted(text: str) -> str:
@@ -142,9 +142,9 @@ def compose(overrides: Sequence[str], where: str) -> DictConfig:
 
 def with_cause(error: Exception) -> str:
     """What Hydra says, and what OmegaConf said to it: Hydra itself names only the override."""
-    said = str(error).rstrip()
+    message = str(error).rstrip()
     cause = error.__cause__
-    return said if cause is None else f"{said}: {str(cause).partition(chr(10))[0]}"
+    return message if cause is None else f"{message}: {str(cause).partition(chr(10))[0]}"
 
 
 def _sets_a_value(override: Override) -> bool:
@@ -190,34 +190,34 @@ def vary(
         UserError: as `resolve`.
     """
     try:
-        before: config.Like | None = None
-        for resolved in _variants(cfg, variants):
-            made = config.Config.of(resolved, before)
-            check_config(made, where)
-            yield made
-            before = resolved, made
+        previous: config.Like | None = None
+        for data in _variants(cfg, variants):
+            cell_config = config.Config.of(data, previous)
+            check_config(cell_config, where)
+            yield cell_config
+            previous = data, cell_config
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {error}") from error
 
 
 def _variants(cfg: DictConfig, variants: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    before = variants[0]
-    for key, value in before.items():
+    previous = variants[0]
+    for key, value in previous.items():
         OmegaConf.update(cfg, key, value)
-    resolved = _plain(cfg)
-    yield resolved
+    data = _plain(cfg)
+    yield data
     references = dict(_references(OmegaConf.to_container(cfg)))
-    reachable = {key for key in before if _could_reach(references.values(), key)}
+    reachable = {key for key in previous if _could_reach(references.values(), key)}
     for values in variants[1:]:
-        changed = {key: value for key, value in values.items() if value != before[key]}
-        for key, value in changed.items():
-            resolved = _replaced(resolved, tuple(key.split(".")), value)
+        changes = {key: value for key, value in values.items() if value != previous[key]}
+        for key, value in changes.items():
+            data = _replaced(data, tuple(key.split(".")), value)
             if key in reachable:
                 OmegaConf.update(cfg, key, value)
-        for place in references if reachable & changed.keys() else ():
-            resolved = _replaced(resolved, place, _plain_value(cfg, place))
-        yield resolved
-        before = values
+        for place in references if reachable & changes.keys() else ():
+            data = _replaced(data, place, _plain_value(cfg, place))
+        yield data
+        previous = values
 
 
 Place = tuple[str | int, ...]
@@ -236,8 +236,8 @@ def _references(node: Any, above: Place = ()) -> Iterator[tuple[Place, str]]:
 def _could_reach(texts: Collection[str], key: str) -> bool:
     """Whether interpolations could lead to a key: they name a part of it, or make up what they
     name as they go."""
-    made_up = any(":" in text or text.count("${") > 1 for text in texts)
-    return made_up or any(part in text for text in texts for part in key.split("."))
+    dynamic = any(":" in text or text.count("${") > 1 for text in texts)
+    return dynamic or any(part in text for text in texts for part in key.split("."))
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -259,6 +259,6 @@ def _replaced(node: Any, place: Place, value: Any) -> Any:
     """Plain data with another value at `place`; what lies beside the way there is shared."""
     if not place:
         return value
-    made = node.copy()
-    made[place[0]] = _replaced(node[place[0]], place[1:], value)
-    return made
+    clone = node.copy()
+    clone[place[0]] = _replaced(node[place[0]], place[1:], value)
+    return clone

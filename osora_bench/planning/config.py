@@ -163,12 +163,12 @@ class EvalConfig:
     def asked(self, dataset: DatasetConfig) -> range:
         """The positions of the questions that are asked of a set: all, the first so many (the set's
         own `limit`), or so many evenly spread over it (the suite's)."""
-        everything = range(dataset.questions)
+        positions = range(dataset.questions)
         if dataset.limit is not None:
-            return everything[: dataset.limit]
-        if self.limit is None or self.limit >= len(everything):
-            return everything
-        return everything[:: len(everything) // self.limit][: self.limit]
+            return positions[: dataset.limit]
+        if self.limit is None or self.limit >= len(positions):
+            return positions
+        return positions[:: len(positions) // self.limit][: self.limit]
 
 
 @dataclass
@@ -221,17 +221,17 @@ class Config:
     runs: str = MISSING
 
     @classmethod
-    def of(cls, told: Mapping[str, Any], like: "Like | None" = None) -> "Config":
+    def of(cls, data: Mapping[str, Any], like: "Like | None" = None) -> "Config":
         """A configuration from plain data, a record's too.
 
         Args:
             like: another one, as plain data and as made of it: what the two share as plain data,
                 they share as made.
         """
-        before, made = like or ({}, None)
-        shared = {k: getattr(made, k) for k, v in told.items() if v is before.get(k, ...)}
-        whole: Config = _typed(cls, told, shared)
-        return whole
+        like_data, like_config = like or ({}, None)
+        shared = {k: getattr(like_config, k) for k, v in data.items() if v is like_data.get(k, ...)}
+        config: Config = _typed(cls, data, shared)
+        return config
 
     @property
     def trains(self) -> bool:
@@ -254,10 +254,10 @@ ConfigStore.instance().store(name="schema", node=Config)
 def identity_of(section: Any) -> dict[str, Any]:
     """The part of a section that can change a cell's numbers, as plain data."""
     kind: type = type(section)
-    told = ((f, getattr(section, f.name)) for f in _counted(kind))
+    values = ((f, getattr(section, f.name)) for f in _counted(kind))
     return {
         f.name: plain(value)
-        for f, value in told
+        for f, value in values
         if not (f.metadata.get("later") and value == f.default)
     }
 
@@ -278,14 +278,14 @@ def plain(node: Any) -> Any:
     return {f.name: plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
 
 
-def _typed(cls: type, node: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Any:
+def _typed(cls: type, node: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> Any:
     """A section from plain data. What it lacks, as a record does from before an option was there,
     is the option's default.
 
     Args:
-        made: fields that are made already.
+        shared: fields that are made already.
     """
-    values = dict(made or {})
+    values = dict(shared or {})
     for name, make in _makers(cls).items():
         if name in node and name not in values:
             values[name] = make(node[name])

@@ -81,15 +81,15 @@ def _training(cfg: Config) -> str:
         for key, value in plain(cfg.trainer).items()
         if key not in ("learning_rate", "schedule")
     }
-    rows = [s.rows for s in cfg.task.sources] + [cfg.task.max_rows]
-    what = [*_model(cfg), cfg.method.full, rows, cfg.task.loss_on, trainer]
-    return json.dumps(what, sort_keys=True)
+    row_counts = [source.rows for source in cfg.task.sources] + [cfg.task.max_rows]
+    parts = [*_model(cfg), cfg.method.full, row_counts, cfg.task.loss_on, trainer]
+    return json.dumps(parts, sort_keys=True)
 
 
 def _evaluation(cfg: Config) -> str:
     """What evaluations that cost about the same have in common."""
-    asked = [(d.name, d.config, len(cfg.eval.asked(d)), d.max_out_len) for d in cfg.eval.chosen]
-    return json.dumps([*_model(cfg), asked, cfg.eval.max_out_len], sort_keys=True)
+    sets = [(d.name, d.config, len(cfg.eval.asked(d)), d.max_out_len) for d in cfg.eval.chosen]
+    return json.dumps([*_model(cfg), sets, cfg.eval.max_out_len], sort_keys=True)
 
 
 def _model(cfg: Config) -> tuple[str, str]:
@@ -104,8 +104,8 @@ def measured(records: Iterable[Mapping[str, Any]]) -> Known:
         seconds, gigabytes = cost["seconds"], cost["peak_memory_mb"] * 2**20 / 1e9
         if not seconds:  # it stopped before its end
             continue
-        rest = seconds["total"] - seconds["train"]
-        groups.setdefault(_evaluation(cfg), []).append((rest / 3600, gigabytes))
+        other_seconds = seconds["total"] - seconds["train"]
+        groups.setdefault(_evaluation(cfg), []).append((other_seconds / 3600, gigabytes))
         if cfg.trains:
             groups.setdefault(_training(cfg), []).append((seconds["train"] / 3600, gigabytes))
     return {
@@ -114,20 +114,20 @@ def measured(records: Iterable[Mapping[str, Any]]) -> Known:
     }
 
 
-def estimate_of(cell: Cell, known: Known) -> Estimate | None:
+def estimate_of(cell: Cell, medians: Known) -> Estimate | None:
     """A cell's estimate: its training and its evaluation each as before, or by its size; None for
     an architecture whose size is not known here."""
     cfg = cell.config
-    training = known.get(_training(cfg)) if cfg.trains else Part(0.0, 0.0)
-    evaluation = known.get(_evaluation(cfg))
-    as_before = training is not None and evaluation is not None
+    training = medians.get(_training(cfg)) if cfg.trains else Part(0.0, 0.0)
+    evaluation = medians.get(_evaluation(cfg))
+    from_records = training is not None and evaluation is not None
     if training is None or evaluation is None:
-        sized = _by_size(cfg)
-        if sized is None:
+        by_size = _by_size(cfg)
+        if by_size is None:
             return None
-        training, evaluation = training or sized[0], evaluation or sized[1]
+        training, evaluation = training or by_size[0], evaluation or by_size[1]
     gigabytes = max(training.gigabytes, evaluation.gigabytes)
-    return Estimate(training.hours + evaluation.hours, gigabytes, as_before, training.hours)
+    return Estimate(training.hours + evaluation.hours, gigabytes, from_records, training.hours)
 
 
 def _by_size(cfg: Config) -> tuple[Part, Part] | None:
@@ -138,10 +138,10 @@ def _by_size(cfg: Config) -> tuple[Part, Part] | None:
     size, rate = _parameters(shape), _rate(bool(cfg.model.needs_gpu))
     training = _training_operations(cfg, size) if cfg.trains else 0.0
     tokens = sum(_tokens(d, cfg.eval) for d in cfg.eval.chosen)
-    alone = BYTES[cfg.model.dtype] * size + LIBRARIES
+    evaluation_bytes = BYTES[cfg.model.dtype] * size + LIBRARIES
     return (
         Part(training / cfg.processes / rate / 3600, _bytes(cfg, shape, size) / 1e9),
-        Part(2 * size * tokens / rate / 3600, alone / 1e9),
+        Part(2 * size * tokens / rate / 3600, evaluation_bytes / 1e9),
     )
 
 
@@ -163,8 +163,8 @@ def _shape(model: ModelConfig) -> dict[str, Any] | None:
         if file is None or not file.is_file():
             return None
         shape = json.loads(file.read_text(encoding="utf-8"))
-    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    return shape if all(key in shape for key in (*needed, "vocab_size")) else None
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return shape if all(key in shape for key in (*keys, "vocab_size")) else None
 
 
 def _parameters(shape: dict[str, Any]) -> float:
@@ -182,9 +182,9 @@ def _training_operations(cfg: Config, size: float) -> float:
     """Forward, backward to the activations, the forward pass again where it is recomputed, and
     the weights' gradients where all are trained."""
     trainer, task = cfg.trainer, cfg.task
-    rows = sum(s.first or s.rows for s in task.sources)
-    rows = rows if task.max_rows is None else min(rows, task.max_rows)
-    steps = trainer.max_steps or math.ceil(rows * trainer.epochs / trainer.batch_size)
+    row_count = sum(s.first or s.rows for s in task.sources)
+    row_count = row_count if task.max_rows is None else min(row_count, task.max_rows)
+    steps = trainer.max_steps or math.ceil(row_count * trainer.epochs / trainer.batch_size)
     tokens = steps * trainer.batch_size * _row_tokens(task)
     passes = 4 + 2 * trainer.gradient_checkpointing + 2 * cfg.method.full
     return float(passes * size * tokens)
@@ -219,12 +219,12 @@ def _bytes(cfg: Config, shape: dict[str, Any], size: float) -> float:
     processes share the training, of the process that needs most: one evaluates the whole model."""
     trainer = cfg.trainer
     state = 12 * size if cfg.method.full else 0.0
-    kept = 2 if trainer.gradient_checkpointing else 16  # tensors of (tokens, hidden) a layer
+    tensors = 2 if trainer.gradient_checkpointing else 16  # tensors of (tokens, hidden) a layer
     tokens = trainer.micro_batch_size * cfg.task.max_length * cfg.trains
     activations = (
         tokens
         * 4
-        * (kept * shape["hidden_size"] * shape["num_hidden_layers"] + 2 * shape["vocab_size"])
+        * (tensors * shape["hidden_size"] * shape["num_hidden_layers"] + 2 * shape["vocab_size"])
     )
     weights = BYTES[cfg.model.dtype] * size
     return float(max(weights, (weights + state) / cfg.processes + activations) + LIBRARIES)
@@ -236,10 +236,10 @@ def _rate(gpu: bool) -> float:
     if gpu:
         return GPU_RATE
     size, best = 768, math.inf
-    a = np.ones((size, size), dtype=np.float32)
+    matrix = np.ones((size, size), dtype=np.float32)
     for _ in range(3):
-        started = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - started)
+        start = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - start)
     efficiency = 0.5  # a whole model beside one large product, as measured with SmolLM2
     return efficiency * 2 * size**3 / best

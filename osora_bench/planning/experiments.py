@@ -98,41 +98,41 @@ def load_experiment(name: str) -> Experiment:
     """
     place = paths.experiment_file(name)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(place))
-        loaded = OmegaConf.to_object(merged)
+        config = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(place))
+        experiment = OmegaConf.to_object(config)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"experiments/{place.name}: {error}") from error
-    assert isinstance(loaded, Experiment)
-    if loaded.name not in ("", name):
-        raise UserError(f"experiments/{place.name}: is called {name}, not {loaded.name}")
-    loaded.name = name
-    included = [block for part in loaded.include for block in _included(part, place.name)]
-    loaded.blocks = included + loaded.blocks
-    if not any(block.model and block.method for block in loaded.blocks):
+    assert isinstance(experiment, Experiment)
+    if experiment.name not in ("", name):
+        raise UserError(f"experiments/{place.name}: is called {name}, not {experiment.name}")
+    experiment.name = name
+    blocks = [block for include in experiment.include for block in _included(include, place.name)]
+    experiment.blocks = blocks + experiment.blocks
+    if not any(block.model and block.method for block in experiment.blocks):
         raise UserError(f"experiments/{place.name}: no blocks with a model and a method: no cells")
-    for part in reversed(loaded.include):
-        loaded.full = {**load_experiment(part.experiment).full, **loaded.full}
-    return loaded
+    for include in reversed(experiment.include):
+        experiment.full = {**load_experiment(include.experiment).full, **experiment.full}
+    return experiment
 
 
-def _included(part: Include, where: str) -> list[Block]:
+def _included(include: Include, where: str) -> list[Block]:
     """The blocks that an include brings, with all that their own experiment sets."""
-    other = load_experiment(part.experiment)
-    for kind, wanted in (("model", part.model), ("method", part.method)):
-        there = {name for block in other.blocks for name in getattr(block, kind)}
-        for name in set(wanted or ()) - there:
-            raise UserError(f"experiments/{where}: {unknown(f'included {kind}', name, there)}")
+    other = load_experiment(include.experiment)
+    for kind, selection in (("model", include.model), ("method", include.method)):
+        available = {name for block in other.blocks for name in getattr(block, kind)}
+        for name in set(selection or ()) - available:
+            raise UserError(f"experiments/{where}: {unknown(f'included {kind}', name, available)}")
     blocks = []
     for block in other.blocks:
-        block.model = [m for m in block.model if part.model is None or m in part.model]
-        block.method = [m for m in block.method if part.method is None or m in part.method]
-        block.set = {**other.set, **block.set, **part.set}
+        block.model = [m for m in block.model if include.model is None or m in include.model]
+        block.method = [m for m in block.method if include.method is None or m in include.method]
+        block.set = {**other.set, **block.set, **include.set}
         if block.rates is not None:
             block.tuned_seed = other.seed[0] if block.tuned_seed is None else block.tuned_seed
-            if part.rank is not None and block.tuned_rank is None:
-                block.tuned_rank = _only_rank(block, part.experiment)
-        block.seed = part.seed or block.seed or other.seed
-        block.rank = part.rank or block.rank
+            if include.rank is not None and block.tuned_rank is None:
+                block.tuned_rank = _only_rank(block, include.experiment)
+        block.seed = include.seed or block.seed or other.seed
+        block.rank = include.rank or block.rank
         blocks += [block] if block.model and block.method else []
     return blocks
 

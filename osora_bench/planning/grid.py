@@ -36,10 +36,10 @@ class Waiting:
     @property
     def why(self) -> str:
         """What it waits for."""
-        count, left = len(self.trials), len(self.left)
-        if not left:
+        count, remaining = len(self.trials), len(self.left)
+        if not remaining:
             return f"all {count} learning rates that were tried diverged: name smaller ones"
-        return f"for the choice of one of {count} learning rates, {left} not tried yet"
+        return f"for the choice of one of {count} learning rates, {remaining} not tried yet"
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Expansion:
     @property
     def everything(self) -> list[Cell]:
         """All cells, for what shows them: those that wait have no record."""
-        return [*self.cells, *(one.cell for one in self.waiting)]
+        return [*self.cells, *(entry.cell for entry in self.waiting)]
 
 
 def merged(expansions: Iterable[Expansion]) -> Expansion:
     """Several experiments as one, what they share once."""
     cells: dict[str, Cell] = {}
     waiting: dict[tuple[str, ...], Waiting] = {}
-    for one in expansions:
-        for cell in one.cells:
+    for part in expansions:
+        for cell in part.cells:
             cells.setdefault(cell.run_id, cell)
-        for each in one.waiting:  # alike only if the same trials decide
-            waiting.setdefault((each.cell.run_id, *(t.run_id for t in each.trials)), each)
+        for entry in part.waiting:  # alike only if the same trials decide
+            waiting.setdefault((entry.cell.run_id, *(t.run_id for t in entry.trials)), entry)
     return Expansion(list(cells.values()), list(waiting.values()))
 
 
@@ -83,11 +83,11 @@ def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansio
     grid = _grid(experiment, overrides)
     with composer():
         for block in grid.experiment.blocks:
-            for made in grid.block(block):
-                if isinstance(made, Waiting):
-                    waiting.setdefault(made.cell.run_id, made)
+            for entry in grid.block(block):
+                if isinstance(entry, Waiting):
+                    waiting.setdefault(entry.cell.run_id, entry)
                 else:
-                    cells.setdefault(made.run_id, made)
+                    cells.setdefault(entry.run_id, entry)
     return Expansion(list(cells.values()), list(waiting.values()))
 
 
@@ -101,7 +101,7 @@ def made_up(experiment: Experiment, overrides: Sequence[str] = ()) -> smoke.Made
     if grid.scale != "smoke":
         return None
     with composer():
-        models = dict(each for block in grid.experiment.blocks for each in grid.tiny_models(block))
+        models = dict(tiny for block in grid.experiment.blocks for tiny in grid.tiny_models(block))
     return smoke.MadeUp(smoke.data_folder(grid.overrides), models)
 
 
@@ -119,10 +119,10 @@ def _grid(experiment: Experiment, overrides: Sequence[str]) -> "Grid":
 
 
 def _scale(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
-    named = [o.removeprefix("scale=") for o in overrides if o.startswith("scale=")]
-    if named and named[-1] not in smoke.SCALES:
-        raise UserError(unknown("scale", named[-1], smoke.SCALES))
-    return named[-1] if named else None, [o for o in overrides if not o.startswith("scale=")]
+    scales = [o.removeprefix("scale=") for o in overrides if o.startswith("scale=")]
+    if scales and scales[-1] not in smoke.SCALES:
+        raise UserError(unknown("scale", scales[-1], smoke.SCALES))
+    return scales[-1] if scales else None, [o for o in overrides if not o.startswith("scale=")]
 
 
 Values = dict[str, Any]
@@ -173,59 +173,61 @@ class Grid:
         """The cells that try a block's rates for one model, method and rank, and those that use the
         best: its loss on the held-out rows is the lowest. One that diverges is not taken."""
         assert block.rates is not None
-        unasked = {k: v for k, v in values.items() if k.partition(".")[0] != "eval"}
-        first = self.experiment.seed[0] if block.tuned_seed is None else block.tuned_seed
-        tried_at = rank if block.tuned_rank is None else block.tuned_rank
+        training_values = {k: v for k, v in values.items() if k.partition(".")[0] != "eval"}
+        trial_seed = self.experiment.seed[0] if block.tuned_seed is None else block.tuned_seed
+        trial_rank = rank if block.tuned_rank is None else block.tuned_rank
         trials = list(
             self.cells(
-                choice, {**unasked, "eval": "none"}, _variants([tried_at], [first], block.rates)
+                choice,
+                {**training_values, "eval": "none"},
+                _variants([trial_rank], [trial_seed], block.rates),
             )
         )
         yield from trials
         losses = [validation_loss(trial) for trial in trials]
-        known = [loss for loss in losses if loss is not None]
-        done = len(known) == len(losses) and min(known) < math.inf
-        best = block.rates[losses.index(min(known))] if done else block.rates[0]
-        told = [None if loss == math.inf else loss for loss in losses]
-        for made in self.cells(choice, values, _variants([rank], seeds, [best])):
-            if done:
+        known_losses = [loss for loss in losses if loss is not None]
+        decided = len(known_losses) == len(losses) and min(known_losses) < math.inf
+        best = block.rates[losses.index(min(known_losses))] if decided else block.rates[0]
+        results = [None if loss == math.inf else loss for loss in losses]
+        for cell in self.cells(choice, values, _variants([rank], seeds, [best])):
+            if decided:
                 tuning = {
-                    "trainer.learning_rate": dict(zip(map(str, block.rates), told, strict=True)),
+                    "trainer.learning_rate": dict(zip(map(str, block.rates), results, strict=True)),
                     "runs": [trial.run_id for trial in trials],
                 }
-                yield replace(made, config=replace(made.config, tuning=tuning))
+                yield replace(cell, config=replace(cell.config, tuning=tuning))
             else:
-                yield Waiting(made, trials)
+                yield Waiting(cell, trials)
 
     def cells(
         self, choice: tuple[str, str], values: Values, variants: Sequence[Values]
     ) -> Iterator[Cell]:
         """One cell for each variant of a model and a method."""
-        own, given = self._chosen(choice, values)
+        own_overrides, user_overrides = self._chosen(choice, values)
         where = self._where(choice)
         composed = self._composed(choice, values)
         if self.scale is not None:
             largest = _largest_rank(self.experiment, choice[0])
-            if smaller := smoke.SCALES[self.scale](composed, given, largest):
-                own += smaller
-                composed = compose([*own, *given], where)
-        chosen = [*own, *given]
-        for resolved, variant in zip(vary(composed, variants, where), variants, strict=True):
-            yield cell_of(resolved, [*chosen, *_as_overrides(variant)], self.content)
+            if additions := smoke.SCALES[self.scale](composed, user_overrides, largest):
+                own_overrides += additions
+                composed = compose([*own_overrides, *user_overrides], where)
+        overrides = [*own_overrides, *user_overrides]
+        for cfg, variant in zip(vary(composed, variants, where), variants, strict=True):
+            yield cell_of(cfg, [*overrides, *_as_overrides(variant)], self.content)
 
     def _composed(self, choice: tuple[str, str], values: Values) -> DictConfig:
         """The configuration of a model and a method, at its own scale, unresolved."""
-        own, given = self._chosen(choice, values)
-        check_overrides([*own, *given])
-        return compose([*own, *given], self._where(choice))
+        own_overrides, user_overrides = self._chosen(choice, values)
+        check_overrides([*own_overrides, *user_overrides])
+        return compose([*own_overrides, *user_overrides], self._where(choice))
 
     def _chosen(self, choice: tuple[str, str], values: Values) -> tuple[list[str], Sequence[str]]:
         """The overrides that are the experiment's own, and those given by hand on top of them."""
         model, method = choice
-        given = self.overrides
+        user_overrides = self.overrides
         if values.get("eval") == "none":  # nothing is asked, however few questions were wanted
-            given = [o for o in given if not o.startswith("eval.")]
-        return [f"model={model}", f"method={method}", *_as_overrides(values)], given
+            user_overrides = [o for o in user_overrides if not o.startswith("eval.")]
+        return [f"model={model}", f"method={method}", *_as_overrides(values)], user_overrides
 
     def _where(self, choice: tuple[str, str]) -> str:
         return f"experiments/{self.experiment.name}.yaml: {' '.join(choice)}"

@@ -47,11 +47,11 @@ def _told(node: dict[str, Any]) -> dict[str, Any]:
 
 def _source(source: SourceConfig, content: dict[str, str]) -> dict[str, Any]:
     """A source with its files' content in place of their paths."""
-    told = _told(plain(source))
-    told["path"] = content[source.path]
+    settings = _told(plain(source))
+    settings["path"] = content[source.path]
     if source.exclude is not None:
-        told["exclude"] = {**told["exclude"], "path": content[source.exclude.path]}
-    return told
+        settings["exclude"] = {**settings["exclude"], "path": content[source.exclude.path]}
+    return settings
 
 
 def revision(cfg: Config) -> str:
@@ -61,7 +61,7 @@ def revision(cfg: Config) -> str:
     return cfg.model.revision or "UNPINNED"
 
 
-def fingerprints(cfg: Config, known: dict[str, str] | None = None) -> dict[str, str]:
+def fingerprints(cfg: Config, content: dict[str, str] | None = None) -> dict[str, str]:
     """The content of every file and folder on disk that a configuration names, by its path.
 
     What is not there is taken to be what the records of the ledger were made with: tables need no
@@ -69,21 +69,21 @@ def fingerprints(cfg: Config, known: dict[str, str] | None = None) -> dict[str, 
     under either, since the files are required before anything starts.
 
     Args:
-        known: what is known already, and is not looked at again; what is found is added to it.
+        content: what is known already, and is not looked at again; what is found is added to it.
     """
-    known = {} if known is None else known
-    named = [f for d in cfg.eval.datasets for f in d.files]
+    content = {} if content is None else content
+    names = [f for d in cfg.eval.datasets for f in d.files]
     if cfg.trains:
         sources = cfg.task.sources
-        named += [s.path for s in sources]
-        named += [s.exclude.path for s in sources if s.exclude is not None]
-    for path in named:
-        if path not in known:
-            known[path] = _content(path, paths.data_file(path), cfg.ledger)
+        names += [s.path for s in sources]
+        names += [s.exclude.path for s in sources if s.exclude is not None]
+    for path in names:
+        if path not in content:
+            content[path] = _content(path, paths.data_file(path), cfg.ledger)
     model = cfg.model.path
-    if model not in known and (place := paths.resolve(model)) is not None:
-        known[model] = _content(model, place, cfg.ledger)
-    return {path: known[path] for path in (*named, model) if path in known}
+    if model not in content and (place := paths.resolve(model)) is not None:
+        content[model] = _content(model, place, cfg.ledger)
+    return {path: content[path] for path in (*names, model) if path in content}
 
 
 def _content(path: str, place: Path, ledger: str) -> str:
@@ -99,10 +99,10 @@ def run_id(cfg: Config, content: dict[str, str] | None = None) -> str:
 
 def training_id(cfg: Config, content: dict[str, str] | None = None) -> str:
     """The same for the training alone: cells that differ in their suite only have one."""
-    told = identity(cfg, content)
-    return _short({key: value for key, value in told.items() if key != "eval"})
+    parts = identity(cfg, content)
+    return _short({key: value for key, value in parts.items() if key != "eval"})
 
 
-def _short(identified: dict[str, Any]) -> str:
-    canonical = json.dumps(identified, sort_keys=True, separators=(",", ":"))
+def _short(parts: dict[str, Any]) -> str:
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

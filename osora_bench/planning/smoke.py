@@ -46,12 +46,14 @@ class MadeUp:
     models: dict[Path, dict[str, Any]]
 
 
-def data_folder(given: Sequence[str]) -> Path:
-    """The folder of the made-up data, below the runs folder that is `given` by hand, or RUNS."""
-    return _runs(given) / "data"
+def data_folder(overrides: Sequence[str]) -> Path:
+    """The folder of the made-up data, below the runs folder that `overrides` name, or RUNS."""
+    return _runs(overrides) / "data"
 
 
-def tiny_model(model: Any, given: Sequence[str], rank: int) -> tuple[Path, dict[str, Any]] | None:
+def tiny_model(
+    model: Any, overrides: Sequence[str], rank: int
+) -> tuple[Path, dict[str, Any]] | None:
     """The folder and the architecture of the relative of a composed `model` that `rank` fits.
 
     A model without an architecture in its file has none and is run as it is: the embedded one is
@@ -60,7 +62,7 @@ def tiny_model(model: Any, given: Sequence[str], rank: int) -> tuple[Path, dict[
     if model.architecture is None:
         return None
     width = HEAD * -(-rank // HEAD)
-    shrunk = {
+    architecture = {
         **model.architecture,
         "hidden_size": width,
         "num_hidden_layers": 1,
@@ -68,36 +70,36 @@ def tiny_model(model: Any, given: Sequence[str], rank: int) -> tuple[Path, dict[
         "num_key_value_heads": width // HEAD,
         "intermediate_size": HEAD,
     }
-    told = hashlib.sha256(json.dumps(shrunk, sort_keys=True).encode()).hexdigest()[:8]
-    return _runs(given) / "models" / f"{model.name}-{told}", shrunk
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest()[:8]
+    return _runs(overrides) / "models" / f"{model.name}-{digest}", architecture
 
 
-def _runs(given: Sequence[str]) -> Path:
-    named = [g.removeprefix("runs=") for g in given if g.startswith("runs=")]
-    return Path(named[-1] if named else RUNS).absolute()
+def _runs(overrides: Sequence[str]) -> Path:
+    folders = [o.removeprefix("runs=") for o in overrides if o.startswith("runs=")]
+    return Path(folders[-1] if folders else RUNS).absolute()
 
 
-def _smaller(cfg: Any, given: Sequence[str], rank: int) -> list[str]:
-    """What turns a composed cell into its smoke version, unless it is `given`."""
-    chosen = [f"runs={RUNS}", *SETTINGS]
+def _smaller(cfg: Any, overrides: Sequence[str], rank: int) -> list[str]:
+    """What turns a composed cell into its smoke version, unless `overrides` set it."""
+    extra = [f"runs={RUNS}", *SETTINGS]
     if cfg.task.validation_rows is not None:
-        chosen.append("task.validation_rows=2")
+        extra.append("task.validation_rows=2")
     if cfg.eval.limit is not None:  # each set has its own
-        chosen.append("eval.limit=null")
-    if tiny := tiny_model(cfg.model, given, rank):
-        chosen.append(f"model.path={tiny[0]}")
+        extra.append("eval.limit=null")
+    if tiny := tiny_model(cfg.model, overrides, rank):
+        extra.append(f"model.path={tiny[0]}")
     for index in range(len(cfg.eval.datasets)):
-        chosen += [f"eval.datasets.{index}.limit=1", f"eval.datasets.{index}.max_out_len=1"]
+        extra += [f"eval.datasets.{index}.limit=1", f"eval.datasets.{index}.max_out_len=1"]
     for index, source in enumerate(cfg.task.sources):
         if not source.path.startswith("pkg://"):
-            chosen.append(f"task.sources.{index}.rows={ROWS}")
-            chosen += [f"task.sources.{index}.first={ROWS // 2}"] if source.first else []
-            chosen += [f"task.sources.{index}.exclude.rows={ROWS // 2}"] if source.exclude else []
-    return chosen
+            extra.append(f"task.sources.{index}.rows={ROWS}")
+            extra += [f"task.sources.{index}.first={ROWS // 2}"] if source.first else []
+            extra += [f"task.sources.{index}.exclude.rows={ROWS // 2}"] if source.exclude else []
+    return extra
 
 
 SCALES: dict[str, Callable[[Any, Sequence[str], int], list[str]]] = {
-    "full": lambda cfg, given, rank: [],  # an experiment's own `full` says what that adds
+    "full": lambda cfg, overrides, rank: [],  # an experiment's own `full` says what that adds
     "smoke": _smaller,
 }
 """By name, the overrides that a scale adds to a composed cell, given those added by hand and the

@@ -23,11 +23,11 @@ def _git(*arguments: str) -> bytes:
         UserError: it fails.
         FileNotFoundError: there is no git on this machine.
     """
-    done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, check=False)
-    if done.returncode != 0:
-        why = done.stderr.decode(errors="replace").strip()
-        raise UserError(f"git {' '.join(arguments)} fails, so the code is not known: {why}")
-    return done.stdout
+    result = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, check=False)
+    if result.returncode != 0:
+        message = result.stderr.decode(errors="replace").strip()
+        raise UserError(f"git {' '.join(arguments)} fails, so the code is not known: {message}")
+    return result.stdout
 
 
 def _commit() -> str | None:
@@ -48,10 +48,10 @@ def look() -> dict[str, Any]:
     commit = _commit()
     if commit is None:
         return {"commit": None, "tree": None, "dirty": None, "diff": _content()}
-    listed = _git("ls-tree", "HEAD").splitlines()
-    tree = b"\n".join(line for line in listed if not line.endswith(b"\tresults"))
-    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
-    changes = _git("diff", *plain, "HEAD", "--", ".", ":(exclude)results") + _untracked()
+    entries = _git("ls-tree", "HEAD").splitlines()
+    tree = b"\n".join(line for line in entries if not line.endswith(b"\tresults"))
+    flags = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
+    changes = _git("diff", *flags, "HEAD", "--", ".", ":(exclude)results") + _untracked()
     return {
         "commit": commit,
         "tree": hashlib.sha256(tree).hexdigest(),
@@ -60,17 +60,17 @@ def look() -> dict[str, Any]:
     }
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether two looks saw the same files; a commit that adds records only changes none."""
-    return all(one.get(key) == other.get(key) for key in ("tree", "diff"))
+    return all(first.get(key) == second.get(key) for key in ("tree", "diff"))
 
 
 def _untracked() -> bytes:
     """A line for each file that git neither tracks nor ignores, with its content's hash."""
-    listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES)
-    names = sorted(os.fsdecode(name) for name in listed.split(b"\0") if name)
+    output = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES)
+    names = sorted(os.fsdecode(name) for name in output.split(b"\0") if name)
     files = [(name, paths.ROOT / name) for name in names if (paths.ROOT / name).is_file()]
-    lines = (f"{name} {hashlib.sha256(p.read_bytes()).hexdigest()}\n" for name, p in files)
+    lines = (f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in files)
     return os.fsencode("".join(lines))
 
 
@@ -88,16 +88,16 @@ def code() -> dict[str, Any]:
     return look()
 
 
-def differs(then: dict[str, Any], now: dict[str, Any], switch: str) -> str | None:
+def differs(old: dict[str, Any], new: dict[str, Any], switch: str) -> str | None:
     """How the code differs from that at a sweep's start, None if it does not.
 
     Args:
         switch: what allows it.
     """
-    if same(then, now):
+    if same(old, new):
         return None
     return (
-        f"the sweep was started with {_told(then)}, this is {_told(now)}; {switch} runs it all "
+        f"the sweep was started with {_told(old)}, this is {_told(new)}; {switch} runs it all "
         "the same and marks the records"
     )
 

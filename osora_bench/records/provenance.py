@@ -28,13 +28,13 @@ PACKAGES = (
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that take part in the numbers."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            by_package[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            by_package[name] = "not installed"
+    return by_package
 
 
 def hardware(device: "torch.device", processes: int = 1) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def _device(device: "torch.device") -> dict[str, Any]:
 
 def circumstances(device: "torch.device", processes: int = 1) -> Circumstances:
     """Everything above, for a record, with a mark where a sweep's code changed under it."""
-    now = code()
-    ours = Code(commit=now["commit"], dirty=now["dirty"], diff=now["diff"])
-    found = Circumstances(code=ours, versions=versions(), hardware=hardware(device, processes))
+    state = code()
+    source = Code(commit=state["commit"], dirty=state["dirty"], diff=state["diff"])
+    result = Circumstances(code=source, versions=versions(), hardware=hardware(device, processes))
     if CHANGED in os.environ:
-        found["changed_since_plan"] = True
-    return found
+        result["changed_since_plan"] = True
+    return result

@@ -60,9 +60,9 @@ def write_record(record: Record, ledger: Path) -> Path:
     ledger.mkdir(parents=True, exist_ok=True)
     if target.exists():
         raise FileExistsError(f"{target}: a record is written once")
-    whole = {**record, "schema": SCHEMA}
-    whole["sha256"] = _digest(whole)
-    write_whole(target, json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    content = {**record, "schema": SCHEMA}
+    content["sha256"] = _digest(content)
+    write_whole(target, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return target
 
 
@@ -88,11 +88,11 @@ def read_record(path: Path) -> Record:
         raise DamagedRecord(f"{path}: holds run {record['run_id']}")
     if record["sha256"] != _digest(record):
         raise DamagedRecord(f"{path}: its checksum does not match its content")
-    _found_whole[path] = mark
+    _valid_marks[path] = mark
     return cast(Record, record)
 
 
-_found_whole: dict[Path, tuple[int, ...]] = {}
+_valid_marks: dict[Path, tuple[int, ...]] = {}
 
 
 def _mark(path: Path) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ def is_whole(path: Path) -> bool:
     """Whether a file is a whole record. One that this process has read is read again only when it
     has changed: whoever watches a sweep asks often."""
     try:
-        if _found_whole.get(path) != _mark(path):
+        if _valid_marks.get(path) != _mark(path):
             read_record(path)
     except (OSError, DamagedRecord):
         return False
@@ -131,11 +131,11 @@ def contents(ledger: Path) -> dict[str, str]:
 
 @functools.cache
 def _contents(ledger: Path, _: int) -> dict[str, str]:
-    found: dict[str, Counter[str]] = {}
+    counts_by_path: dict[str, Counter[str]] = {}
     for record in read_each(ledger, []):
         for path, content in record["provenance"].get("fingerprints", {}).items():
-            found.setdefault(path, Counter())[content] += 1
-    return {path: counts.most_common(1)[0][0] for path, counts in found.items()}
+            counts_by_path.setdefault(path, Counter())[content] += 1
+    return {path: counts.most_common(1)[0][0] for path, counts in counts_by_path.items()}
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def freeze(cells: Sequence[Cell]) -> Frozen:
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     code = code_state.code()
     failed_before = {cell.run_id: cell.failed for cell in cells if cell.paths.failure.exists()}
-    listed = [
+    entries = [
         {
             "run_id": cell.run_id,
             "config": plain(cell.config),
@@ -63,7 +63,7 @@ def freeze(cells: Sequence[Cell]) -> Frozen:
         for cell in cells
     ]
     text = "".join(
-        json.dumps(line) + "\n" for line in [{"started": started, "code": code}, *listed]
+        json.dumps(line) + "\n" for line in [{"started": started, "code": code}, *entries]
     )
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = cells[0].paths.runs.absolute() / "plans" / f"{name}.jsonl"
@@ -75,11 +75,16 @@ def freeze(cells: Sequence[Cell]) -> Frozen:
 def thaw(path: Path, only: str | None = None) -> Frozen:
     """Read a sweep back; with `only`, that cell of it alone, which takes no time in a large one."""
     head, *lines = path.read_text(encoding="utf-8").splitlines()
-    listed = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
+    entries = [json.loads(line) for line in lines if only is None or f'"{only}"' in line]
     if only is not None:
-        listed = [cell for cell in listed if cell["run_id"] == only]
-    cells = [Cell(c["run_id"], Config.of(c["config"]), tuple(c["overrides"])) for c in listed]
-    failed_before = {c["run_id"]: c["failed_before"] for c in listed if c.get("failed_before")}
+        entries = [entry for entry in entries if entry["run_id"] == only]
+    cells = [
+        Cell(entry["run_id"], Config.of(entry["config"]), tuple(entry["overrides"]))
+        for entry in entries
+    ]
+    failed_before = {
+        entry["run_id"]: entry["failed_before"] for entry in entries if entry.get("failed_before")
+    }
     return Frozen(path, **json.loads(head), cells=cells, failed_before=failed_before)
 
 

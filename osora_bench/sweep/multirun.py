@@ -36,35 +36,35 @@ class NoRecord(Exception):
 def _run(cfg: DictConfig) -> None:
     """One cell. Among others in this process it never raises: Hydra would stop the multirun there
     and print a traceback. As a job of its own, raising is how its launcher hears of it."""
-    status, why = _attempt(cfg)
+    status, reason = _attempt(cfg)
     _statuses.append(status)
     if status != OK and "SUBMITIT_EXECUTOR" in os.environ:
-        raise NoRecord(why, status)
+        raise NoRecord(reason, status)
 
 
 def _attempt(cfg: DictConfig) -> tuple[int, str]:
     """Run a cell that has no record yet; the exit status, and why it is not OK."""
     try:
         _check_code()
-        one = cell_of(resolve(cfg, "configuration"))
-        if one.state == State.DONE:
-            say(f"{one.label}: has its record already, {one.record}")
+        cell = cell_of(resolve(cfg, "configuration"))
+        if cell.state == State.DONE:
+            say(f"{cell.label}: has its record already, {cell.record}")
             return OK, ""
-        if one.state == State.DAMAGED:
-            raise UserError(damage(one))
-        preflight.check_cells([one])
-        session().prepare([one])
+        if cell.state == State.DAMAGED:
+            raise UserError(damage(cell))
+        preflight.check_cells([cell])
+        session().prepare([cell])
     except UserError as error:
         tell(error)
         return MISTAKE, str(error)
-    state = attempt(one)
+    state = attempt(cell)
     if state == State.DONE:
-        say(f"record: {one.record}")
+        say(f"record: {cell.record}")
         return OK, ""
     if state == State.RUNNING:
-        say(f"{one.label}: runs already{where(one)}")
-        return FAILED, f"{one.label}: runs already"
-    return FAILED, f"{one.label}: {one.error}  (see {one.paths.failure})"
+        say(f"{cell.label}: runs already{where(cell)}")
+        return FAILED, f"{cell.label}: runs already"
+    return FAILED, f"{cell.label}: {cell.error}  (see {cell.paths.failure})"
 
 
 def _check_code() -> None:
@@ -72,11 +72,11 @@ def _check_code() -> None:
     composes a cell when it starts, and a job reads the modules then."""
     if STARTED not in os.environ:
         raise UserError("this job did not get the environment of its start (sbatch --export)")
-    found = code_state.differs(json.loads(os.environ[STARTED]), code_state.look(), f"{ALLOW}=1")
-    if found is None:
+    change = code_state.differs(json.loads(os.environ[STARTED]), code_state.look(), f"{ALLOW}=1")
+    if change is None:
         return
     if not os.environ.get(ALLOW):
-        raise UserError(found)
+        raise UserError(change)
     os.environ[code_state.CHANGED] = "1"
 
 

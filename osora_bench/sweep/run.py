@@ -36,27 +36,27 @@ def run_experiment(
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
     """
-    now = expansion(experiment, overrides) if first is None else first
+    plan = expansion(experiment, overrides) if first is None else first
     tried: set[str] = set()
     while True:
-        waiting = [w.cell for w in now.waiting]
+        waiting = [entry.cell for entry in plan.waiting]
         if waiting:
             say(f"{len(waiting)} cells wait for the choice of their learning rate")
         try:
             status = run_missing(
-                now.cells, options, hint=experiment.hint, waiting=waiting, leave=tried
+                plan.cells, options, hint=experiment.hint, waiting=waiting, leave=tried
             )
         except DeviceLost as lost:
             say(f"{lost}; start again for the cells that are left")
             return FAILED
         if not waiting:
             return status
-        tried |= {cell.run_id for cell in now.cells if cell.state == State.FAILED}
-        known, now = {cell.run_id for cell in now.cells}, expansion(experiment, overrides)
-        if now.waiting and {cell.run_id for cell in now.cells} <= known:
-            for one in now.waiting:
-                say(f"{State.WAITING}: {one.cell.label}: {one.why}")
-            states = [*(cell.state for cell in now.cells), *(State.WAITING for _ in now.waiting)]
+        tried |= {cell.run_id for cell in plan.cells if cell.state == State.FAILED}
+        run_ids, plan = {cell.run_id for cell in plan.cells}, expansion(experiment, overrides)
+        if plan.waiting and {cell.run_id for cell in plan.cells} <= run_ids:
+            for entry in plan.waiting:
+                say(f"{State.WAITING}: {entry.cell.label}: {entry.why}")
+            states = [*(cell.state for cell in plan.cells), *(State.WAITING for _ in plan.waiting)]
             say(f"{len(states)} cells: {counted(states)}")
             return FAILED
 
@@ -83,11 +83,11 @@ def run_missing(
     """
     options = options or RunOptions()
     states = {cell.run_id: cell.state for cell in cells}
-    left = {
+    excluded = {
         *leave,
         *(run_id for run_id, state in states.items() if state in (State.DONE, State.DAMAGED)),
     }
-    todo = [cell for cell in cells if cell.run_id not in left]
+    todo = [cell for cell in cells if cell.run_id not in excluded]
     missing = [cell for cell in todo if states[cell.run_id] in (State.MISSING, State.FAILED)]
     for cell in (c for c in cells if states[c.run_id] == State.DAMAGED):
         say(damage(cell))
@@ -123,21 +123,21 @@ def run_here(cells: Sequence[Cell]) -> None:
     Raises:
         DeviceLost: no cell can run in this process any more.
     """
-    tried: set[str] = set()
-    told: set[str] = set()
+    tried_ids: set[str] = set()
+    announced_ids: set[str] = set()
     while True:
-        states = {c.run_id: c.state for c in cells if c.run_id not in tried}
+        states = {c.run_id: c.state for c in cells if c.run_id not in tried_ids}
         ready = [c for c in cells if states.get(c.run_id) in (State.MISSING, State.FAILED)]
         if ready:
             session().prepare(ready)
         for number, cell in enumerate(ready, start=1):
             if attempt(cell, f"[{number}/{len(ready)}] ") != State.RUNNING:
-                tried.add(cell.run_id)
+                tried_ids.add(cell.run_id)
         waiting = [c for c in cells if states.get(c.run_id) == State.RUNNING]
         if not ready and not waiting:
             return
-        for cell in (c for c in waiting if c.run_id not in told):
+        for cell in (c for c in waiting if c.run_id not in announced_ids):
             say(f"{cell.label}: runs already{where(cell)}; waiting for it")
-            told.add(cell.run_id)
+            announced_ids.add(cell.run_id)
         if waiting and not ready:
             time.sleep(LOOK_EVERY)

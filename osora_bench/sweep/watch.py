@@ -21,8 +21,8 @@ class Watch:
 
     def look(self) -> None:
         """Say which cells have been settled since the last look."""
-        before, self.open = self.open, []
-        for cell in before:
+        cells, self.open = self.open, []
+        for cell in cells:
             if self.sweep.settled(cell):
                 self._tell(cell)
             else:

@@ -44,11 +44,11 @@ def work(sweep: frozen_plan.Frozen, allow_changed: bool = False) -> int:
 
 
 def _check_code(sweep: frozen_plan.Frozen, allow_changed: bool) -> None:
-    found = frozen_plan.changes(sweep)
-    if found is None:
+    change = frozen_plan.changes(sweep)
+    if change is None:
         return
     if not allow_changed:
-        raise UserError(found)
+        raise UserError(change)
     os.environ[CHANGED] = "1"
 
 

@@ -83,10 +83,10 @@ class Workers:
         if self.refusal is not None:
             return
         waiting = sum(self.sweep.waits(cell) for cell in self.watch.open)
-        sound = [slot for slot in range(self.count) if self.lost[slot] < LOSSES]
+        sound_slots = [slot for slot in range(self.count) if self.lost[slot] < LOSSES]
         # where cells have lost every GPU, it may as well be the cells
-        free = [slot for slot in sound or range(self.count) if slot not in self.running]
-        for slot in free[:waiting]:
+        free_slots = [slot for slot in sound_slots or range(self.count) if slot not in self.running]
+        for slot in free_slots[:waiting]:
             lock = self._slot_lock(slot)
             if lock is not None:
                 with lock:
@@ -164,8 +164,8 @@ class Workers:
         """The cell that a process had when it ended; none if it ended between two."""
         for cell in self.watch.open:
             note = claim.note(cell.paths.folder)
-            mine = (note.get("pid"), note.get("host")) == (pid, socket.gethostname())
-            if mine and not self.sweep.settled(cell):
+            is_holder = (note.get("pid"), note.get("host")) == (pid, socket.gethostname())
+            if is_holder and not self.sweep.settled(cell):
                 return cell
         return None
 
@@ -177,12 +177,12 @@ class Workers:
             return
         self.deaths[cell.run_id] += 1
         times = self.deaths[cell.run_id]
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        say(f"{cell.label}: its process {how}  (see {self.log(slot)})")
+        ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        say(f"{cell.label}: its process {ending}  (see {self.log(slot)})")
         if times > self.retries:
-            less = f" (out of memory? fewer workers, {less_memory(cell)} take less)"
-            memory = less if status == -signal.SIGKILL else ""
-            cell.fail(f"its process {how}{memory}, {times} times in all  (see {self.log(slot)})")
+            advice = f" (out of memory? fewer workers, {less_memory(cell)} take less)"
+            hint = advice if status == -signal.SIGKILL else ""
+            cell.fail(f"its process {ending}{hint}, {times} times in all  (see {self.log(slot)})")
 
     def _barren(self, slot: int) -> None:
         """A worker ended without a cell: none was left; or else something is wrong with it."""
@@ -198,8 +198,8 @@ class Workers:
 
     def _said(self, slot: int) -> str:
         """The last line of a worker's output, and where the rest is."""
-        last = (last_line(self.log(slot)) or "no output").removeprefix("osora-bench: ")
-        return f"{last}  (see {self.log(slot)})"
+        line = (last_line(self.log(slot)) or "no output").removeprefix("osora-bench: ")
+        return f"{line}  (see {self.log(slot)})"
 
 
 def run_in_workers(cells: Sequence[Cell], options: RunOptions) -> None:
@@ -210,12 +210,12 @@ def run_in_workers(cells: Sequence[Cell], options: RunOptions) -> None:
         Refused: code that changed under the sweep, or no worker that can do anything; what ran
             has ended.
     """
-    slots, there, count = devices(cells), gpus(cells), options.workers
-    if there and count > len(slots):
-        each = max(cell.config.processes for cell in cells)
+    slots, gpu_names, count = devices(cells), gpus(cells), options.workers
+    if gpu_names and count > len(slots):
+        largest = max(cell.config.processes for cell in cells)
         raise UserError(
-            f"workers={count}: there are {len(there)} GPUs, and a cell takes "
-            + ("one" if each == 1 else f"trainer.processes={each}")
+            f"workers={count}: there are {len(gpu_names)} GPUs, and a cell takes "
+            + ("one" if largest == 1 else f"trainer.processes={largest}")
         )
     watch = Watch(frozen_plan.freeze(cells))
     workers = Workers(watch, count, options.allow_changed, slots, options.retries)
@@ -239,8 +239,8 @@ def run_in_workers(cells: Sequence[Cell], options: RunOptions) -> None:
 
 def devices(cells: Sequence[Cell]) -> list[str]:
     """The GPUs of each worker that there are GPUs for: as many as its largest cell trains on."""
-    names, each = gpus(cells), max(cell.config.processes for cell in cells)
-    return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
+    names, largest = gpus(cells), max(cell.config.processes for cell in cells)
+    return [",".join(names[i : i + largest]) for i in range(0, len(names) - largest + 1, largest)]
 
 
 def gpus(cells: Sequence[Cell]) -> list[str]:
@@ -251,8 +251,8 @@ def gpus(cells: Sequence[Cell]) -> list[str]:
     import torch
 
     count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [name.strip() for name in named.split(",")] if named else [*map(str, range(count))]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in visible.split(",")] if visible else [*map(str, range(count))]
     if all(name.startswith("MIG-") for name in names):  # CUDA shows a process one of these
         return names
     return names[:count]

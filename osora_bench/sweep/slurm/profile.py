@@ -71,9 +71,9 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
                     raise UserError(unknown("setting hydra.launcher.*", key, settings))
             return _settings(overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
-            if name not in known:
-                raise UserError(unknown("hydra/launcher", name, known)) from error
+            launchers = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+            if name not in launchers:
+                raise UserError(unknown("hydra/launcher", name, launchers)) from error
             raise UserError(f"{' '.join(overrides)}: {with_cause(error)}") from error
 
 
@@ -95,23 +95,23 @@ def check_cluster(launcher: str) -> None:
 def check_gpus(settings: dict[str, Any], cells: Sequence[Cell]) -> None:
     """Refuse jobs that ask for fewer GPUs than a cell's training has processes; warn of jobs that
     ask for none and need one."""
-    most, asked = max(cell.config.processes for cell in cells), settings["gpus_per_node"]
-    if asked is not None and most > asked:
+    count, gpus = max(cell.config.processes for cell in cells), settings["gpus_per_node"]
+    if gpus is not None and count > gpus:
         raise UserError(
-            f"trainer.processes={most}, but a job asks for hydra.launcher.gpus_per_node={asked}: "
-            f"set it to {most}"
+            f"trainer.processes={count}, but a job asks for hydra.launcher.gpus_per_node={gpus}: "
+            f"set it to {count}"
         )
 
-    needs = sorted({c.config.model.name for c in cells if c.config.model.needs_gpu})
-    others = settings.get("additional_parameters") or {}
-    asked = (
-        asked
+    models = sorted({c.config.model.name for c in cells if c.config.model.needs_gpu})
+    parameters = settings.get("additional_parameters") or {}
+    gpus = (
+        gpus
         or settings.get("gpus_per_task")
         or settings.get("gres")
-        or any("gres" in k or "gpu" in k for k in others)
+        or any("gres" in k or "gpu" in k for k in parameters)
     )
-    if not asked and needs:
+    if not gpus and models:
         say(
-            f"WARNING: {', '.join(needs)} need a GPU; hydra.launcher.gpus_per_node is not set, so "
+            f"WARNING: {', '.join(models)} need a GPU; hydra.launcher.gpus_per_node is not set, so "
             "jobs have one only if the partition gives it by itself"
         )

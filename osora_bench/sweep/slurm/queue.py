@@ -86,11 +86,11 @@ def _listed() -> list[list[str]]:
     """The user's jobs that are called as ours are: name, array index, id, state, reason."""
     # --me is not known to every squeue
     command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--states=all"]
-    listed = subprocess.run(
+    result = subprocess.run(
         [*command, "--format=%j|%K|%i|%T|%r"],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    lines = [line.split("|", 4) for line in listed.stdout.splitlines()]
+    lines = [line.split("|", 4) for line in result.stdout.splitlines()]
     # what else squeue prints, as a banner of the site, is not a job
     jobs = [line for line in lines if len(line) == 5 and NAME.fullmatch(line[0])]
     # what waited of an array when it was cancelled is one line without an index: cells that have a
@@ -130,8 +130,8 @@ def queued(cells: Sequence[Cell]) -> dict[str, Job]:
 
 def state_of(cell: Cell, jobs: dict[str, Job]) -> str:
     """A cell's state; `queued` where all that there is of it is a job in the queue."""
-    known = cell.state
-    return State.QUEUED if known in (State.MISSING, State.FAILED) and cell.run_id in jobs else known
+    state = cell.state
+    return State.QUEUED if state in (State.MISSING, State.FAILED) and cell.run_id in jobs else state
 
 
 def check_squeue() -> None:
@@ -145,14 +145,14 @@ def check_squeue() -> None:
 @cache
 def array_limit() -> int:
     """How many tasks an array of this cluster may have."""
-    shown = subprocess.run(
+    result = subprocess.run(
         ["scontrol", "show", "config"], capture_output=True, text=True, check=False
     )
-    for line in shown.stdout.splitlines():
+    for line in result.stdout.splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "MaxArraySize":
             return max(1, min(int(value), LARGEST))  # 0: there are no arrays
-    raise UserError(f"SLURM does not answer: scontrol show config: {shown.stderr.strip()}")
+    raise UserError(f"SLURM does not answer: scontrol show config: {result.stderr.strip()}")
 
 
 def reason_of(error: subprocess.SubprocessError) -> str:

@@ -98,10 +98,10 @@ class Sweep:
         to_do = [cell for cell in self.watch.open if self._needs_job(cell, jobs.get(cell.run_id))]
         if to_do and self.refusal is None and time.monotonic() >= self.earliest:
             self._submit(to_do)
-        mine = [jobs[cell.run_id] for cell in self.plan.cells if cell.run_id in jobs]
-        self.pending = [job for job in mine if job.state == "PENDING"]
-        self._notice_moves(mine)
-        active = any(job.active for job in mine if job.state != "PENDING")
+        sweep_jobs = [jobs[cell.run_id] for cell in self.plan.cells if cell.run_id in jobs]
+        self.pending = [job for job in sweep_jobs if job.state == "PENDING"]
+        self._notice_moves(sweep_jobs)
+        active = any(job.active for job in sweep_jobs if job.state != "PENDING")
         return bool(self.launching or active or (self.refusal and self.pending))
 
     def _notice_moves(self, jobs: Sequence[Job]) -> None:
@@ -133,18 +133,18 @@ class Sweep:
     def _reached(self, submission: Submission, status: int, jobs: dict[str, Job]) -> bool:
         """Whether a launching process that ended reached the cluster, which may have refused."""
         run_ids, output = submission.cells, submission.output
-        last = last_line_of(output) or "no output"
+        line = last_line_of(output) or "no output"
         if status <= 0 or any(jobs[i].active for i in run_ids if i in jobs):
             # killed: those that it has not submitted will be missed
             self.patience = ASK_EVERY
             for run_id in run_ids:
                 self.cell_jobs[run_id].expect(jobs.get(run_id))
         elif any(sign in output for sign in UNREACHABLE):
-            self.say_once(f"sbatch does not reach the cluster, trying again: {last}")
+            self.say_once(f"sbatch does not reach the cluster, trying again: {line}")
             return False
         else:
             self.refusal = (
-                f"the jobs were not submitted: {last}\n(see {submission.folder / 'launcher.log'})"
+                f"the jobs were not submitted: {line}\n(see {submission.folder / 'launcher.log'})"
             )
         return True
 
@@ -186,8 +186,8 @@ class Sweep:
         if job.state != "PENDING" or passes or reason in self.said:
             return
         self.said.add(reason)
-        how = "is held" if "held" in reason.lower() else "waits, perhaps for ever"
-        say(f"{cell.label}: job {job.id} {how}: {reason}")
+        condition = "is held" if "held" in reason.lower() else "waits, perhaps for ever"
+        say(f"{cell.label}: job {job.id} {condition}: {reason}")
 
     def _being_launched(self) -> set[str]:
         return {run_id for submission, _ in self.launching.values() for run_id in submission.cells}
@@ -199,42 +199,44 @@ class Sweep:
         if self.plan.settled(cell):
             return
         cell_job.losses += 1
-        what = how_it_ended(job)
-        see = f"  (see {job.log})" if job is not None and job.log.exists() else ""
-        say(f"{cell.label}: {what}{see}")
+        ending = how_it_ended(job)
+        hint = f"  (see {job.log})" if job is not None and job.log.exists() else ""
+        say(f"{cell.label}: {ending}{hint}")
         final = job is not None and job.state in FINAL and not job.held_by_slurm
         if final or cell_job.losses > self.retries:
             if job is not None and job.state == "OUT_OF_MEMORY":
-                now = (Submission(job.log.parent).settings or self.settings)["mem_gb"]
-                what = f"out of memory: hydra.launcher.mem_gb (now {now}) makes it larger; {what}"
-            times = "" if cell_job.losses == 1 else f", {cell_job.losses} times in all"
-            cell.fail(what + times + see)
+                memory = (Submission(job.log.parent).settings or self.settings)["mem_gb"]
+                ending = (
+                    f"out of memory: hydra.launcher.mem_gb (now {memory}) makes it larger; {ending}"
+                )
+            count = "" if cell_job.losses == 1 else f", {cell_job.losses} times in all"
+            cell.fail(ending + count + hint)
 
     def _submit(self, cells: Sequence[Cell]) -> None:
         """Submit cells, but for those that another start has submitted meanwhile."""
         with _alone(self.plan.path.parent / "slurm.lock"):
             jobs = jobs_in_queue(self.runs)
-            taken = self._taken(jobs)
-            free = [cell.run_id for cell in cells if cell.run_id not in taken]
-            for run_id in (i for i in free if i in jobs):
+            taken_ids = self._taken(jobs)
+            free_ids = [cell.run_id for cell in cells if cell.run_id not in taken_ids]
+            for run_id in (i for i in free_ids if i in jobs):
                 self.cell_jobs[run_id].ended_before = jobs[run_id].id
             size = array_limit()
-            chunks = [free[i : i + size] for i in range(0, len(free), size)]
-            if len(chunks) > 1 and len(chunks) > (most := self.settings["array_parallelism"]):
+            chunks = [free_ids[i : i + size] for i in range(0, len(free_ids), size)]
+            if len(chunks) > 1 and len(chunks) > (limit := self.settings["array_parallelism"]):
                 say(
                     f"WARNING: up to {len(chunks)} jobs at once, more than array_parallelism="
-                    f"{most}: this cluster's arrays hold {size} cells, and each runs one at least"
+                    f"{limit}: this cluster's arrays hold {size} cells, and each runs one at least"
                 )
             for chunk in chunks:
                 self._launch(chunk, len(chunks))
 
     def _taken(self, jobs: dict[str, Job]) -> set[str]:
         """Cells that have a job, or that a start submits at this moment."""
-        taken = {run_id for run_id, job in jobs.items() if job.active}
+        run_ids = {run_id for run_id, job in jobs.items() if job.active}
         for submission in map(Submission, self.runs.glob("plans/*/slurm-*")):
             if submission.complete and submission.launching:
-                taken |= set(submission.cells)
-        return taken
+                run_ids |= set(submission.cells)
+        return run_ids
 
     def _launch(self, run_ids: list[str], arrays: int) -> None:
         submission = prepared(self.folder, run_ids, self.settings)
@@ -316,14 +318,14 @@ def _other_settings(jobs: Iterable[Job], settings: dict[str, Any]) -> list[str]:
     for folder, number in waiting.items():
         submission = Submission(folder)
         then = submission.settings
-        differ = [
+        differences = [
             f"hydra.launcher.{key}={json.dumps(then.get(key))}, not {json.dumps(settings.get(key))}"
             for key in then | settings
             if then.get(key) != settings.get(key)
         ]
-        if then and differ:
+        if then and differences:
             lines.append(
-                f"{submission.name} waits as it was submitted, with {'; '.join(differ)}. "
+                f"{submission.name} waits as it was submitted, with {'; '.join(differences)}. "
                 f"For these: end this start, `scancel --state=PENDING {number}`, start again"
             )
     return lines
@@ -331,12 +333,12 @@ def _other_settings(jobs: Iterable[Job], settings: dict[str, Any]) -> list[str]:
 
 def _follow(sweep: Sweep, wait: float) -> None:
     """Watch a sweep to its end, or until nothing has moved for so many minutes."""
-    left, asked = True, float("-inf")
+    unfinished, last_step = True, float("-inf")
     while True:
         sweep.watch.look()
-        if not sweep.watch.open or time.monotonic() - asked >= ASK_EVERY:
-            left, asked = _left(sweep), time.monotonic()
-        if not left and (not sweep.watch.open or sweep.refusal is not None):
+        if not sweep.watch.open or time.monotonic() - last_step >= ASK_EVERY:
+            unfinished, last_step = _left(sweep), time.monotonic()
+        if not unfinished and (not sweep.watch.open or sweep.refusal is not None):
             return
         if time.monotonic() - sweep.moved >= 60 * wait:
             _say_given_up(sweep, wait)
