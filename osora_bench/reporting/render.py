@@ -13,8 +13,8 @@ def _for_reading(table: Table) -> pd.DataFrame:
     """What neighbouring rows of a model share is named once, as in the paper; thousands marked."""
     frame, shown = table.frame, table.frame.copy()
     if SOURCE in frame:  # three lines for a row: the first one names it
-        named = [c for c in frame if c not in (SOURCE, *table.numbers)]
-        shown[named] = shown[named].where(frame[SOURCE].eq("ours"), "")
+        repeated = [c for c in frame if c not in (SOURCE, *table.numbers)]
+        shown[repeated] = shown[repeated].where(frame[SOURCE].eq("ours"), "")
     if "Model" in frame:
         same_model = frame["Model"].eq(frame["Model"].shift())
         for column in ("Model", *(() if table.numbers else SETTINGS)):
@@ -96,7 +96,7 @@ def _for_machines(table: Table) -> pd.DataFrame:
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
     """Write each table as Markdown, CSV and LaTeX; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    files = []
     for table in tables:
         texts = {
             ".md": markdown(table),
@@ -106,5 +106,5 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
         for suffix, text in texts.items():
             target = folder / f"{table.name}{suffix}"
             target.write_text(text, encoding="utf-8")
-            written.append(target)
-    return written
+            files.append(target)
+    return files
