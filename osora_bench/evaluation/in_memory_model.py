@@ -16,7 +16,8 @@ from opencompass.models.base import BaseModel, LMTemplateParser
 from opencompass.models.base_api import APITemplateParser
 
 from osora_bench.common import progress
-from osora_bench.evaluation.decoder import Decoder, plain_losses, supports
+from osora_bench.evaluation.decoder import Decoder
+from osora_bench.evaluation.decoder_support import plain_losses, supports
 from osora_bench.evaluation.journal import Journal
 from osora_bench.models import memory
 
