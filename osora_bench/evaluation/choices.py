@@ -67,8 +67,8 @@ def read_choice(output: str, options: Options) -> str | None:
     """
 
     def read(turn: str) -> str | None:
-        own = _own(turn, options)
-        return _stated(own, options) or _alone(own, options)
+        head = _own(turn, options)
+        return _stated(head, options) or _alone(head, options)
 
     return first_read(output, read)
 
@@ -129,8 +129,8 @@ def _letter(statement: str, options: Options) -> str | None:
         return letter.upper()
     # a word follows: the letter may be an article, a pronoun, or before the option's own words
     reason = letter.isupper() and REASON.match(rest)
-    own = _words(rest).startswith(_words(options[letter.upper()]) or " ")
-    return letter.upper() if reason or own else None
+    repeats_option = _words(rest).startswith(_words(options[letter.upper()]) or " ")
+    return letter.upper() if reason or repeats_option else None
 
 
 def _text(statement: str, options: Options) -> str | None:
