@@ -65,21 +65,21 @@ class Bounded:
         interruption.current().safe_point()
         end = self._start() if self._end is None else self._end
         end.send(arguments)
-        last = time.monotonic() + self.seconds
+        deadline = time.monotonic() + self.seconds
         while not end.poll(LOOK):
             interruption.current().safe_point()
-            if time.monotonic() > last:
+            if time.monotonic() > deadline:
                 raise TimedOut
         return end.recv()
 
     def _start(self) -> Connection:
         # forked, since the libraries that it needs take seconds to import
         context = multiprocessing.get_context("fork")
-        self._end, theirs = context.Pipe()
-        settings = (self.function, theirs, self._end, self.seconds)
+        self._end, child_end = context.Pipe()
+        settings = (self.function, child_end, self._end, self.seconds)
         self._process = context.Process(target=_serve, args=settings, daemon=True)
         self._process.start()
-        theirs.close()
+        child_end.close()
         return self._end
 
     def close(self) -> None:
@@ -92,9 +92,9 @@ class Bounded:
 
 
 def _serve(
-    function: Callable[..., Any], end: Connection, parents: Connection, seconds: float
+    function: Callable[..., Any], end: Connection, parent_end: Connection, seconds: float
 ) -> None:
-    parents.close()
+    parent_end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is meant for the parent
     _end_with_parent()
     while True:
@@ -104,11 +104,11 @@ def _serve(
             return
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)  # should nobody be left to end this
         try:
-            told = (False, function(*arguments))
+            answer = (False, function(*arguments))
         except Exception as error:  # of a library that is given a model's text
-            told = (True, f"{type(error).__name__}: {error}")
+            answer = (True, f"{type(error).__name__}: {error}")
         signal.setitimer(signal.ITIMER_PROF, 0)
-        end.send(told)
+        end.send(answer)
 
 
 def _end_with_parent() -> None:
@@ -116,6 +116,6 @@ def _end_with_parent() -> None:
     with contextlib.suppress(AttributeError, OSError, ValueError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-        most = pages * resource.getpagesize() + MEMORY
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        limit = pages * resource.getpagesize() + MEMORY
+        hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard_limit))

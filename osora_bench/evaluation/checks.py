@@ -29,10 +29,10 @@ def check_suite(suite: EvalConfig, folder: Path, how: str) -> None:
         if (line := absent(file)) is not None
     }
     if missing:
-        told = [*missing, data_folder()]
+        lines = [*missing, data_folder()]
         names = sorted(set(missing.values()))
         if len(names) < len(suite.chosen):
-            told.append(f"eval.without=[{','.join(names)}] scores the others")
-        raise UserError("\n".join(told))
+            lines.append(f"eval.without=[{','.join(names)}] scores the others")
+        raise UserError("\n".join(lines))
     if any(gated(file) for dataset in suite.chosen for file in dataset.files):
         refuse_committable(folder / "answers", how)

@@ -67,16 +67,16 @@ def read_choice(output: str, options: Options) -> str | None:
     """
 
     def read(turn: str) -> str | None:
-        own = _own(turn, options)
-        return _stated(own, options) or _alone(own, options)
+        head = _own(turn, options)
+        return _stated(head, options) or _alone(head, options)
 
     return first_read(output, read)
 
 
 def _own(turn: str, options: Options) -> str:
     """A turn up to where it lists options that are not this question's."""
-    listed = list(LISTED.finditer(turn))
-    for first, second in pairwise(listed):
+    items = list(LISTED.finditer(turn))
+    for first, second in pairwise(items):
         others = (first[1], second[1]) == ("A", "B") and not _same_start(first[2], options["A"])
         if others and turn[: first.start()].strip():
             return turn[: first.start()]
@@ -89,82 +89,82 @@ def _same_start(text: str, option: str) -> bool:
 
 def _stated(turn: str, options: Options) -> str | None:
     """The last option that a turn says to be the answer."""
-    found = [
+    statements = [
         (match.start("said"), letter)
         for pattern in (STATED, BOXED, *((CALLED,) if PRAISED.search(turn) else ()))
         for match in pattern.finditer(turn)
         if not DENIED.search(turn[max(0, match.start() - 16) : match.start()])
         and (letter := _option(match["said"], options)) is not None
     ]
-    return max(found)[1] if found else None
+    return max(statements)[1] if statements else None
 
 
 def _alone(turn: str, options: Options) -> str | None:
     """An option that is all of a turn, of its first line or of its last."""
-    if (whole := _text(turn, options)) is not None:
-        return whole
+    if (choice := _text(turn, options)) is not None:
+        return choice
     if len({m[1] for m in LISTED.finditer(turn)} & set(options)) > 1:  # it goes through them
         return None
     lines = [line for line in turn.split("\n") if line.strip()]
     for line in (lines[0], lines[-1]) if lines else ():
-        if (found := _option(line, options)) is not None:
-            return found
+        if (letter := _option(line, options)) is not None:
+            return letter
     return None
 
 
-def _option(said: str, options: Options) -> str | None:
+def _option(statement: str, options: Options) -> str | None:
     """The option that a text begins with, by its letter or by its words; None if these differ."""
-    letter, text = _letter(said, options), _text(said, options)
+    letter, text = _letter(statement, options), _text(statement, options)
     return letter or text if None in (letter, text) or letter == text else None
 
 
-def _letter(said: str, options: Options) -> str | None:
-    match = LETTER.match(said)
+def _letter(statement: str, options: Options) -> str | None:
+    match = LETTER.match(statement)
     if match is None or match["letter"].upper() not in options:
         return None
-    letter, rest = match["letter"], said[match.end("letter") :]
+    letter, rest = match["letter"], statement[match.end("letter") :]
     if ANOTHER.match(CLOSED.sub("", rest)):
         return None
     if match["word"] is None or DRESSED.search(match[0]):
         return letter.upper()
     # a word follows: the letter may be an article, a pronoun, or before the option's own words
     reason = letter.isupper() and REASON.match(rest)
-    own = _words(rest).startswith(_words(options[letter.upper()]) or " ")
-    return letter.upper() if reason or own else None
+    repeats_option = _words(rest).startswith(_words(options[letter.upper()]) or " ")
+    return letter.upper() if reason or repeats_option else None
 
 
-def _text(said: str, options: Options) -> str | None:
+def _text(statement: str, options: Options) -> str | None:
     """The option whose words in full a text is, or is up to the end of a sentence; the longest."""
-    bare = OPENED.sub("", said)
-    begins = bare[:2].casefold()
-    if not any(begins in text[:20].casefold() for text in options.values()):
+    bare = OPENED.sub("", statement)
+    start = bare[:2].casefold()
+    if not any(start in text[:20].casefold() for text in options.values()):
         return None
-    for fits in (_equal, _begins, _equal_words):
-        found = sorted(
-            ((len(text), key) for key, text in options.items() if fits(bare, text)), reverse=True
+    for matches in (_equal, _begins, _equal_words):
+        candidates = sorted(
+            ((len(text), key) for key, text in options.items() if matches(bare, text)), reverse=True
         )
-        if len(found) == 1 or (found and found[0][0] > found[1][0]):
-            return found[0][1]
-        if found:
+        if len(candidates) == 1 or (candidates and candidates[0][0] > candidates[1][0]):
+            return candidates[0][1]
+        if candidates:
             return None
     return None
 
 
-def _equal(said: str, option: str) -> bool:
-    return said.strip() == option.strip() != ""
+def _equal(statement: str, option: str) -> bool:
+    return statement.strip() == option.strip() != ""
 
 
-def _begins(said: str, option: str) -> bool:
+def _begins(statement: str, option: str) -> bool:
     """Whether a text is an option's up to the end of a sentence, or of a clause if it is short."""
     stem = option.strip().rstrip(".").casefold()
-    if not stem or said[: len(stem)].casefold() != stem:
+    if not stem or statement[: len(stem)].casefold() != stem:
         return False
-    return (CLAUSE if len(stem) < 20 else ENDED).match(said[len(stem) :]) is not None
+    return (CLAUSE if len(stem) < 20 else ENDED).match(statement[len(stem) :]) is not None
 
 
-def _equal_words(said: str, option: str) -> bool:
+def _equal_words(statement: str, option: str) -> bool:
     words = _words(option)
-    return words != "" and words in (_words(said.partition("\n")[0]), _words(said))
+    return words != "" and words in (_words(statement.partition("\n")[0]), _words(statement))
 
 
 @lru_cache(maxsize=64)

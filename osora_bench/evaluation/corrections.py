@@ -67,13 +67,13 @@ def reader_of(config: Any) -> Reader | None:
 def options_of(config: Any) -> dict[str, str]:
     """By its letter, how a prompt shows each option: a text with columns in braces; empty if it
     lists none."""
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for letter, text in OPTION.findall(_question(config.infer_cfg)):
         if letter == "A":
-            found = {}  # the last list is the question's
-        if letter == chr(ord("A") + len(found)):
-            found[letter] = text
-    return found if len(found) > 1 else {}
+            options = {}  # the last list is the question's
+        if letter == chr(ord("A") + len(options)):
+            options[letter] = text
+    return options if len(options) > 1 else {}
 
 
 def _question(infer: Any) -> str:
@@ -81,11 +81,11 @@ def _question(infer: Any) -> str:
     for kind in ("prompt_template", "ice_template"):
         template = infer.get(kind, {}).get("template", "")
         if isinstance(template, str):
-            asked = [template]
+            prompts = [template]
         else:
-            asked = [t["prompt"] for t in template.get("round", []) if t["role"] == "HUMAN"]
-        if asked and asked[-1]:
-            return str(asked[-1])
+            prompts = [t["prompt"] for t in template.get("round", []) if t["role"] == "HUMAN"]
+        if prompts and prompts[-1]:
+            return str(prompts[-1])
     return ""
 
 

@@ -69,10 +69,10 @@ def _wrapped(
     """The model as OpenCompass sees it, by the backend that the suite names."""
     settings |= {"chat": cfg.model.chat, "batch_size": cfg.eval.batch_size}
     if cfg.eval.backend == "transformers":
-        made = InMemoryModel(model, tokenizer, **settings)
-        if not made.batched:
+        wrapped = InMemoryModel(model, tokenizer, **settings)
+        if not wrapped.batched:
             say(f"WARNING: {settings['label']}: answered one prompt at a time (docs/evaluation.md)")
-        return made
+        return wrapped
     method = cfg.method
     return VllmModel(
         model,
@@ -108,14 +108,14 @@ def _evaluate(
 
 def _warn(score: Score, name: str, context: int) -> None:
     """Say what makes a score less than it seems."""
-    told = {
+    counts = {
         f"prompts do not fit the model's context of {context} tokens": score.too_long,
         "answers were cut at the length limit": score.cut,
         "answers have no verdict in time: they count as wrong": score.unjudged,
     }
-    for what, count in told.items():
+    for message, count in counts.items():
         if count:
-            say(f"WARNING: {name}: {count} of {score.n} {what}")
+            say(f"WARNING: {name}: {count} of {score.n} {message}")
 
 
 @contextlib.contextmanager
@@ -166,10 +166,10 @@ def _run(model: InMemoryModel, config: ConfigDict, max_out_len: int, work: Path)
     config.infer_cfg.inferencer.batch_size = 1 << 30
     task = infer_task.OpenICLInferTask(tasks.task(config, work, {"max_out_len": max_out_len}))
     task.run(cur_model=model, cur_model_abbr="cell")
-    made = tasks.predictions(config, work)
+    predictions = tasks.predictions(config, work)
     if by_perplexity(config) and model.too_long:
         # the inferencer would take the first label: losses that were not asked for are alike
         for index in model.too_long:
-            made[str(index)]["prediction"] = ""
-        tasks.rewrite(made, config, work)
-    return made
+            predictions[str(index)]["prediction"] = ""
+        tasks.rewrite(predictions, config, work)
+    return predictions

@@ -34,21 +34,21 @@ def read_formula(output: str) -> str | None:
     The last box, with those before it that are one answer with it; else what is said to be the
     answer, up to the end of its sentence; else the last formula or number.
     """
-    found = first_read(output, _boxed, _stated, _last)
-    return found if found is not None and len(found) <= LONGEST else None
+    formula = first_read(output, _boxed, _stated, _last)
+    return formula if formula is not None and len(formula) <= LONGEST else None
 
 
 def _boxed(turn: str) -> str | None:
     """What is in the last box that is closed, and in those that `and` or a comma joins to it."""
-    found: list[tuple[int, int, str]] = []
+    boxes: list[tuple[int, int, str]] = []
     for match in BOX.finditer(turn):
         end = _closing(turn, match.end())
-        if end is not None and (not found or match.start() >= found[-1][1]):
-            found.append((match.start(), end, turn[match.end() + 1 : end - 1].strip()))
-    if not found:
+        if end is not None and (not boxes or match.start() >= boxes[-1][1]):
+            boxes.append((match.start(), end, turn[match.end() + 1 : end - 1].strip()))
+    if not boxes:
         return None
-    texts, begin = [found[-1][2]], found[-1][0]
-    for start, end, text in reversed(found[:-1]):
+    texts, begin = [boxes[-1][2]], boxes[-1][0]
+    for start, end, text in reversed(boxes[:-1]):
         if not BETWEEN.match(turn[end:begin]):
             break
         texts, begin = [text, *texts], start
@@ -66,18 +66,20 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def _stated(turn: str) -> str | None:
-    found = [m["said"] for m in STATED.finditer(turn) if m["said"].strip()]
-    return _formula(found[-1]) if found else None
+    statements = [m["said"] for m in STATED.finditer(turn) if m["said"].strip()]
+    return _formula(statements[-1]) if statements else None
 
 
-def _formula(said: str) -> str | None:
+def _formula(statement: str) -> str | None:
     """The formula of a statement: in its dollars, or up to the end of its sentence."""
-    said = said.strip(" *\n")
-    sentence = SENTENCE.split(said, maxsplit=1)[0].strip(" *:")
-    maths = MATHS.search(said)
+    statement = statement.strip(" *\n")
+    sentence = SENTENCE.split(statement, maxsplit=1)[0].strip(" *:")
+    maths = MATHS.search(statement)
     if maths is not None and maths.start() <= len(sentence):
-        last = [m for m in MATHS.finditer(said) if m.start() <= max(len(sentence), maths.end())]
-        joined = all(BETWEEN.match(said[a.end() : b.start()]) for a, b in pairwise(last))
+        last = [
+            m for m in MATHS.finditer(statement) if m.start() <= max(len(sentence), maths.end())
+        ]
+        joined = all(BETWEEN.match(statement[a.end() : b.start()]) for a, b in pairwise(last))
         texts = [next(filter(None, m.groups())).strip() for m in last]
         return ",".join(texts) if joined else texts[0]
     return _ended(sentence)
@@ -93,14 +95,14 @@ def _value(formula: str) -> str:
 
 def _ended(text: str) -> str | None:
     """A text that is a formula without dollars; of one with words its last number."""
-    after = _value(text).strip(" *$").rstrip(".,")
-    if not after:
+    formula = _value(text).strip(" *$").rstrip(".,")
+    if not formula:
         return None
-    if len(after) <= SHORT and not WORDS.search(f"{after} "):
-        return after
-    if not re.search(r"\d", after):
-        return after if len(after) <= SHORT and len(after.split()) <= 3 else None
-    return NUMBER.findall(after)[-1] if NUMBER.search(after) else None
+    if len(formula) <= SHORT and not WORDS.search(f"{formula} "):
+        return formula
+    if not re.search(r"\d", formula):
+        return formula if len(formula) <= SHORT and len(formula.split()) <= 3 else None
+    return NUMBER.findall(formula)[-1] if NUMBER.search(formula) else None
 
 
 def _last(turn: str) -> str | None:
@@ -112,9 +114,9 @@ def _last(turn: str) -> str | None:
     maths = [next(filter(None, m.groups())) for m in MATHS.finditer(turn)]
     if maths and (MATHS.search(line) or "\n" not in turn):
         return _value(maths[-1]) or None
-    found = _ended(SENTENCE.sub("\n", line).strip().rpartition("\n")[2])
-    if found is not None and (re.search(r"[\d\\^]", found) or turn == line):
-        return found if re.search(r"[\d\\^]", found) or len(found.split()) == 1 else None
+    formula = _ended(SENTENCE.sub("\n", line).strip().rpartition("\n")[2])
+    if formula is not None and (re.search(r"[\d\\^]", formula) or turn == line):
+        return formula if re.search(r"[\d\\^]", formula) or len(formula.split()) == 1 else None
     numbers = NUMBER.findall(turn)
     return numbers[-1] if numbers else None
 
@@ -174,8 +176,8 @@ COMPILED = [(re.compile(pattern), new) for pattern, new in REPLACED]
 
 def normal(formula: str) -> str:
     """A formula as all that are written a little differently are."""
-    for pattern, new in COMPILED:
-        formula = pattern.sub(new, formula)
+    for pattern, replacement in COMPILED:
+        formula = pattern.sub(replacement, formula)
     return formula
 
 
@@ -185,8 +187,12 @@ def number(formula: str) -> Fraction | None:
         r"(-?)\\frac\{(-?\d{1,30})\}\{(-?\d{1,30})\}|(-?\d{1,30})/(\d{1,30})", formula
     )
     if match is not None:
-        sign, above, below = match[1] or "", match[2] or match[4], match[3] or match[5]
-        return None if int(below) == 0 else Fraction(int(sign + "1") * int(above), int(below))
+        sign, numerator, denominator = match[1] or "", match[2] or match[4], match[3] or match[5]
+        return (
+            None
+            if int(denominator) == 0
+            else Fraction(int(sign + "1") * int(numerator), int(denominator))
+        )
     if re.fullmatch(r"[-+]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})", formula):
         return Fraction(formula.rstrip("."))
     return None

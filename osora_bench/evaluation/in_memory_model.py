@@ -16,7 +16,8 @@ from opencompass.models.base import BaseModel, LMTemplateParser
 from opencompass.models.base_api import APITemplateParser
 
 from osora_bench.common import progress
-from osora_bench.evaluation.decoder import Decoder, plain_losses, supports
+from osora_bench.evaluation.decoder import Decoder
+from osora_bench.evaluation.decoder_support import plain_losses, supports
 from osora_bench.evaluation.journal import Journal
 from osora_bench.models import memory
 
@@ -87,8 +88,10 @@ class InMemoryModel(BaseModel):
     @property
     def altered(self) -> list[str]:
         """Settings of the model's own generation by which its greedy answers are others."""
-        own = self.model.generation_config
-        return [k for k, neutral in NEUTRAL.items() if getattr(own, k, None) not in (None, neutral)]
+        settings = self.model.generation_config
+        return [
+            k for k, neutral in NEUTRAL.items() if getattr(settings, k, None) not in (None, neutral)
+        ]
 
     @property
     def dialogues(self) -> bool:
@@ -120,25 +123,25 @@ class InMemoryModel(BaseModel):
             raise NotImplementedError("min_out_len: answers of a least length are not supported")
         encoded = [self._encode(prompt) for prompt in inputs]
         room = [min(max_out_len, self.max_seq_len - len(ids)) for ids in encoded]
-        self.too_long |= {i for i, left in enumerate(room) if left < 1}
-        asked = [i for i, left in enumerate(room) if left >= 1]
-        questions = [["generate", encoded[i], room[i], list(stopping_criteria)] for i in asked]
+        self.too_long |= {i for i, space in enumerate(room) if space < 1}
+        indices = [i for i, space in enumerate(room) if space >= 1]
+        questions = [["generate", encoded[i], room[i], list(stopping_criteria)] for i in indices]
         stopped = self._stopped(stopping_criteria) if stopping_criteria else None
 
         def answer(missing: list[int], keep: Callable[[int, Any], None]) -> None:
             self._continue(
-                [encoded[asked[m]] for m in missing],
-                [room[asked[m]] for m in missing],
+                [encoded[indices[m]] for m in missing],
+                [room[indices[m]] for m in missing],
                 lambda index, tokens: keep(
                     missing[index],
-                    self._answer(tokens, stopping_criteria, room[asked[missing[index]]]),
+                    self._answer(tokens, stopping_criteria, room[indices[missing[index]]]),
                 ),
                 stopped,
             )
 
         outputs = [""] * len(inputs)
-        for index, made in zip(asked, self._through_journal(questions, answer), strict=True):
-            outputs[index], cut = made
+        for index, entry in zip(indices, self._through_journal(questions, answer), strict=True):
+            outputs[index], cut = entry
             if cut:
                 self.cut.add(index)
         return outputs
@@ -152,11 +155,11 @@ class InMemoryModel(BaseModel):
         Args:
             mask_length: first tokens of each text whose loss does not count.
         """
-        everything = [self._encode(_plain(prompt)) for prompt in inputs]
-        asked = [i for i, ids in enumerate(everything) if len(ids) <= self.max_seq_len]
-        self.too_long |= set(range(len(inputs))).difference(asked)
-        encoded = [everything[i] for i in asked]
-        masked = [mask_length[i] if mask_length else 0 for i in asked]
+        all_ids = [self._encode(_plain(prompt)) for prompt in inputs]
+        indices = [i for i, ids in enumerate(all_ids) if len(ids) <= self.max_seq_len]
+        self.too_long |= set(range(len(inputs))).difference(indices)
+        encoded = [all_ids[i] for i in indices]
+        masked = [mask_length[i] if mask_length else 0 for i in indices]
         questions = [["ppl", ids, mask] for ids, mask in zip(encoded, masked, strict=True)]
 
         def answer(missing: list[int], keep: Callable[[int, Any], None]) -> None:
@@ -174,7 +177,7 @@ class InMemoryModel(BaseModel):
                 finished(index, plain_losses(self.model, encoded[m]))
 
         losses = np.full(len(inputs), np.inf)
-        losses[asked] = self._through_journal(questions, answer)
+        losses[indices] = self._through_journal(questions, answer)
         return losses
 
     def get_loglikelihood(self, inputs: list[Any], conts: list[str]) -> Any:
@@ -194,13 +197,13 @@ class InMemoryModel(BaseModel):
         """An answer for each question: from the journal, or by `answer` and then kept there."""
         answers = [None if self.journal is None else self.journal.get(q) for q in questions]
         # a journal of before says of no text whether it was cut: such a question is asked again
-        answers = [None if isinstance(known, str) else known for known in answers]
-        missing = [i for i, known in enumerate(answers) if known is None]
-        known = len(questions) - len(missing)
-        told = f"evaluate {self.label}{self.asking}"
+        answers = [None if isinstance(entry, str) else entry for entry in answers]
+        missing = [i for i, entry in enumerate(answers) if entry is None]
+        initial = len(questions) - len(missing)
+        description = f"evaluate {self.label}{self.asking}"
         # answers come in bursts: the time left is by the mean rate of this start
-        settings = {"unit": " questions", "initial": known, "smoothing": 0}
-        with progress.bar(len(questions), told, **settings) as bar:
+        settings = {"unit": " questions", "initial": initial, "smoothing": 0}
+        with progress.bar(len(questions), description, **settings) as bar:
 
             def keep(index: int, value: Any) -> None:
                 answers[index] = value
@@ -253,8 +256,8 @@ class InMemoryModel(BaseModel):
         tokens = self.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
-        new: list[int] = tokens[0, len(prompt) :].tolist()
-        return new
+        answer: list[int] = tokens[0, len(prompt) :].tolist()
+        return answer
 
     def _encode(self, prompt: Any) -> list[int]:
         if not self.dialogues:
@@ -274,9 +277,9 @@ class InMemoryModel(BaseModel):
     def _answer(self, tokens: list[int], stops: Sequence[str], room: int) -> tuple[str, bool]:
         """An answer's text, and whether it ended at the length limit and not by itself."""
         text = self._text(tokens, stops)
-        full = len(tokens) >= room and not set(self.eos_ids).intersection(tokens)
-        whole = self.tokenizer.decode(tokens, skip_special_tokens=not self.dialogues)
-        return text, full and text == whole
+        at_limit = len(tokens) >= room and not set(self.eos_ids).intersection(tokens)
+        full_text = self.tokenizer.decode(tokens, skip_special_tokens=not self.dialogues)
+        return text, at_limit and text == full_text
 
     def _text(self, tokens: list[int], stops: Sequence[str]) -> str:
         """The text before the first end token and before the first of `stops`; in a dialogue,

@@ -30,26 +30,26 @@ class Journal:
         self.path = path
         self._answers: dict[str, Any] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = self._read(owner)
+        size = self._read(owner)
         with _writing_to(path):
-            self._file = path.open("r+b" if kept else "wb", buffering=0)
-            self._file.truncate(kept)
-            self._file.seek(kept)
-            if not kept:
+            self._file = path.open("r+b" if size else "wb", buffering=0)
+            self._file.truncate(size)
+            self._file.seek(size)
+            if not size:
                 self._append({"owner": owner})
 
     def _read(self, owner: str) -> int:
         """Read the file's answers if they are this model's; how many of its bytes to keep."""
-        kept = 0
+        size = 0
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         for number, line in enumerate(lines):
-            told = _told(line)
-            if told is None or (number == 0 and told != {"owner": owner}):
+            content = _parsed(line)
+            if content is None or (number == 0 and content != {"owner": owner}):
                 break
             if number > 0:
-                self._answers[told[0]] = told[1]
-            kept += len(line)
-        return kept
+                self._answers[content[0]] = content[1]
+            size += len(line)
+        return size
 
     def _append(self, content: Any) -> None:
         text = json.dumps(content).encode()
@@ -97,7 +97,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     )
 
 
-def _told(line: bytes) -> Any:
+def _parsed(line: bytes) -> Any:
     """What a line says, None if it is not whole."""
     checksum, _, text = line.partition(b" ")
     if not text.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):

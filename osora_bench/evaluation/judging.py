@@ -41,13 +41,13 @@ class Judged:
         """What a score says of the second reading."""
         if self.again is None:
             return None
-        right = [one.right for one in self.again]
+        right = [reading.right for reading in self.again]
         official = [answer.right for answer in self.answers]
         return {
             "rule": self.rule,
             "k": sum(right),
             "differ": sum(a != b for a, b in zip(right, official, strict=True)),
-            "unread": sum(one.read is None for one in self.again),
+            "unread": sum(reading.read is None for reading in self.again),
             "right": pack(right),
         }
 
@@ -70,15 +70,16 @@ def judged(
     Raises:
         UserError: OpenCompass returns no such number, or gives a question a part of its points.
     """
-    made, judge_ = predictions(config, work), Judge(task(config, work, {}), metric, positions)
+    outputs = predictions(config, work)
+    evaluation = Judge(task(config, work, {}), metric, positions)
     try:
-        judge_.run()
+        evaluation.run()
         result, reader = read_results(work / "results", config), corrections.reader_of(config)
         if reader is None:
-            return Judged(result, scores.collect(result, made, cut=cut), None, None)
-        answers = scores.collect(result, made, reader.possible, cut)
+            return Judged(result, scores.collect(result, outputs, cut=cut), None, None)
+        answers = scores.collect(result, outputs, reader.possible, cut)
         column = config.reader_cfg.output_column
-        pairs = zip(judge_.rows, answers, strict=True)
+        pairs = zip(evaluation.rows, answers, strict=True)
         again = [_again(reader, row, str(row[column]), answer.output) for row, answer in pairs]
         return Judged(result, answers, again, reader.rule)
     finally:
@@ -86,9 +87,9 @@ def judged(
 
 
 def _again(reader: corrections.Reader, row: corrections.Row, gold: str, output: str) -> Again:
-    read = reader.read(output, row)
-    right = False if read is None else reader.right(read, gold)
-    return Again(None if right is None else read, bool(right))
+    answer = reader.read(output, row)
+    right = False if answer is None else reader.right(answer, gold)
+    return Again(None if right is None else answer, bool(right))
 
 
 def judge(config: ConfigDict, work: Path, metric: str) -> dict[str, Any]:
@@ -102,8 +103,8 @@ def check_metric(config: ConfigDict, work: Path, metric: str) -> None:
     Raises:
         UserError: the evaluator's result has no such number.
     """
-    made = {"0": {"origin_prompt": "", "prediction": ""}}
-    rewrite(made, config, work)
+    outputs = {"0": {"origin_prompt": "", "prediction": ""}}
+    rewrite(outputs, config, work)
     try:
         Judge(task(config, work, {}), metric, [0]).run()
     except UserError:
@@ -118,14 +119,14 @@ def check_references(config: ConfigDict, name: str) -> None:
         return
     references = build_dataset(config).test[config.reader_cfg.output_column]
     try:
-        lost = solver.unparsable(map(str, references))
+        indices = solver.unparsable(map(str, references))
     finally:
         solver.close()
-    if lost:
-        told = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+    if indices:
+        listing = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
         say(
-            f"WARNING: {name}: {len(lost)} of {len(references)} reference answers cannot be parsed,"
-            f" so that no answer to these questions counts as right: {told}"
+            f"WARNING: {name}: {len(indices)} of {len(references)} reference answers cannot be "
+            f"parsed, so that no answer to these questions counts as right: {listing}"
         )
 
 
@@ -140,19 +141,19 @@ class Judge(eval_task.OpenICLEvalTask):
         self.rows: Any = None
 
     def _load_and_preprocess_test_data(self) -> Any:
-        everything = super()._load_and_preprocess_test_data()
-        self.rows = everything if self.positions is None else everything.select(self.positions)
+        test_data = super()._load_and_preprocess_test_data()
+        self.rows = test_data if self.positions is None else test_data.select(self.positions)
         return self.rows
 
     def _evaluate_predictions(self, pred_strs: Any, test_set: Any, pred_dicts: Any) -> Any:
         """As OpenCompass's, but that every entry of `details` holds a verdict."""
-        ask = super()._evaluate_predictions
-        result = ask(pred_strs, test_set, pred_dicts)
+        evaluate = super()._evaluate_predictions
+        result = evaluate(pred_strs, test_set, pred_dicts)
         if self.metric not in result:
-            there = [key for key, value in result.items() if isinstance(value, int | float)]
+            numbers = [key for key, value in result.items() if isinstance(value, int | float)]
             raise UserError(
                 f"{self._name}: OpenCompass returned no {self.metric}, but "
-                f"{', '.join(there) or result}; the set's `metric` says which is the accuracy"
+                f"{', '.join(numbers) or result}; the set's `metric` says which is the accuracy"
             )
         details = result.get("details")
         solver.mark(details)
@@ -167,8 +168,8 @@ class Judge(eval_task.OpenICLEvalTask):
                 entry["correct"] = entry["predictions"] == entry["references"]
             return result
         for i, entry in enumerate(scores.in_order(details)):
-            one = slice(i, i + 1)
-            points = ask(pred_strs[one], test_set.select([i]), pred_dicts[one])[self.metric]
+            part = slice(i, i + 1)
+            points = evaluate(pred_strs[part], test_set.select([i]), pred_dicts[part])[self.metric]
             if points not in (0, 100):
                 raise UserError(
                     f"{self._name}: OpenCompass gives an answer {points:g} of 100 points of "

@@ -46,19 +46,19 @@ def _marked(turn: str) -> str | None:
 
 
 def _stated(turn: str) -> str | None:
-    found = [
+    statements = [
         (match.start(), value)
         for pattern in (BOXED, STATED)
         for match in pattern.finditer(turn)
         if (value := _in(match["said"])) is not None
     ]
-    return max(found)[1] if found else None
+    return max(statements)[1] if statements else None
 
 
-def _in(said: str) -> str | None:
+def _in(statement: str) -> str | None:
     """The number of a statement: what it begins with, or the last one of its sentence."""
-    boxed = BOXED.search(said)
-    sentence = boxed["said"] if boxed else SENTENCE.split(said, maxsplit=1)[0]
+    boxed = BOXED.search(statement)
+    sentence = boxed["said"] if boxed else SENTENCE.split(statement, maxsplit=1)[0]
     last = sentence.rpartition("=")[2]
     if (match := FIRST.match(last)) is not None:
         return _digits(match["value"])
@@ -66,8 +66,8 @@ def _in(said: str) -> str | None:
 
 
 def _last(turn: str) -> str | None:
-    found = [match["value"] for match in ANY.finditer(turn)]
-    return _digits(found[-1]) if found else None
+    numbers = [match["value"] for match in ANY.finditer(turn)]
+    return _digits(numbers[-1]) if numbers else None
 
 
 def _digits(value: str) -> str:

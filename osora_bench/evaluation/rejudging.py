@@ -56,17 +56,17 @@ def judge_outputs(suite: EvalConfig, name: str, outputs: Mapping[int, str], runs
         runs: where OpenCompass's files lie for a while.
     """
     dataset = replace(set_of(suite, name), limit=None)
-    alone = replace(suite, datasets=[dataset], limit=None, without=None)
+    single = replace(suite, datasets=[dataset], limit=None, without=None)
     runs.mkdir(parents=True, exist_ok=True)
-    checks.check_suite(alone, runs, "with runs=")
-    config = copy.deepcopy(suites.prepare(alone, runs)[name])
+    checks.check_suite(single, runs, "with runs=")
+    config = copy.deepcopy(suites.prepare(single, runs)[name])
     positions = sorted(outputs)
-    made = {
+    predictions = {
         str(i): {"origin_prompt": "", "prediction": outputs[position]}
         for i, position in enumerate(positions)
     }
     with output_to(runs / "opencompass.log"), tempfile.TemporaryDirectory(dir=runs) as work:
-        rewrite(made, config, Path(work))
+        rewrite(predictions, config, Path(work))
         return judged(config, Path(work), dataset.metric, positions=positions)
 
 
@@ -76,14 +76,12 @@ def kept_outputs(suite: EvalConfig, name: str, answers: Path) -> dict[int, str]:
     Raises:
         UserError: they are not there (any more), or are those of another number of questions.
     """
-    place = answers / f"{name}.jsonl.gz"
-    if not place.is_file():
-        raise UserError(f"{place} is not there (any more): the cell's answers cannot be judged")
-    with gzip.open(place, "rt", encoding="utf-8") as file:
+    path = answers / f"{name}.jsonl.gz"
+    if not path.is_file():
+        raise UserError(f"{path} is not there (any more): the cell's answers cannot be judged")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
         outputs = [json.loads(line)["output"] for line in file]
     positions = suite.asked(set_of(suite, name))
     if len(outputs) != len(positions):
-        raise UserError(
-            f"{place} holds {len(outputs)} answers, and {len(positions)} were asked for"
-        )
+        raise UserError(f"{path} holds {len(outputs)} answers, and {len(positions)} were asked for")
     return dict(zip(positions, outputs, strict=True))

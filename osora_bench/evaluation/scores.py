@@ -48,32 +48,32 @@ def collect(
         RuntimeError: a result with verdicts of another number of questions.
     """
     entries = in_order(result.get("details") or {})
-    asked = in_order(predictions)
-    if len(entries) != len(asked) or not asked:
+    outputs = in_order(predictions)
+    if len(entries) != len(outputs) or not outputs:
         raise RuntimeError(
-            f"OpenCompass judged {len(entries)} questions and has predictions for {len(asked)}"
+            f"OpenCompass judged {len(entries)} questions and has predictions for {len(outputs)}"
         )
-    pairs = enumerate(zip(entries, asked, strict=True))
-    return [_answer(entry, made, possible, i in cut) for i, (entry, made) in pairs]
+    pairs = enumerate(zip(entries, outputs, strict=True))
+    return [_answer(entry, prediction, possible, i in cut) for i, (entry, prediction) in pairs]
 
 
-def in_order(listed: Any) -> list[dict[str, Any]]:
+def in_order(details: Any) -> list[dict[str, Any]]:
     """The entries of any of OpenCompass's forms of details: a list, or keys 0, 1, ..."""
-    if isinstance(listed, list):
-        return listed
-    return [listed[key] for key in sorted((k for k in listed if k.isdigit()), key=int)]
+    if isinstance(details, list):
+        return details
+    return [details[key] for key in sorted((k for k in details if k.isdigit()), key=int)]
 
 
 def _answer(
-    entry: dict[str, Any], made: dict[str, Any], possible: Callable[[str], bool], cut: bool
+    entry: dict[str, Any], prediction: dict[str, Any], possible: Callable[[str], bool], cut: bool
 ) -> Answer:
     read = entry["pred"] if "pred" in entry else entry.get("predictions")
     if isinstance(read, list) and len(read) == 1:
         read = read[0]
     unread = read is None or str(read).strip() in UNREAD or not possible(str(read))
     return Answer(
-        prompt=made.get("origin_prompt"),
-        output=made["prediction"],
+        prompt=prediction.get("origin_prompt"),
+        output=prediction["prediction"],
         read=None if unread else read,
         right=bool(verdict_of_answer(entry)),
         unjudged=entry.get("unjudged"),
@@ -124,30 +124,30 @@ class Score:
 
 def not_run(suite: EvalConfig, scores: dict[str, Score]) -> dict[str, str]:
     """By set, what was asked for by the suite's name and is not in the scores."""
-    told: dict[str, list[str]] = {}
+    by_set: dict[str, list[str]] = {}
     for dataset in suite.datasets:
         score = scores.get(dataset.name)
         if score is None:
-            told[dataset.name] = ["left out by eval.without"]
+            by_set[dataset.name] = ["left out by eval.without"]
             continue
-        told[dataset.name] = reasons = []
+        by_set[dataset.name] = reasons = []
         if score.n < score.questions:
             reasons.append(f"{score.questions - score.n} of {score.questions} questions: limited")
         if score.too_long:
             reasons.append(f"{score.too_long} prompts: longer than the model's context")
-    return {name: "; ".join(reasons) for name, reasons in told.items() if reasons}
+    return {name: "; ".join(reasons) for name, reasons in by_set.items() if reasons}
 
 
 def score_of(
     result: dict[str, Any],
-    found: list[Answer],
+    answers: list[Answer],
     dataset: DatasetConfig,
     too_long: int,
     corrected: dict[str, Any] | None,
 ) -> Score:
     """A result file as a score; its verdicts must add up to the accuracy that it states."""
     metric = dataset.metric
-    verdicts = [answer.right for answer in found]
+    verdicts = [answer.right for answer in answers]
     k, n = sum(verdicts), len(verdicts)
     stated = result[metric]
     if abs(100 * k / n - stated) > 1e-6 and stated != round(100 * k / n, 2):  # some round it
@@ -158,9 +158,9 @@ def score_of(
         questions=dataset.questions,
         accuracy=float(result[metric]),
         right=pack(verdicts),
-        unread=sum(answer.read is None for answer in found),
+        unread=sum(answer.read is None for answer in answers),
         too_long=too_long,
         corrected=corrected,
-        cut=sum(answer.cut for answer in found),
-        unjudged=sum(answer.unjudged is not None for answer in found),
+        cut=sum(answer.cut for answer in answers),
+        unjudged=sum(answer.unjudged is not None for answer in answers),
     )

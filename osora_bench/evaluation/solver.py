@@ -12,7 +12,7 @@ SECONDS = 10
 """For one question: OpenCompass's own bound."""
 
 
-class _Told(list[Any]):
+class _Answers(list[Any]):
     """Stands in for the queue that OpenCompass's function puts its answer into."""
 
     put = list.append
@@ -20,9 +20,9 @@ class _Told(list[Any]):
 
 def _official(pred: str, gold: str) -> Any:
     """OpenCompass's own parsing and comparison."""
-    told = _Told()
-    math_evaluator._verify_worker(pred, gold, told)
-    return told[0]
+    answers = _Answers()
+    math_evaluator._verify_worker(pred, gold, answers)
+    return answers[0]
 
 
 def _parse(formula: str) -> Any:
@@ -44,10 +44,10 @@ def _parses(gold: str) -> bool:
 
 def _solve(function: str, *arguments: str) -> Any:
     logging.disable(logging.WARNING)  # math-verify repeats itself at every question
-    known: dict[str, Callable[..., Any]] = {
+    functions: dict[str, Callable[..., Any]] = {
         "official": _official, "equal": _equal, "parses": _parses
     }  # fmt: skip
-    return known[function](*arguments)
+    return functions[function](*arguments)
 
 
 _solver = Bounded(_solve, SECONDS)
@@ -65,15 +65,15 @@ def verify_with_timeout(pred: str, ref: str, timeout: float = SECONDS) -> dict[s
     details, wrong and unread; OpenCompass leaves one out whose reference cannot be parsed.
     """
     try:
-        kind, *told = _solver("official", pred, ref)
+        kind, *values = _solver("official", pred, ref)
     except TimedOut:
         return _without(f"not within {timeout:g} s")
     except RuntimeError as error:
         return _without(str(error))
     if kind == "ok":
-        right, parsed, gold = told
+        right, parsed, gold = values
         return {"answer_correct": right, "answer_parsed": parsed, "gold_parsed": gold}
-    return _without("the reference answer cannot be parsed" if kind == "empty" else str(told[0]))
+    return _without("the reference answer cannot be parsed" if kind == "empty" else str(values[0]))
 
 
 def equal(value: str, gold: str) -> bool | None:
@@ -96,8 +96,8 @@ def _can_parse(gold: str) -> bool:
         return False
 
 
-def _without(why: str) -> dict[str, Any]:
-    return {"error": True, "msg": f"{UNJUDGED}{why}"}
+def _without(reason: str) -> dict[str, Any]:
+    return {"error": True, "msg": f"{UNJUDGED}{reason}"}
 
 
 UNJUDGED = "no verdict: "
@@ -107,10 +107,10 @@ UNJUDGED = "no verdict: "
 def mark(details: Any) -> None:
     """Say of each entry of the details that has no verdict why."""
     for entry in details if isinstance(details, list) else ():
-        told = entry.get("pred")
-        told = told[0] if isinstance(told, list) and told else told
-        if isinstance(told, str) and told.startswith(UNJUDGED):
-            entry["unjudged"] = told.removeprefix(UNJUDGED)
+        pred = entry.get("pred")
+        pred = pred[0] if isinstance(pred, list) and pred else pred
+        if isinstance(pred, str) and pred.startswith(UNJUDGED):
+            entry["unjudged"] = pred.removeprefix(UNJUDGED)
 
 
 FORKED = math_evaluator._verify_with_timeout

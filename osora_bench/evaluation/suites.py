@@ -39,20 +39,24 @@ def dataset_config(dataset: DatasetConfig) -> ConfigDict:
     """
     reference = dataset.config
     if ":" in reference:
-        listed = _own_datasets(reference)
+        datasets = _own_datasets(reference)
     else:
         if reference not in _shipped_configs():
             kind, shipped = "OpenCompass dataset configuration", _shipped_configs()
-            near = get_close_matches(reference, shipped, n=8) or shipped
+            suggestions = get_close_matches(reference, shipped, n=8) or shipped
             hint = f"(the nearest of {len(shipped)} in opencompass/configs/datasets)"
-            raise UserError(f"{unknown(kind, reference, near)} {hint}")
-        loaded = Config.fromfile(str(_shipped_configs()[reference]), format_python_code=False)
-        listed = [d for key, value in loaded.items() if key.endswith("_datasets") for d in value]
-    named = {d["abbr"]: d for d in listed}
+            raise UserError(f"{unknown(kind, reference, suggestions)} {hint}")
+        shipped_config = Config.fromfile(
+            str(_shipped_configs()[reference]), format_python_code=False
+        )
+        datasets = [
+            d for key, value in shipped_config.items() if key.endswith("_datasets") for d in value
+        ]
+    by_abbr = {d["abbr"]: d for d in datasets}
     abbr = dataset.abbr or dataset.name
-    if abbr not in named:
-        raise UserError(f"{reference}: {unknown('dataset', abbr, named)}")
-    config = ConfigDict(Config({"dataset": named[abbr]}).dataset)
+    if abbr not in by_abbr:
+        raise UserError(f"{reference}: {unknown('dataset', abbr, by_abbr)}")
+    config = ConfigDict(Config({"dataset": by_abbr[abbr]}).dataset)
     if dataset.max_out_len is not None:
         config.infer_cfg.inferencer.max_out_len = dataset.max_out_len
     return config
@@ -66,18 +70,18 @@ def _bounded(config: ConfigDict, dataset: DatasetConfig, suite: EvalConfig) -> C
         config.reader_cfg.test_range = f"[0:{positions.stop}:{positions.step}]"
     inferencer = config.infer_cfg.inferencer
     if not by_perplexity(config):
-        own = inferencer.get("max_out_len", suite.max_out_len)
-        inferencer.max_out_len = min(own, suite.max_out_len)
+        limit = inferencer.get("max_out_len", suite.max_out_len)
+        inferencer.max_out_len = min(limit, suite.max_out_len)
     return config
 
 
 def _own_datasets(reference: str) -> list[dict[str, Any]]:
     module, _, variable = reference.partition(":")
     try:
-        listed: list[dict[str, Any]] = getattr(importlib.import_module(module), variable)
+        datasets: list[dict[str, Any]] = getattr(importlib.import_module(module), variable)
     except (ImportError, AttributeError) as error:
         raise UserError(f"dataset configuration {reference}: {error}") from error
-    return listed
+    return datasets
 
 
 def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
@@ -90,11 +94,11 @@ def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
     """
     point_at_data(runs)
     configs = {d.name: _bounded(dataset_config(d), d, suite) for d in suite.chosen}
-    scored = [name for name, config in configs.items() if by_perplexity(config)]
-    if suite.backend == "vllm" and scored:
+    perplexity_sets = [name for name, config in configs.items() if by_perplexity(config)]
+    if suite.backend == "vllm" and perplexity_sets:
         raise UserError(
-            f"eval.backend=vllm answers by generation; {', '.join(scored)}: perplexities need "
-            "eval.backend=transformers"
+            f"eval.backend=vllm answers by generation; {', '.join(perplexity_sets)}: perplexities "
+            "need eval.backend=transformers"
         )
     with output_to(runs / "opencompass.log"):
         sizes = {d.name: _size(d, configs[d.name]) for d in suite.chosen}

@@ -31,8 +31,8 @@ def point_at_data(runs: Path) -> None:
 
 def build_dataset(config: ConfigDict) -> Any:
     """OpenCompass's dataset object; its tasks ask for the same one for every cell, twice."""
-    what = {k: v for k, v in config.items() if k not in ("infer_cfg", "eval_cfg")}
-    key = json.dumps([what, str(paths.data_root())], sort_keys=True, default=str)
+    section = {k: v for k, v in config.items() if k not in ("infer_cfg", "eval_cfg")}
+    key = json.dumps([section, str(paths.data_root())], sort_keys=True, default=str)
     if key not in _built:
         _built[key] = build_dataset_from_cfg(config)
     return _built[key]
@@ -82,8 +82,8 @@ def predictions(config: ConfigDict, work: Path) -> dict[str, Any]:
     return read_results(work / "predictions", config)
 
 
-def rewrite(made: dict[str, Any], config: ConfigDict, work: Path) -> None:
+def rewrite(outputs: dict[str, Any], config: ConfigDict, work: Path) -> None:
     """Put other predictions into a work folder."""
-    place = _place(work / "predictions", config)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(made), encoding="utf-8")
+    path = _place(work / "predictions", config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(outputs), encoding="utf-8")

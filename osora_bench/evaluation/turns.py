@@ -28,6 +28,6 @@ def first_read(output: str, *readers: Callable[[str], str | None]) -> str | None
     for piece in NEXT.split(plain(output)):
         turn = piece.strip()
         for reader in readers if turn else ():
-            if (found := reader(turn)) is not None:
-                return found
+            if (answer := reader(turn)) is not None:
+                return answer
     return None

@@ -77,16 +77,16 @@ class VllmModel(InMemoryModel):
         settings = [
             SamplingParams(
                 temperature=0,
-                max_tokens=most,
+                max_tokens=limit,
                 stop_token_ids=self.eos_ids,
                 repetition_penalty=self.penalty,
             )
-            for most in room
+            for limit in room
         ]
         request = None if self._lora is None else LoRARequest("cell", 1, str(self._lora))
-        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
-        made = self._engine.generate(asked, settings, lora_request=request, use_tqdm=False)
-        for index, output in enumerate(made):
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self._engine.generate(inputs, settings, lora_request=request, use_tqdm=False)
+        for index, output in enumerate(outputs):
             finished(index, list(output.outputs[0].token_ids))
 
 

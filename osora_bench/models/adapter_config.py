@@ -16,12 +16,12 @@ def read_settings(place: Path) -> dict[str, Any]:
         UserError: it is not one.
     """
     try:
-        told = json.loads(place.read_text(encoding="utf-8"))
+        settings = json.loads(place.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{place}: is no JSON ({error})") from error
-    if not isinstance(told, dict):
+    if not isinstance(settings, dict):
         raise UserError(f"{place}: holds no settings by name")
-    return told
+    return settings
 
 
 def check_adapter(folder: Path) -> None:
@@ -46,10 +46,10 @@ def start(method: MethodConfig) -> Callable[[Any], None]:
     from hydra.utils import get_method
 
     try:
-        named: Callable[[Any], None] = get_method(method.start)
+        function: Callable[[Any], None] = get_method(method.start)
     except Exception as error:  # Hydra wraps an ImportError in several others
         raise UserError(f"method {method.name}: start: {error}") from error
-    return named
+    return function
 
 
 def instantiate(method: MethodConfig) -> Any:

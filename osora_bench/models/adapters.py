@@ -52,11 +52,11 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     except SafetensorError as error:
         raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        why = shorten(str(error), 300)
-        raise UserError(f"--adapter {folder} is not for {cfg.model.name}: {why}") from error
-    said = model.active_peft_config.base_model_name_or_path
-    if origin["base"] is None and said and Path(said).name != Path(cfg.model.path).name:
-        say(f"WARNING: {folder} says that it was made for {said}, not {cfg.model.path}")
+        reason = shorten(str(error), 300)
+        raise UserError(f"--adapter {folder} is not for {cfg.model.name}: {reason}") from error
+    base_path = model.active_peft_config.base_model_name_or_path
+    if origin["base"] is None and base_path and Path(base_path).name != Path(cfg.model.path).name:
+        say(f"WARNING: {folder} says that it was made for {base_path}, not {cfg.model.path}")
     return model
 
 
@@ -81,13 +81,17 @@ def _check_names(model: Any, folder: Path) -> None:
     what is no number."""
 
     tensors = load_peft_weights(str(folder))
-    here, stored = set(get_peft_model_state_dict(model)), set(tensors)
-    if spoilt := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:
-        raise ValueError(f"{len(spoilt)} tensors hold NaN or infinite numbers, such as {spoilt[0]}")
-    if here != stored:
-        first = sorted(here ^ stored)[0]
-        where = "this model has" if first in here else "only the file has"
-        raise ValueError(f"{len(here ^ stored)} tensors do not match, the first {where}: {first}")
+    expected, stored = set(get_peft_model_state_dict(model)), set(tensors)
+    if not_finite := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:
+        raise ValueError(
+            f"{len(not_finite)} tensors hold NaN or infinite numbers, such as {not_finite[0]}"
+        )
+    if expected != stored:
+        name = sorted(expected ^ stored)[0]
+        where = "this model has" if name in expected else "only the file has"
+        raise ValueError(
+            f"{len(expected ^ stored)} tensors do not match, the first {where}: {name}"
+        )
 
 
 def with_fresh_adapter(model: Any, cell: Cell) -> Any:
@@ -96,9 +100,9 @@ def with_fresh_adapter(model: Any, cell: Cell) -> Any:
     if method.full:
         return model
     with use_store(_store(cell)):
-        made = peft.get_peft_model(model, instantiate(method))
-        start(method)(made)
-    return made
+        adapted = peft.get_peft_model(model, instantiate(method))
+        start(method)(adapted)
+    return adapted
 
 
 def _store(cell: Cell) -> SvdStore | None:
@@ -119,8 +123,8 @@ def save(
     Args:
         tensors: the model's, by name; None: as it holds them.
     """
-    given = {} if tensors is None else {"state_dict": tensors}
-    model.save_pretrained(str(cell.paths.adapter), **given)
+    options = {} if tensors is None else {"state_dict": tensors}
+    model.save_pretrained(str(cell.paths.adapter), **options)
     write_origin(cell.paths.adapter, base, cell.config.method)
     if cell.config.method.full:  # a whole model, then
         base.tokenizer.save_pretrained(cell.paths.adapter)

@@ -26,12 +26,12 @@ def quiet_libraries() -> None:
 
 def device_of(cfg: Config) -> torch.device:
     """The device that `device: auto|cpu|cuda` names on this machine."""
-    wanted = cfg.device
-    if wanted == "auto":
+    device_name = cfg.device
+    if device_name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if device_name == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device here: device=cpu or auto")
-    return torch.device(wanted)
+    return torch.device(device_name)
 
 
 def checksums(model: nn.Module) -> dict[str, int]:
@@ -116,8 +116,10 @@ def load_base(model: ModelConfig, device: torch.device) -> Base:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
-        why = str(error).strip().partition("\n")[0]
-        raise UserError(f"model {model.name}: no tokenizer can be had of {path}: {why}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"model {model.name}: no tokenizer can be had of {path}: {reason}"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     if model.chat and tokenizer.chat_template is None:

@@ -56,19 +56,19 @@ def count(cfg: Config) -> Count:
     """
     method = cfg.method
     if method.peft is None:
-        whole = dict(_blank(cfg).named_parameters()) if method.full else {}
-        size = _file_size(whole, getattr(torch, cfg.model.dtype))
-        return Count(sum(p.numel() for p in whole.values()), size, 0)
+        parameters = dict(_blank(cfg).named_parameters()) if method.full else {}
+        size = _file_size(parameters, getattr(torch, cfg.model.dtype))
+        return Count(sum(p.numel() for p in parameters.values()), size, 0)
     skeleton = _blank(cfg)
-    own = {id(t) for t in _tensors(skeleton)}
+    base_ids = {id(t) for t in _tensors(skeleton)}
     adapted = adapt(cfg, skeleton)
-    added = [t for t in _tensors(adapted) if id(t) not in own]
+    added = [t for t in _tensors(adapted) if id(t) not in base_ids]
     trained = [p for p in adapted.parameters() if p.requires_grad]
-    kept = {id(t) for t in trained}
+    trained_ids = {id(t) for t in trained}
     return Count(
         sum(p.numel() for p in trained),
         _file_size(get_peft_model_state_dict(adapted)),
-        sum(t.numel() * t.element_size() for t in added if id(t) not in kept),
+        sum(t.numel() * t.element_size() for t in added if id(t) not in trained_ids),
     )
 
 
@@ -89,8 +89,8 @@ def check_layers(cfg: Config) -> None:
 
 
 @cache
-def _check(told: str) -> None:
-    cfg = Config.of(json.loads(told))
+def _check(sections: str) -> None:
+    cfg = Config.of(json.loads(sections))
     with suppress(NeedsWeights):
         adapt(cfg, _blank(cfg))
 
@@ -111,22 +111,22 @@ def adapt(cfg: Config, skeleton: nn.Module) -> Any:
         except ValueError as error:  # how PEFT's methods refuse a model
             raise UserError(f"method {method.name}: {error}") from error
         except Exception as error:  # whatever an operation makes of tensors without numbers
-            told = shorten(str(error), 200)
+            reason = shorten(str(error), 200)
             raise NeedsWeights(
-                f"method {method.name}: cannot be made without weights: {told}"
+                f"method {method.name}: cannot be made without weights: {reason}"
             ) from error
 
 
 @contextmanager
 def _without_start() -> Iterator[None]:
     """Draw no starting values: meta tensors hold none, and it is a fifth of the time."""
-    drawing = {k: f for k, f in vars(nn.init).items() if k.endswith("_") and k[0] != "_"}
-    for name in drawing:
+    initialisers = {k: f for k, f in vars(nn.init).items() if k.endswith("_") and k[0] != "_"}
+    for name in initialisers:
         setattr(nn.init, name, lambda tensor, *_, **__: tensor)
     try:
         yield
     finally:
-        for name, function in drawing.items():
+        for name, function in initialisers.items():
             setattr(nn.init, name, function)
 
 
@@ -173,15 +173,15 @@ def expected(method: str, rank: int, shapes: Sequence[tuple[int, int]]) -> int |
         shapes: (d_out, d_in) of every adapted layer.
     """
     forms: dict[str, Callable[[int, int], int]] = {
-        "lora": lambda out, into: rank * (out + into),
-        "pissa": lambda out, into: rank * (out + into),
-        "dora": lambda out, into: rank * (out + into) + out,
-        "vera": lambda out, into: rank + out,
-        "osora": lambda out, into: rank + out,  # section 3.5
-        "osora_g": lambda out, into: rank + out,
-        "osora_star": lambda out, into: out,
-        "osora_star_star": lambda out, into: rank,
-        "osora_k": lambda out, into: rank + into,
-        "osora_dora": lambda out, into: rank + 2 * out,
+        "lora": lambda d_out, d_in: rank * (d_out + d_in),
+        "pissa": lambda d_out, d_in: rank * (d_out + d_in),
+        "dora": lambda d_out, d_in: rank * (d_out + d_in) + d_out,
+        "vera": lambda d_out, d_in: rank + d_out,
+        "osora": lambda d_out, d_in: rank + d_out,  # section 3.5
+        "osora_g": lambda d_out, d_in: rank + d_out,
+        "osora_star": lambda d_out, d_in: d_out,
+        "osora_star_star": lambda d_out, d_in: rank,
+        "osora_k": lambda d_out, d_in: rank + d_in,
+        "osora_dora": lambda d_out, d_in: rank + 2 * d_out,
     }
     return sum(forms[method](*shape) for shape in shapes) if method in forms else None

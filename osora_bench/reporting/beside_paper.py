@@ -13,13 +13,13 @@ from osora_bench.reporting.reference import Key, Printed, load_reference
 from osora_bench.reporting.table import SOURCE, Number, Table
 
 
-def compared(experiment: Experiment, made: Sequence[Table]) -> list[Table]:
+def compared(experiment: Experiment, tables: Sequence[Table]) -> list[Table]:
     references = [spec.reference for spec in experiment.tables.values()]
-    if not any(name and table.numbers for table, name in zip(made, references, strict=True)):
+    if not any(name and table.numbers for table, name in zip(tables, references, strict=True)):
         raise UserError("compare=paper: the paper has no results to stand beside these tables")
     return [
         beside(table, load_reference(name)) if name and table.numbers else table
-        for table, name in zip(made, references, strict=True)
+        for table, name in zip(tables, references, strict=True)
     ]
 
 
@@ -33,9 +33,9 @@ def beside(table: Table, reference: dict[Key, Printed]) -> Table:
             for column, numbers in table.numbers.items()
             if (number := numbers[index]) is not None
         }
-        away = {c: _difference(table.numbers[c][index], value) for c, value in paper.items()}
+        differences = {c: _difference(table.numbers[c][index], value) for c, value in paper.items()}
         blank = {c: NOT_IN_GRID for c in table.numbers if c not in paper}
-        for source, values in (("ours", row), ("paper", paper), ("difference", away)):
+        for source, values in (("ours", row), ("paper", paper), ("difference", differences)):
             texts.append({**row, **blank, SOURCE: source, **values})
             marks = table.best.iloc[index].to_dict() if source == "ours" else {}
             bests.append({**dict.fromkeys(row, False), SOURCE: False, **marks})

@@ -29,40 +29,40 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
     Raises:
         UserError: a page asks for a table that no experiment with records has.
     """
-    written: list[Path] = []
+    files: list[Path] = []
     texts: dict[str, str] = {}
     for name, experiment, cells in committed():
         tables, _ = tabulate.build_tables(experiment, cells)
-        written += render.write_tables(tables, root / "results" / "tables" / name)
+        files += render.write_tables(tables, root / "results" / "tables" / name)
         texts |= {f"{name}/{table.name}": render.markdown(table) for table in tables}
         if figures and experiment.figures:
-            written += draw(experiment, cells, root / "results" / "figures" / name)
+            files += draw(experiment, cells, root / "results" / "figures" / name)
     for page in PAGES:
         if (paths.ROOT / page).is_file():
             text = (paths.ROOT / page).read_text(encoding="utf-8")
             (root / page).write_text(_filled(text, texts, page), encoding="utf-8")
-            written.append(root / page)
-    return written
+            files.append(root / page)
+    return files
 
 
 def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
     """The experiments that have a record in results/ledger, with their cells."""
     ledger = paths.RESULTS / "ledger"
-    there = {path.stem for path in ledger.glob("*.json")}
-    for place in sorted(paths.EXPERIMENTS.glob("*.yaml")):
-        experiment = load_experiment(place.stem)
+    run_ids = {path.stem for path in ledger.glob("*.json")}
+    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")):
+        experiment = load_experiment(file.stem)
         if not experiment.trains or str(experiment.set.get("ledger")) != "results/ledger":
             continue
         cells = expansion(experiment, [f"ledger={ledger}"]).everything
-        if any(cell.run_id in there for cell in cells):
-            yield place.stem, experiment, cells
+        if any(cell.run_id in run_ids for cell in cells):
+            yield file.stem, experiment, cells
 
 
 def _filled(text: str, texts: dict[str, str], page: str) -> str:
-    def table(found: re.Match[str]) -> str:
-        name = f"{found[2]}/{found[3]}"
+    def table(match: re.Match[str]) -> str:
+        name = f"{match[2]}/{match[3]}"
         if name not in texts:
             raise UserError(f"{page}: {unknown('table', name, texts)}")
-        return f"{found[1]}{texts[name]}{found[4]}"
+        return f"{match[1]}{texts[name]}{match[4]}"
 
     return PLACE.sub(table, text)

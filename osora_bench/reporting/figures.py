@@ -54,15 +54,15 @@ def draw(
     }
     check_figures(experiment)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    files = []
     with plt.rc_context({"svg.hashsalt": "osora_bench", "font.size": 9}):
         for name, spec in experiment.figures.items():
             figure = kinds[spec.kind](spec, cells)
             for suffix in SUFFIXES:
-                written.append(folder / f"{name}{suffix}")
-                figure.savefig(written[-1], dpi=150, metadata=METADATA[suffix])
+                files.append(folder / f"{name}{suffix}")
+                figure.savefig(files[-1], dpi=150, metadata=METADATA[suffix])
             plt.close(figure)
-    return written
+    return files
 
 
 def check_figures(experiment: Experiment) -> None:
@@ -79,13 +79,13 @@ def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Any:
 
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods(cells)):
-        chosen = [c.config for c in cells if c.config.method.name == name]
-        ranks = [config.method.rank or 0 for config in chosen]
-        counts = [counting.count(config).trainable for config in chosen]
+        configs = [c.config for c in cells if c.config.method.name == name]
+        ranks = [config.method.rank or 0 for config in configs]
+        counts = [counting.count(config).trainable for config in configs]
         axes.plot(
             ranks,
             counts,
-            label=_growth(chosen[0].method.label, ranks, counts),
+            label=_growth(configs[0].method.label, ranks, counts),
             color="black",
             linestyle=LINES[index % len(LINES)],
             marker=MARKS[index % len(MARKS)],
@@ -123,11 +123,11 @@ def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> A
     ]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for index, name in enumerate(spec.methods or _methods([row.cell for row in rows])):
-        found = [r for r in rows if r.cell.config.method.name == name and r.averages()]
+        method_rows = [r for r in rows if r.cell.config.method.name == name and r.averages()]
         axes.errorbar(
-            [row.cell.config.method.rank for row in found],
-            [float(mean(row.averages())) for row in found],
-            [row.standard_error() for row in found],
+            [row.cell.config.method.rank for row in method_rows],
+            [float(mean(row.averages())) for row in method_rows],
+            [row.standard_error() for row in method_rows],
             label=_label(cells, name),
             color="black",
             capsize=2,
@@ -135,9 +135,9 @@ def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> A
             marker=MARKS[index % len(MARKS)],
             markerfacecolor=GREYS[index % len(GREYS)],
         )
-    shown = sorted({rank for row in rows if (rank := row.cell.config.method.rank) is not None})
+    ticks = sorted({rank for row in rows if (rank := row.cell.config.method.rank) is not None})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shown, [str(rank) for rank in shown], minor=False)
+    axes.set_xticks(ticks, [str(rank) for rank in ticks], minor=False)
     axes.set_xlabel("rank r")
     axes.set_ylabel("accuracy, %")
     done = any(row.averages() for row in rows)

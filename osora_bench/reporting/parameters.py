@@ -61,28 +61,28 @@ def count_table(
         config_file: a hub-style config.json in place of the models' architecture.
         modules: the modules to adapt in place of the models' own.
     """
-    told = None if config_file is None else read_config_file(config_file)
-    asked = (model_names, method_names, ranks, told, modules)
+    replacement = None if config_file is None else read_config_file(config_file)
+    arguments = (model_names, method_names, ranks, replacement, modules)
     with without_collecting():
         if "torch" in sys.modules:
-            return _lines(_cells(*asked), told is not None)
+            return _lines(_cells(*arguments), replacement is not None)
         with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-            composing = pool.submit(_cells, *asked)
+            composing = pool.submit(_cells, *arguments)
             import_module("osora_bench.models.counting")  # four seconds, on another core
             cells = composing.result()
-        return _lines(cells, told is not None)
+        return _lines(cells, replacement is not None)
 
 
 def _cells(
     model_names: Sequence[str],
     method_names: Sequence[str],
     ranks: Sequence[int] | None,
-    told: dict[str, Any] | None,
+    replacement: dict[str, Any] | None,
     modules: Sequence[str] | None,
 ) -> list[Config]:
-    """The resolved configurations to count, as `table` describes them; `told` is what replaces the
-    models' own architecture."""
-    used = experiment_ranks() if ranks is None and told is None else None
+    """The resolved configurations to count, as `table` describes them; `replacement` is
+    what replaces the models' own architecture."""
+    trained_ranks = experiment_ranks() if ranks is None and replacement is None else None
     cells = []
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
@@ -91,11 +91,13 @@ def _cells(
             cfg.model = model_parts[model]
             if modules is not None:
                 cfg.model.target_modules = list(modules)
-            for rank in _ranks(cfg, ranks, used, model, method):
+            for rank in _ranks(cfg, ranks, trained_ranks, model, method):
                 if rank is not None:
                     cfg.method.rank = rank
                 resolved = resolve(cfg, f"{model} {method}")
-                cells.append(replace(resolved, model=replace(resolved.model, **(told or {}))))
+                cells.append(
+                    replace(resolved, model=replace(resolved.model, **(replacement or {})))
+                )
     return cells
 
 
@@ -131,26 +133,26 @@ def _lines(cells: Sequence[Config], one_model: bool) -> list[CountLine]:
 def _ranks(
     cfg: Any,
     ranks: Sequence[int] | None,
-    used: dict[tuple[str, str], list[int]] | None,
+    trained_ranks: dict[tuple[str, str], list[int]] | None,
     model: str,
     method: str,
 ) -> Sequence[int | None]:
     if cfg.method.rank is None:
         return [None]
-    if used is None:
+    if trained_ranks is None:
         return [None] if ranks is None else ranks
-    return used.get((model, method), [])
+    return trained_ranks.get((model, method), [])
 
 
 def experiment_ranks() -> dict[tuple[str, str], list[int]]:
     """The ranks that the experiments train, by model and method."""
-    found: dict[tuple[str, str], set[int]] = {}
-    for place in sorted(paths.EXPERIMENTS.glob("*.yaml")):
-        experiment = load_experiment(place.stem)
+    ranks_by_pair: dict[tuple[str, str], set[int]] = {}
+    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")):
+        experiment = load_experiment(file.stem)
         for block in experiment.blocks if experiment.trains else ():
             for pair in itertools.product(block.model, block.method):
-                found.setdefault(pair, set()).update(block.rank or ())
-    return {pair: sorted(ranks) for pair, ranks in found.items()}
+                ranks_by_pair.setdefault(pair, set()).update(block.rank or ())
+    return {pair: sorted(ranks) for pair, ranks in ranks_by_pair.items()}
 
 
 def _line(cfg: Config) -> CountLine:
@@ -172,8 +174,8 @@ def read_config_file(place: Path) -> dict[str, Any]:
     try:
         architecture = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        told = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{place}: {told}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{place}: {reason}") from error
     if not isinstance(architecture, dict) or "model_type" not in architecture:
         raise UserError(f"{place}: not a model's config.json (it has no model_type)")
     name = place.absolute().parent.name

@@ -48,10 +48,10 @@ def load_reference(name: str) -> dict[Key, Printed]:
     Raises:
         UserError: no such artefact.
     """
-    place = paths.RESULTS / "reference" / f"{name}.csv"
-    if not place.is_file():
+    file = paths.RESULTS / "reference" / f"{name}.csv"
+    if not file.is_file():
         raise UserError(unknown("reference", name, names()))
-    with place.open(encoding="utf-8", newline="") as stream:
+    with file.open(encoding="utf-8", newline="") as stream:
         lines = [
             Printed(
                 Key(line["model"], line["method"], int(line["rank"]), line["column"]),

@@ -11,38 +11,38 @@ from osora_bench.reporting.table import LIMITED, SOURCE, Table
 
 def _for_reading(table: Table) -> pd.DataFrame:
     """What neighbouring rows of a model share is named once, as in the paper; thousands marked."""
-    frame, shown = table.frame, table.frame.copy()
+    frame, display = table.frame, table.frame.copy()
     if SOURCE in frame:  # three lines for a row: the first one names it
-        named = [c for c in frame if c not in (SOURCE, *table.numbers)]
-        shown[named] = shown[named].where(frame[SOURCE].eq("ours"), "")
+        repeated = [c for c in frame if c not in (SOURCE, *table.numbers)]
+        display[repeated] = display[repeated].where(frame[SOURCE].eq("ours"), "")
     if "Model" in frame:
         same_model = frame["Model"].eq(frame["Model"].shift())
         for column in ("Model", *(() if table.numbers else SETTINGS)):
-            shown[column] = shown[column].mask(
+            display[column] = display[column].mask(
                 frame[column].eq(frame[column].shift()) & same_model, ""
             )
     if PARAMS in frame:
-        shown[PARAMS] = [f"{int(t):,}" if t.isdigit() else t for t in frame[PARAMS]]
-    return shown
+        display[PARAMS] = [f"{int(t):,}" if t.isdigit() else t for t in frame[PARAMS]]
+    return display
 
 
-def _under_headings(shown: pd.DataFrame, groups: Sequence[str] | None) -> pd.DataFrame:
+def _under_headings(frame: pd.DataFrame, groups: Sequence[str] | None) -> pd.DataFrame:
     """Rows with each group's heading in a row of its own above them."""
     if groups is None:
-        return shown
+        return frame
     lines = []
     for index, group in enumerate(groups):
         if index == 0 or groups[index - 1] != group:
-            lines.append([group] + [""] * (shown.shape[1] - 1))
-        lines.append(shown.iloc[index].tolist())
-    return pd.DataFrame(lines, columns=shown.columns)
+            lines.append([group] + [""] * (frame.shape[1] - 1))
+        lines.append(frame.iloc[index].tolist())
+    return pd.DataFrame(lines, columns=frame.columns)
 
 
 def markdown(table: Table) -> str:
     """GitHub's table syntax, aligned so that a terminal shows it as well."""
     plain = _for_reading(table)
-    shown = _under_headings(plain.where(~table.best, "**" + plain + "**"), table.groups)
-    body = shown.to_markdown(
+    display = _under_headings(plain.where(~table.best, "**" + plain + "**"), table.groups)
+    body = display.to_markdown(
         index=False, disable_numparse=True, colalign=_alignment(table, "left", "right")
     )
     return "\n\n".join([f"### {table.title}", body, *table.notes]) + "\n"
@@ -69,8 +69,8 @@ def latex(table: Table) -> str:
     plain = _for_reading(table).map(lambda text: text.translate(escapes))
     plain.columns = [str(heading).translate(escapes) for heading in plain]
     best = table.best.set_axis(plain.columns, axis="columns")
-    shown = _under_headings(plain.where(~best, r"\textbf{" + plain + "}"), table.groups)
-    body = shown.to_latex(
+    display = _under_headings(plain.where(~best, r"\textbf{" + plain + "}"), table.groups)
+    body = display.to_latex(
         index=False,
         caption=" ".join(
             [f"{table.title}.".translate(escapes), *[n.translate(escapes) for n in table.notes]]
@@ -96,7 +96,7 @@ def _for_machines(table: Table) -> pd.DataFrame:
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
     """Write each table as Markdown, CSV and LaTeX; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    files = []
     for table in tables:
         texts = {
             ".md": markdown(table),
@@ -106,5 +106,5 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
         for suffix, text in texts.items():
             target = folder / f"{table.name}{suffix}"
             target.write_text(text, encoding="utf-8")
-            written.append(target)
-    return written
+            files.append(target)
+    return files

@@ -38,8 +38,8 @@ class Row:
     def planned(self, dataset: str) -> int:
         """How many questions of a set count as all: those that the suite's own limit leaves."""
         suite = self.cell.config.eval
-        (found,) = (d for d in suite.datasets if d.name == dataset)
-        return _planned(suite, found)
+        (chosen_set,) = (d for d in suite.datasets if d.name == dataset)
+        return _planned(suite, chosen_set)
 
     def values(self, dataset: str, *, corrected: bool = False) -> list[Decimal]:
         """Accuracies by seed on one dataset, those without known mistakes if `corrected`: one that
@@ -95,17 +95,17 @@ def rows(cells: Sequence[Cell], records: dict[str, Record], *, others: bool = Fa
     families: dict[tuple[str, ...], list[Record]] = {}
     for record in records.values() if others else ():
         families.setdefault(_family(Config.of(record["config"])), []).append(record)
-    made = []
-    for same in grouped.values():
-        own = {cell.run_id for cell in same}
-        runs = [records[cell.run_id] for cell in same if cell.run_id in records]
-        strangers: list[Record] = []
+    result = []
+    for group in grouped.values():
+        run_ids = {cell.run_id for cell in group}
+        runs = [records[cell.run_id] for cell in group if cell.run_id in records]
+        other_runs: list[Record] = []
         if others:
-            alike = families.get(_family(same[0].config), [])
-            strangers = [r for r in alike if r["run_id"] not in own or _limited(r)]
+            relatives = families.get(_family(group[0].config), [])
+            other_runs = [r for r in relatives if r["run_id"] not in run_ids or _limited(r)]
             runs = [run for run in runs if not _limited(run)]
-        made.append(Row(same[0], runs, len(same), strangers))
-    return made
+        result.append(Row(group[0], runs, len(group), other_runs))
+    return result
 
 
 def _but_seed(config: Config, texts: dict[int, str]) -> tuple[str, ...]:

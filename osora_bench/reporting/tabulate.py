@@ -40,11 +40,11 @@ def build_tables(
         UserError: `compare`, and no table has results of the paper's to be set beside.
     """
     by_seed, damaged = recorded_rows(cells, others=others)
-    made = [
+    tables = [
         _layout(spec.layout)(name, spec, [row for row in by_seed if _selected(row, spec)])
         for name, spec in experiment.tables.items()
     ]
-    return compared(experiment, made) if compare else made, damaged
+    return compared(experiment, tables) if compare else tables, damaged
 
 
 def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:

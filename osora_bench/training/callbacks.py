@@ -46,17 +46,17 @@ class Curves(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        now, tokens = time.monotonic(), state.num_input_tokens_seen
+        timestamp, tokens = time.monotonic(), state.num_input_tokens_seen
         self.log(
             {
                 "step": state.global_step,
                 "loss": logs["loss"],
                 "learning_rate": logs["learning_rate"],
-                "tokens_per_second": (tokens - self.tokens) / (now - self.time),
+                "tokens_per_second": (tokens - self.tokens) / (timestamp - self.time),
                 "memory_gb": memory.used(args.device) / 1e9,
             }
         )
-        self.tokens, self.time = tokens, now
+        self.tokens, self.time = tokens, timestamp
 
 
 class Diverged(ArithmeticError):
@@ -68,11 +68,13 @@ class LossGuard(TrainerCallback):
     have spoilt the weights already, unless float16's scaling has left the step out."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        watched = {"loss": "loss"} | ({} if args.fp16 else {"grad_norm": "norm of the gradients"})
-        for key, what in watched.items():
+        quantities = {"loss": "loss"} | (
+            {} if args.fp16 else {"grad_norm": "norm of the gradients"}
+        )
+        for key, name in quantities.items():
             if logs and not math.isfinite(logs.get(key, 0.0)):
                 raise Diverged(
-                    f"the {what} is {logs[key]} at step {state.global_step} of {state.max_steps}; "
+                    f"the {name} is {logs[key]} at step {state.global_step} of {state.max_steps}; "
                     "a smaller trainer.learning_rate, a warm-up or trainer.precision=float32 may "
                     "help"
                 )

@@ -46,9 +46,9 @@ class Checkpoints(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        since = time.monotonic() - self.last
-        ended = state.global_step >= state.max_steps and since > WORTH_SAVING
-        due = self.every is not None and (since >= self.every or ended)
+        elapsed = time.monotonic() - self.last
+        ended = state.global_step >= state.max_steps and elapsed > WORTH_SAVING
+        due = self.every is not None and (elapsed >= self.every or ended)
         if due or self.interruption.number is not None:
             control.should_save = True
 
@@ -73,12 +73,12 @@ def seal(folder: Path) -> None:
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint; what is newer and not whole is removed, and said."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
-    for place in found:
-        if _whole(place):
-            return place
-        say(f"{place}: no whole checkpoint, removed")
-        shutil.rmtree(place)
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
+    for checkpoint in checkpoints:
+        if _whole(checkpoint):
+            return checkpoint
+        say(f"{checkpoint}: no whole checkpoint, removed")
+        shutil.rmtree(checkpoint)
     return None
 
 

@@ -12,7 +12,7 @@ def check_rows(cell: Cell) -> None:
     if not cell.config.trains:
         return
     sources = cell.config.task.sources
-    files = [one.path for s in sources for one in (s, s.exclude) if one is not None]
+    files = [entry.path for s in sources for entry in (s, s.exclude) if entry is not None]
     missing = [line for file in files if (line := absent(file)) is not None]
     if missing:
         raise UserError("\n".join([*missing, data_folder()]))
@@ -37,21 +37,21 @@ def check_sharing(cell: Cell) -> None:
 
     from osora_bench.models.skeleton import blank, decoder_layers
 
-    where = f"trainer.processes={cell.config.processes}"
+    prefix = f"trainer.processes={cell.config.processes}"
     if not decoder_layers(blank(model)):
         raise UserError(
-            f"{where}: transformers names no layers of {model.name} that could be shared out"
+            f"{prefix}: transformers names no layers of {model.name} that could be shared out"
         )
     if method.peft is None:
         return
     settings = instantiate(method)
     if settings.is_prompt_learning:
         raise UserError(
-            f"{where}: method {method.name} learns a prompt, which PEFT saves from whole "
+            f"{prefix}: method {method.name} learns a prompt, which PEFT saves from whole "
             "weights only: trainer.processes=1"
         )
     if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type], "update_and_allocate"):
         raise UserError(
-            f"{where}: method {method.name} moves ranks between layers while it trains, for "
+            f"{prefix}: method {method.name} moves ranks between layers while it trains, for "
             "which it needs them whole: trainer.processes=1"
         )

@@ -41,11 +41,11 @@ class Collator:
 
 def _places(labels: torch.Tensor) -> dict[str, torch.Tensor]:
     """Where in (batch, length) any row has a next token to learn, and these: (batch, places)."""
-    ahead = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
-    places = (ahead != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]
-    if not len(places):  # rows without a label: a loss of nothing
-        places = torch.zeros(1, dtype=torch.long)
-    return {"logits_to_keep": places, "shift_labels": ahead[:, places].contiguous()}
+    next_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+    positions = (next_labels != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]
+    if not len(positions):  # rows without a label: a loss of nothing
+        positions = torch.zeros(1, dtype=torch.long)
+    return {"logits_to_keep": positions, "shift_labels": next_labels[:, positions].contiguous()}
 
 
 def takes_places(model: Any) -> bool:

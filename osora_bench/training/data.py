@@ -39,41 +39,41 @@ def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
     Raises:
         UserError: no such file, another number of rows than `expected`, or a broken line (named).
     """
-    place = paths.data_file(path)
-    if not place.is_file():
+    file = paths.data_file(path)
+    if not file.is_file():
         raise UserError(
-            f"{place}: no such file. OSORA_DATA names the data folder (now {paths.data_root()})"
+            f"{file}: no such file. OSORA_DATA names the data folder (now {paths.data_root()})"
         )
     readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
-    if place.suffix not in readers:
-        raise UserError(f"{place}: {unknown('kind of data file', place.suffix, readers)}")
-    rows = readers[place.suffix](place)
+    if file.suffix not in readers:
+        raise UserError(f"{file}: {unknown('kind of data file', file.suffix, readers)}")
+    rows = readers[file.suffix](file)
     if len(rows) != expected:
-        raise UserError(f"{place}: {len(rows)} rows, but the configuration says {expected}")
+        raise UserError(f"{file}: {len(rows)} rows, but the configuration says {expected}")
     return rows
 
 
-def _read_jsonl(place: Path) -> list[dict[str, Any]]:
+def _read_jsonl(file: Path) -> list[dict[str, Any]]:
     rows = []
-    with place.open(encoding="utf-8") as stream:
+    with file.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{place}, line {number}: not JSON ({error})") from error
+                raise UserError(f"{file}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
-                raise UserError(f"{place}, line {number}: not a JSON object")
+                raise UserError(f"{file}, line {number}: not a JSON object")
             rows.append(row)
     return rows
 
 
-def _read_json(place: Path) -> list[dict[str, Any]]:
+def _read_json(file: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(place.read_text(encoding="utf-8"))
+        rows = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # says line and column
-        raise UserError(f"{place}: not JSON ({error})") from error
+        raise UserError(f"{file}: not JSON ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{place}: not a list of JSON objects")
+        raise UserError(f"{file}: not a list of JSON objects")
     return rows
 
 
@@ -91,15 +91,17 @@ def source_rows(source: SourceConfig) -> list[tuple[int, dict[str, Any]]]:
         rows = rows[: source.first]
     if source.exclude is None:
         return rows
-    column, other = source.exclude.column, source.exclude.path
-    unwanted = {_column(row, column, other) for row in read_rows(other, source.exclude.rows)}
-    missing = unwanted - {_column(row, column, source.path) for _, row in rows}
+    column, excluded_path = source.exclude.column, source.exclude.path
+    excluded = {
+        _column(row, column, excluded_path) for row in read_rows(excluded_path, source.exclude.rows)
+    }
+    missing = excluded - {_column(row, column, source.path) for _, row in rows}
     if missing:
         raise UserError(
-            f"{source.path}: {len(missing)} rows of {other} are not in it by {column!r}, so "
-            "they cannot be left out"
+            f"{source.path}: {len(missing)} rows of {excluded_path} are not in it by {column!r}, "
+            "so they cannot be left out"
         )
-    return [(number, row) for number, row in rows if row[column] not in unwanted]
+    return [(number, row) for number, row in rows if row[column] not in excluded]
 
 
 def _column(row: dict[str, Any], column: str, path: str) -> Any:
@@ -108,12 +110,12 @@ def _column(row: dict[str, Any], column: str, path: str) -> Any:
     return row[column]
 
 
-def _read_csv(place: Path) -> list[dict[str, Any]]:
-    with place.open(encoding="utf-8", newline="") as stream:
+def _read_csv(file: Path) -> list[dict[str, Any]]:
+    with file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise UserError(f"{place}, row {number}: another number of columns than the header has")
+            raise UserError(f"{file}, row {number}: another number of columns than the header has")
     return rows
 
 
@@ -127,7 +129,7 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
     generator = random.Random(seed)
     result = _all_dialogues(task, generator)
     held_out = _held_out(task, len(result))
-    result = [one for index, one in enumerate(result) if index not in held_out]
+    result = [dialogue for index, dialogue in enumerate(result) if index not in held_out]
     if task.max_rows is not None and task.max_rows < len(result):
         result = generator.sample(result, task.max_rows)
     return result
@@ -135,20 +137,20 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
 
 def validation_dialogues(task: TaskConfig) -> list[Dialogue]:
     """The rows that no seed trains on (`validation_rows`), in the same words for every seed."""
-    everything = _all_dialogues(task, random.Random(0))
-    return [everything[index] for index in sorted(_held_out(task, len(everything)))]
+    candidates = _all_dialogues(task, random.Random(0))
+    return [candidates[index] for index in sorted(_held_out(task, len(candidates)))]
 
 
 def _held_out(task: TaskConfig, rows: int) -> set[int]:
     """Positions of the validation rows, drawn alike for every seed."""
-    wanted = task.validation_rows
-    if wanted is None:
+    count = task.validation_rows
+    if count is None:
         return set()
-    if wanted >= rows:
+    if count >= rows:
         raise UserError(
-            f"task.validation_rows={wanted}: {rows} rows, and one at least is to train on"
+            f"task.validation_rows={count}: {rows} rows, and one at least is to train on"
         )
-    return set(random.Random(0).sample(range(rows), wanted))
+    return set(random.Random(0).sample(range(rows), count))
 
 
 def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]:

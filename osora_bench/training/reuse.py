@@ -36,7 +36,7 @@ class Trained:
 
 def note_training(cell: Cell, model: Any, done: Trained, provenance: Circumstances) -> None:
     """Write down that the adapter in the cell's folder is that of a finished training."""
-    told = {
+    record = {
         "files": _files(cell.paths.adapter),
         "weights": base.content(model),
         "provenance": provenance,
@@ -44,7 +44,7 @@ def note_training(cell: Cell, model: Any, done: Trained, provenance: Circumstanc
     }
     folder = cell.paths.trained(cell.training_id)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{cell.run_id}.json", json.dumps(told, indent=1))
+    write_whole(folder / f"{cell.run_id}.json", json.dumps(record, indent=1))
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class FinishedTraining:
         try:
             set_peft_model_state_dict(model, load_peft_weights(str(self.folder)))
         except (RuntimeError, ValueError, KeyError) as error:
-            why = type(error).__name__
+            reason = type(error).__name__
         else:
-            why = "other tensors" if base.content(model) != self.weights else ""
-        if why:
-            say(f"{cell.label}: trained before, but not to be had from its adapter ({why})")
+            reason = "other tensors" if base.content(model) != self.weights else ""
+        if reason:
+            say(f"{cell.label}: trained before, but not to be had from its adapter ({reason})")
             return False
         self.take(cell)
         return True
@@ -84,20 +84,20 @@ class FinishedTraining:
 
 def find_training(cell: Cell, provenance: Circumstances) -> FinishedTraining | None:
     """The training of a cell, if it was done here under the same circumstances and is whole."""
-    for place in sorted(cell.paths.trained(cell.training_id).glob("*.json")):
+    for file in sorted(cell.paths.trained(cell.training_id).glob("*.json")):
         try:
-            told = json.loads(place.read_text(encoding="utf-8"))
+            record = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            say(f"{place}: damaged, passed over ({error})")
+            say(f"{file}: damaged, passed over ({error})")
             continue
-        folder = replace(cell.paths, run_id=place.stem).adapter
-        if told["provenance"] == provenance and _files(folder) == told["files"]:
-            return FinishedTraining(folder, told["weights"], _done(told["done"]))
+        folder = replace(cell.paths, run_id=file.stem).adapter
+        if record["provenance"] == provenance and _files(folder) == record["files"]:
+            return FinishedTraining(folder, record["weights"], _done(record["done"]))
     return None
 
 
-def _done(told: dict[str, Any]) -> Trained:
-    return Trained(Training.of(told["training"]), told["parameters"], told["seconds"])
+def _done(record: dict[str, Any]) -> Trained:
+    return Trained(Training.of(record["training"]), record["parameters"], record["seconds"])
 
 
 def _files(folder: Path) -> dict[str, str]:

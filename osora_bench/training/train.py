@@ -41,21 +41,21 @@ class Training:
     validation: Validation | None = None
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> "Training":
+    def of(cls, record: dict[str, Any]) -> "Training":
         """A training as it was written down."""
-        held_out = told["validation"]
-        return cls(**{**told, "validation": None if held_out is None else Validation(**held_out)})
+        held_out = record["validation"]
+        return cls(**{**record, "validation": None if held_out is None else Validation(**held_out)})
 
 
 def arguments(cfg: Config, folder: Path, device: torch.device) -> TrainingArguments:
     """The cell's trainer section in the Trainer's own terms."""
     trainer = cfg.trainer
-    at_once = trainer.micro_batch_size * trainer.processes
-    made = TrainingArguments(
+    rows_per_pass = trainer.micro_batch_size * trainer.processes
+    trainer_arguments = TrainingArguments(
         output_dir=str(folder),
         learning_rate=trainer.learning_rate,
         per_device_train_batch_size=trainer.micro_batch_size,
-        gradient_accumulation_steps=trainer.batch_size // at_once,
+        gradient_accumulation_steps=trainer.batch_size // rows_per_pass,
         num_train_epochs=trainer.epochs,
         max_steps=trainer.max_steps if trainer.max_steps is not None else -1,
         warmup_steps=trainer.warmup_ratio,
@@ -85,8 +85,8 @@ def arguments(cfg: Config, folder: Path, device: torch.device) -> TrainingArgume
     )
     # a cell has one GPU; on a machine with several the Trainer would copy the model to each, and a
     # batch would be as many times as large
-    made._n_gpu = min(made.n_gpu, 1)
-    return made
+    trainer_arguments._n_gpu = min(trainer_arguments.n_gpu, 1)
+    return trainer_arguments
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def train(
     """
     folder = setup.checkpoints
     if callbacks is None:
-        every, asked = checkpoint.every(setup.config), interruption.current()
-        callbacks = [checkpoint.Checkpoints(folder, every, asked)]
+        seconds, signals = checkpoint.every(setup.config), interruption.current()
+        callbacks = [checkpoint.Checkpoints(folder, seconds, signals)]
     trainer = trainer_class(
         model=model,
         args=arguments(setup.config, folder, setup.device),
@@ -155,17 +155,17 @@ def _validate(trainer: Any, rows: list[dict[str, list[int]]]) -> Validation:
     """The loss on rows, each token counting alike whatever batch it stands in; longest rows first,
     so that batches have little padding and too little memory shows at once."""
     model, total, tokens = trainer.model, 0.0, 0
-    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+    rows_by_length = sorted(rows, key=lambda row: -len(row["input_ids"]))
     size = trainer.args.per_device_train_batch_size
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
-        for begin in range(0, len(ordered), size):
-            batch = trainer.data_collator(ordered[begin : begin + size])
+        for begin in range(0, len(rows_by_length), size):
+            batch = trainer.data_collator(rows_by_length[begin : begin + size])
             labels = batch["labels"][:, 1:]
-            counted = int((labels != IGNORED_LABEL).sum())
-            moved = {key: value.to(model.device) for key, value in batch.items()}
-            total += float(model(**moved).loss) * counted
-            tokens += counted
+            token_count = int((labels != IGNORED_LABEL).sum())
+            inputs = {key: value.to(model.device) for key, value in batch.items()}
+            total += float(model(**inputs).loss) * token_count
+            tokens += token_count
     model.train()
     if not math.isfinite(total):
         raise Diverged(f"the loss on the validation rows is {total / tokens}")

@@ -7,7 +7,8 @@ import pytest
 import torch
 import transformers as tf
 
-from osora_bench.evaluation.decoder import Decoder, _shared, supports
+from osora_bench.evaluation.decoder import Decoder, _shared
+from osora_bench.evaluation.decoder_support import supports
 from osora_bench.models import memory
 from osora_bench.osora import OsoraConfig
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
@@ -238,11 +239,11 @@ def test_a_batch_that_is_too_large_for_the_gpu_is_halved(monkeypatch):
     whole = Decoder._forward
     sizes = []
 
-    def fail_above_three(self, ids, rows, keep):
-        sizes.append(len(rows.padding))
+    def fail_above_three(self, ids, cache, keep):
+        sizes.append(len(cache.padding))
         if sizes[-1] > 3 and len(sizes) > 4:  # some answers are finished by then
             raise torch.OutOfMemoryError
-        return whole(self, ids, rows, keep)
+        return whole(self, ids, cache, keep)
 
     monkeypatch.setattr(Decoder, "_forward", fail_above_three)
     told = []

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation.decoder import supports
+from osora_bench.evaluation.decoder_support import supports
 from osora_bench.models import smollm2, weights
 from osora_bench.planning.compose import compose, composer, resolve
 

@@ -46,7 +46,7 @@ class Difference:
         return "wins" if self.low > 0 else "loses" if self.high < 0 else "ties"
 
 
-def difference(one: Row, other: Row) -> Difference:
+def difference(first: Row, second: Row) -> Difference:
     """Avg. of one method less the other's, over the seeds of each.
 
     Both answered the same questions, so each question's difference is taken first, of its rates of
@@ -55,12 +55,12 @@ def difference(one: Row, other: Row) -> Difference:
     seeds.
     """
     gaps, variances = [], []
-    for name in one.datasets:
-        gap = _rights(one, name).mean(axis=0) - _rights(other, name).mean(axis=0)
+    for name in first.datasets:
+        gap = _rights(first, name).mean(axis=0) - _rights(second, name).mean(axis=0)
         gaps.append(gap.mean())
         variances.append(gap.var(ddof=1) / gap.size)
     count = len(gaps)
-    variance = sum(variances) / count**2 + _between_seeds(one) + _between_seeds(other)
+    variance = sum(variances) / count**2 + _between_seeds(first) + _between_seeds(second)
     return Difference(100 * float(np.mean(gaps)), 100 * sqrt(variance))
 
 
@@ -85,18 +85,18 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     methods = {row.cell.config.method.name: row for row in rows}
     if spec.baseline not in methods:
         raise UserError(f"table {name}: {unknown('baseline', str(spec.baseline), methods)}")
-    base = methods[spec.baseline]
-    label = base.cell.config.method.label
+    baseline = methods[spec.baseline]
+    label = baseline.cell.config.method.label
     lines = []
     for method, row in methods.items():
         if method == spec.baseline:
             continue
-        told = ["", "", ""]
-        if row.runs and base.runs and row.averages() and base.averages():
-            found = difference(base, row)
-            told = [_signed(found.points), f"{_signed(found.low)} to {_signed(found.high)}"]
-            told.append(f"{label} {found.outcome}")
-        lines.append([row.cell.config.method.label, *told])
+        cells = ["", "", ""]
+        if row.runs and baseline.runs and row.averages() and baseline.averages():
+            gap = difference(baseline, row)
+            cells = [_signed(gap.points), f"{_signed(gap.low)} to {_signed(gap.high)}"]
+            cells.append(f"{label} {gap.outcome}")
+        lines.append([row.cell.config.method.label, *cells])
     frame = pd.DataFrame(
         lines, columns=["Method", f"{label} less it", "95 % interval", "so"], dtype=str
     )

@@ -30,64 +30,64 @@ COLUMNS = {
 
 def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     """Tables 1, 2 and 4 to 8: a row a method, grouped by model; the columns of `spec`."""
-    chosen = _ordered(all_rows, spec)
-    wanted = spec.columns or _usual_columns(chosen, spec)
-    for column in wanted:
+    rows = _ordered(all_rows, spec)
+    columns = spec.columns or _usual_columns(rows, spec)
+    for column in columns:
         if column not in COLUMNS:
             raise UserError(f"table {name}: {unknown('column', column, COLUMNS)}")
-    models = [row.cell.config.model.label for row in chosen]
+    models = [row.cell.config.model.label for row in rows]
     frame: dict[str, list[str]] = {}
     scores: dict[str, list[list[Decimal]]] = {}
-    for column in wanted:
+    for column in columns:
         if column in ("datasets", "average", "corrected"):
-            found = _scores(chosen, column)
-            scores |= found
+            by_heading = _scores(rows, column)
+            scores |= by_heading
             frame |= {
-                label: [r.show(v) for r, v in zip(chosen, values, strict=True)]
-                for label, values in found.items()
+                label: [r.show(v) for r, v in zip(rows, values, strict=True)]
+                for label, values in by_heading.items()
             }
         else:
             heading = spec.headings.get(column, COLUMNS[column])
-            frame[heading] = [_setting(row, column) for row in chosen]
+            frame[heading] = [_setting(row, column) for row in rows]
     best = best_marks(models, scores).reindex(columns=list(frame), fill_value=False)
-    numbers = {c: numbers_of(chosen, c, [mean_or_none(v) for v in scores[c]]) for c in scores}
-    if "params" in wanted:
+    numbers = {c: numbers_of(rows, c, [mean_or_none(v) for v in scores[c]]) for c in scores}
+    if "params" in columns:
         counts = [Decimal(text) if text else None for text in frame[PARAMS]]
-        numbers[PARAMS] = numbers_of(chosen, PARAMS, counts)
-    groups = models if "model" not in wanted and len(set(models)) > 1 else None
-    notes = notes_below(chosen) if scores else []
-    notes += rules_below(chosen) if "corrected" in wanted else []
+        numbers[PARAMS] = numbers_of(rows, PARAMS, counts)
+    groups = models if "model" not in columns and len(set(models)) > 1 else None
+    notes = notes_below(rows) if scores else []
+    notes += rules_below(rows) if "corrected" in columns else []
     return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers)
 
 
-def _ordered(chosen: Sequence[Row], spec: TableSpec) -> list[Row]:
+def _ordered(rows: Sequence[Row], spec: TableSpec) -> list[Row]:
     """By model, then by method: both in the order of the experiment, or methods in the table's."""
-    models = list(dict.fromkeys(row.cell.config.model.name for row in chosen))
-    methods = spec.methods or list(dict.fromkeys(r.cell.config.method.name for r in chosen))
+    models = list(dict.fromkeys(row.cell.config.model.name for row in rows))
+    methods = spec.methods or list(dict.fromkeys(r.cell.config.method.name for r in rows))
 
     def position(row: Row) -> tuple[int, int]:
         config = row.cell.config
         return models.index(config.model.name), methods.index(config.method.name)
 
-    return sorted(chosen, key=position)
+    return sorted(rows, key=position)
 
 
-def _usual_columns(chosen: Sequence[Row], spec: TableSpec) -> list[str]:
-    ranks = {row.cell.config.method.rank for row in chosen}
+def _usual_columns(rows: Sequence[Row], spec: TableSpec) -> list[str]:
+    ranks = {row.cell.config.method.rank for row in rows}
     rank = ["rank"] if len(ranks) > 1 and spec.select is not None else []
     params = ["params"] if spec.params else []
     return ["model", "method", *rank, *params, "datasets", "average"]
 
 
-def _scores(chosen: Sequence[Row], column: str) -> dict[str, list[list[Decimal]]]:
-    if not chosen:
+def _scores(rows: Sequence[Row], column: str) -> dict[str, list[list[Decimal]]]:
+    if not rows:
         return {}
     if column != "datasets":
         corrected = column == "corrected"
-        return {COLUMNS[column]: [row.averages(corrected=corrected) for row in chosen]}
-    suite = chosen[0].cell.config.eval
+        return {COLUMNS[column]: [row.averages(corrected=corrected) for row in rows]}
+    suite = rows[0].cell.config.eval
     return {
-        f"{d.label}{limit_mark(suite, d)}": [row.values(d.name) for row in chosen]
+        f"{d.label}{limit_mark(suite, d)}": [row.values(d.name) for row in rows]
         for d in suite.datasets
     }
 

@@ -7,33 +7,33 @@ from osora_bench.reporting.rows import Row, limit_mark
 from osora_bench.reporting.table import CORRECTED, LIMITED
 
 
-def rules_below(chosen: Sequence[Row]) -> list[str]:
+def rules_below(rows: Sequence[Row]) -> list[str]:
     """What the corrected scores of each set mend."""
     rules = {
         f"{d.label}: {score['corrected']['rule']}": None
-        for row in chosen
+        for row in rows
         for d in row.cell.config.eval.datasets
         for run in row.shown
         if (score := run["scores"].get(d.name)) and score["corrected"]
     }
-    told = f"{CORRECTED}: without what OpenCompass misreads ({'; '.join(rules)})."
-    return [told] if rules else []
+    note = f"{CORRECTED}: without what OpenCompass misreads ({'; '.join(rules)})."
+    return [note] if rules else []
 
 
-def notes_below(chosen: Sequence[Row]) -> list[str]:
+def notes_below(rows: Sequence[Row]) -> list[str]:
     """How many questions and seeds, how far Avg. may be off by chance, what warns of the task."""
-    finished = [row for row in chosen if row.shown]
+    finished = [row for row in rows if row.shown]
     if not finished:
-        return ["No run has finished yet.", *_warnings(chosen)]
+        return ["No run has finished yet.", *_warnings(rows)]
     return [
         *_precision(finished),
-        *_not_run(chosen, finished),
+        *_not_run(rows, finished),
         *_not_the_full_set(finished),
         *_left_out(finished),
         *_limited(finished),
         *_cut(finished),
         *_other_runs(finished),
-        *_warnings(chosen),
+        *_warnings(rows),
     ]
 
 
@@ -54,17 +54,17 @@ def _precision(finished: Sequence[Row]) -> list[str]:
     ]
 
 
-def _not_run(chosen: Sequence[Row], finished: Sequence[Row]) -> list[str]:
-    empty = len(chosen) - len(finished)
-    return [f"{empty} of {len(chosen)} cells have not been run: left blank."] if empty else []
+def _not_run(rows: Sequence[Row], finished: Sequence[Row]) -> list[str]:
+    empty = len(rows) - len(finished)
+    return [f"{empty} of {len(rows)} cells have not been run: left blank."] if empty else []
 
 
 def _not_the_full_set(finished: Sequence[Row]) -> list[str]:
     suite, sets = finished[0].cell.config.eval, _sets(finished)
     if not any(limit_mark(suite, d) for d in sets):
         return []
-    of = " + ".join(str(d.questions) for d in sets)
-    return [f"{LIMITED} not the full set: evenly spread over its {of} questions."]
+    sizes = " + ".join(str(d.questions) for d in sets)
+    return [f"{LIMITED} not the full set: evenly spread over its {sizes} questions."]
 
 
 def _left_out(finished: Sequence[Row]) -> list[str]:
@@ -84,30 +84,30 @@ def _limited(finished: Sequence[Row]) -> list[str]:
 
 def _cut(finished: Sequence[Row]) -> list[str]:
     """The most answers of each set that one run left unfinished; records of before do not say."""
-    told = []
+    cuts = []
     for d in _sets(finished):
         runs = (run["scores"] for row in finished for run in row.shown)
         scores = [by_set[d.name] for by_set in runs if d.name in by_set]
-        most, of = max(((s.get("cut", 0), s["n"]) for s in scores), default=(0, 0))
+        most, total = max(((s.get("cut", 0), s["n"]) for s in scores), default=(0, 0))
         if most:
-            told.append(f"{most} of {of} ({d.label})")
+            cuts.append(f"{most} of {total} ({d.label})")
     return (
-        [f"Answers cut at the length limit, in one run at most: {', '.join(told)}."] if told else []
+        [f"Answers cut at the length limit, in one run at most: {', '.join(cuts)}."] if cuts else []
     )
 
 
 def _other_runs(finished: Sequence[Row]) -> list[str]:
     if not any(row.others for row in finished):
         return []
-    counted = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
+    counts = [s["n"] for row in finished for r in row.others for s in r["scores"].values()]
     return [
-        f"{LIMITED} fewer than all questions (as few as {min(counted)} of a set), "
+        f"{LIMITED} fewer than all questions (as few as {min(counts)} of a set), "
         "or not a planned seed."
     ]
 
 
-def _warnings(chosen: Sequence[Row]) -> list[str]:
-    tasks = [row.cell.config.task for row in chosen if row.cell.config.trains]
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    tasks = [row.cell.config.task for row in rows if row.cell.config.trains]
     return list(dict.fromkeys(f"Warning: {t.warning}." for t in tasks if t.warning))
 
 

@@ -16,16 +16,19 @@ from osora_bench.reporting.table import Table
 def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """The loss on held-out rows by method and learning rate; the lowest of a method in bold."""
 
-    found: dict[str, dict[float, str]] = {}
+    by_label: dict[str, dict[float, str]] = {}
     for row in rows:
         config = row.cell.config
         label = f"{config.method.label}, r = {config.method.rank}"
         losses = [validation["loss"] for validation in _validations(row)]
         loss = f"{np.mean(losses):.4f}" if losses else "diverged" if row.runs else ""
-        found.setdefault(label, {})[config.trainer.learning_rate] = loss
-    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+        by_label.setdefault(label, {})[config.trainer.learning_rate] = loss
+    rates = sorted({rate for by_rate in by_label.values() for rate in by_rate})
     frame = pd.DataFrame(
-        [[label, *(by.get(rate, NOT_IN_GRID) for rate in rates)] for label, by in found.items()],
+        [
+            [label, *(by_rate.get(rate, NOT_IN_GRID) for rate in rates)]
+            for label, by_rate in by_label.items()
+        ],
         columns=["Method", *map(scientific, rates)],
     )
     losses_only = frame.iloc[:, 1:].apply(pd.to_numeric, errors="coerce")

@@ -27,29 +27,29 @@ def by_value(
     `value_of` takes what varies down the rows from a configuration, rank or another value; cells
     that have none are left out.
     """
-    chosen = [row for row in all_rows if value_of(row.cell.config) is not None]
-    labels = {r.cell.config.method.name: r.cell.config.method.label for r in chosen}
-    values = sorted({value_of(r.cell.config) for r in chosen})
-    cells = {(r.cell.config.method.name, value_of(r.cell.config)): r for r in chosen}
+    rows = [row for row in all_rows if value_of(row.cell.config) is not None]
+    labels = {r.cell.config.method.name: r.cell.config.method.label for r in rows}
+    values = sorted({value_of(r.cell.config) for r in rows})
+    cells = {(r.cell.config.method.name, value_of(r.cell.config)): r for r in rows}
     frame: dict[str, list[str]] = {heading: [str(value) for value in values]}
     columns: dict[str, list[list[Decimal]]] = {}
     numbers: dict[str, list[Number | None]] = {}
     for method in spec.methods or list(labels):
-        found = [cells.get((method, value)) for value in values]
+        method_rows = [cells.get((method, value)) for value in values]
         label = labels.get(method, method)
-        columns[label] = [row.averages() if row else [] for row in found]
+        columns[label] = [row.averages() if row else [] for row in method_rows]
         frame[label] = [
             row.show(averages) if row else NOT_IN_GRID
-            for row, averages in zip(found, columns[label], strict=True)
+            for row, averages in zip(method_rows, columns[label], strict=True)
         ]
         numbers[label] = numbers_of(
-            found, _only_set(chosen), [mean_or_none(v) for v in columns[label]]
+            method_rows, _only_set(rows), [mean_or_none(v) for v in columns[label]]
         )
     best = best_marks([""] * len(values), columns).reindex(columns=list(frame), fill_value=False)
-    return Table(name, spec.title, pd.DataFrame(frame), best, notes_below(chosen), numbers=numbers)
+    return Table(name, spec.title, pd.DataFrame(frame), best, notes_below(rows), numbers=numbers)
 
 
-def _only_set(chosen: Sequence[Row]) -> str:
+def _only_set(rows: Sequence[Row]) -> str:
     """What the average is an average of: one set goes by its own name."""
-    sets = chosen[0].cell.config.eval.datasets if chosen else []
+    sets = rows[0].cell.config.eval.datasets if rows else []
     return sets[0].label if len(sets) == 1 else AVERAGE

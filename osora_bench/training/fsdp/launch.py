@@ -42,7 +42,7 @@ Process = subprocess.Popen[bytes]
 Log = Callable[[dict[str, float]], None]
 
 
-def train_in_parts(cell: Cell, asked: Interruption, log: Log) -> tuple[Training, int]:
+def train_in_parts(cell: Cell, interruption: Interruption, log: Log) -> tuple[Training, int]:
     """Train a cell's adapter and write it down, from the newest checkpoint of as many processes on.
 
     Args:
@@ -59,52 +59,56 @@ def train_in_parts(cell: Cell, asked: Interruption, log: Log) -> tuple[Training,
         # what is not whole is removed before all of them look
         checkpoint.newest(cell.paths.shards(cell.config.processes))
         with tempfile.TemporaryDirectory(prefix="osora-") as folder:
-            made = _once(cell, asked, log, Path(folder))
-        if made is not None:
-            return Training.of(made["training"]), made["trainable"]
-        asked.safe_point()  # where this returns, they go on from what they have saved
+            record = _once(cell, interruption, log, Path(folder))
+        if record is not None:
+            return Training.of(record["training"]), record["trainable"]
+        interruption.safe_point()  # where this returns, they go on from what they have saved
 
 
-def _once(cell: Cell, asked: Interruption, log: Log, folder: Path) -> dict[str, Any] | None:
+def _once(cell: Cell, interruption: Interruption, log: Log, folder: Path) -> dict[str, Any] | None:
     """Start the processes and wait for them; None if they were stopped."""
-    ranks: list[Process] = []
+    processes: list[Process] = []
     try:
         with (folder / LOGS).open("w+", encoding="utf-8") as logs:
             relay = _Relay(logs, log)
-            for rank in range(cell.config.processes):
-                ranks.append(_started(cell, rank, folder))
-            while _run(ranks):
-                if asked.number is not None:  # said at every look: it is heard once
-                    _say(ranks[0], str(asked.number))
+            for index in range(cell.config.processes):
+                processes.append(_started(cell, index, folder))
+            while _run(processes):
+                if interruption.number is not None:  # said at every look: it is heard once
+                    _say(processes[0], str(interruption.number))
                 relay.look()
                 time.sleep(LOOK_EVERY)
             relay.look()
-        statuses = [process.poll() for process in ranks]
+        statuses = [process.poll() for process in processes]
     finally:
-        for process in ranks:
+        for process in processes:
             process.kill()
             process.communicate()
     if any(statuses):
         raise _failure(statuses, folder)
-    made = folder / TRAINING
-    return json.loads(made.read_text(encoding="utf-8")) if made.exists() else None
+    record = folder / TRAINING
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
 
 
-def _run(ranks: list[Process]) -> bool:
+def _run(processes: list[Process]) -> bool:
     """Whether to wait on: some run, and none has failed, for which the others would wait."""
-    statuses = [rank.poll() for rank in ranks]
+    statuses = [process.poll() for process in processes]
     return None in statuses and not any(statuses)
 
 
-def _started(cell: Cell, rank: int, folder: Path) -> Process:
+def _started(cell: Cell, index: int, folder: Path) -> Process:
     count = cell.config.processes
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    variables = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     threads = max(1, torch.get_num_threads() // count)
-    env = {**os.environ, **{k: str(v) for k, v in places.items()}, "OMP_NUM_THREADS": str(threads)}
+    env = {
+        **os.environ,
+        **{k: str(v) for k, v in variables.items()},
+        "OMP_NUM_THREADS": str(threads),
+    }
     # rank 0 speaks for all
-    log = None if rank == 0 else _log(cell).open("ab")
+    log = None if index == 0 else _log(cell).open("ab")
     # a terminal and SLURM send signals to every process; only this one is to hear them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         process = subprocess.Popen(
             COMMAND,
@@ -114,7 +118,7 @@ def _started(cell: Cell, rank: int, folder: Path) -> Process:
             env=env,
         )
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
         if log is not None:
             log.close()
     work = {"run_id": cell.run_id, "config": cell.config, "folder": str(folder)}
@@ -137,16 +141,16 @@ def _say(process: Process, line: str) -> None:
 
 def _failure(statuses: list[int | None], folder: Path) -> Exception:
     """Why a process failed; those that only missed it then failed later."""
-    for rank, status in enumerate(statuses):
+    for index, status in enumerate(statuses):
         if status is not None and status < 0:
-            memory = " (out of memory?)" if -status == signal.SIGKILL else ""
+            hint = " (out of memory?)" if -status == signal.SIGKILL else ""
             return ChildProcessError(
-                f"process {rank} of {len(statuses)} was killed by signal {-status}{memory}"
+                f"process {index} of {len(statuses)} was killed by signal {-status}{hint}"
             )
-    told = [pickle.loads(place.read_bytes()) for place in folder.glob("error-*.pickle")]
-    if not told:
+    reports = [pickle.loads(file.read_bytes()) for file in folder.glob("error-*.pickle")]
+    if not reports:
         return ChildProcessError(f"processes ended with statuses {statuses} and said nothing")
-    _, error, trace = min(told, key=lambda one: one[0])
+    _, error, trace = min(reports, key=lambda report: report[0])
     error.add_note(trace)
     assert isinstance(error, Exception)
     return error
@@ -158,9 +162,9 @@ class _Relay:
 
     logs: TextIO
     log: Log
-    begun: str = ""
+    partial_line: str = ""
 
     def look(self) -> None:
-        *lines, self.begun = (self.begun + self.logs.read()).split("\n")
+        *lines, self.partial_line = (self.partial_line + self.logs.read()).split("\n")
         for line in lines:
             self.log(json.loads(line))

@@ -36,9 +36,9 @@ class Ear:
 
     def work(self) -> dict[str, Any]:
         """The first line; later ones are listened to from then on."""
-        told: dict[str, Any] = json.loads(self.lines.readline())
+        work: dict[str, Any] = json.loads(self.lines.readline())
         threading.Thread(target=self._listen, daemon=True).start()
-        return told
+        return work
 
     def _listen(self) -> None:
         while line := self.lines.readline():
@@ -46,7 +46,7 @@ class Ear:
         os._exit(1)
 
 
-def run(work: dict[str, Any], asked: Callable[[], int | None]) -> None:
+def run(work: dict[str, Any], signal_number: Callable[[], int | None]) -> None:
     """Join the others and train a part of the model.
 
     Raises:
@@ -66,7 +66,7 @@ def run(work: dict[str, Any], asked: Callable[[], int | None]) -> None:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     sharding.join(folder / launch.MEETING, device, PATIENCE)
-    train_part(cell, folder, device, asked)
+    train_part(cell, folder, device, signal_number)
 
 
 def _cell(work: dict[str, Any]) -> Cell:
@@ -76,7 +76,9 @@ def _cell(work: dict[str, Any]) -> Cell:
     return Cell(work["run_id"], config, ())
 
 
-def train_part(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | None]) -> None:
+def train_part(
+    cell: Cell, folder: Path, device: Any, signal_number: Callable[[], int | None]
+) -> None:
     """Train a part of the cell's model; rank 0 writes down what all have made."""
     import torch
     import transformers
@@ -102,20 +104,20 @@ def train_part(cell: Cell, folder: Path, device: Any, asked: Callable[[], int | 
         label=cell.label,
         log=_log(folder),
     )
-    made = training.train(model, setup, sharding.ShardedTrainer, _callbacks(cell, asked))
+    summary = training.train(model, setup, sharding.ShardedTrainer, _callbacks(cell, signal_number))
     tensors = sharding.whole(model)
     if os.environ["RANK"] == "0":
         adapters.save(model, base, cell, tensors)
-        told = json.dumps({"training": asdict(made), "trainable": trainable})
-        (folder / launch.TRAINING).write_text(told, encoding="utf-8")
+        text = json.dumps({"training": asdict(summary), "trainable": trainable})
+        (folder / launch.TRAINING).write_text(text, encoding="utf-8")
 
 
-def _callbacks(cell: Cell, asked: Callable[[], int | None]) -> list[Any]:
+def _callbacks(cell: Cell, signal_number: Callable[[], int | None]) -> list[Any]:
     from osora_bench.training import checkpoint
     from osora_bench.training.fsdp import sharding
 
     shards, every = cell.paths.shards(cell.config.processes), checkpoint.every(cell.config)
-    return [sharding.SharedCheckpoints(shards, every, asked)]
+    return [sharding.SharedCheckpoints(shards, every, signal_number)]
 
 
 def _log(folder: Path) -> Callable[[dict[str, float]], None]:
@@ -133,16 +135,16 @@ def _log(folder: Path) -> Callable[[dict[str, float]], None]:
 
 def _leave(error: Exception, folder: Path) -> None:
     """Write down what ended this process, for the cell's to raise."""
-    told = (time.time(), error, traceback.format_exc())
+    report = (time.time(), error, traceback.format_exc())
     try:
-        pickle.loads(written := pickle.dumps(told))
+        pickle.loads(pickled := pickle.dumps(report))
     except Exception:  # a class that cannot be made from its arguments, for one
-        plain = RuntimeError(f"{type(error).__name__}: {error}")
-        written = pickle.dumps((told[0], plain, told[2]))
-    place = folder / f"error-{os.environ['RANK']}.pickle"
-    temporary = place.with_suffix(".tmp")
-    temporary.write_bytes(written)
-    temporary.replace(place)
+        substitute = RuntimeError(f"{type(error).__name__}: {error}")
+        pickled = pickle.dumps((report[0], substitute, report[2]))
+    file = folder / f"error-{os.environ['RANK']}.pickle"
+    temporary = file.with_suffix(".tmp")
+    temporary.write_bytes(pickled)
+    temporary.replace(file)
 
 
 def main() -> int:

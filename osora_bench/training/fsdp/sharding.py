@@ -76,11 +76,13 @@ def shard(model: Any, base: Any, device: torch.device) -> None:
 
 def _need_the_same(sums: dict[str, int]) -> None:
     """Parts of different tensors would make up one that nobody meant."""
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, sums)
-    for other in everyone:
-        if other != sums:
-            names = sorted(n for n in sums.keys() | other.keys() if sums.get(n) != other.get(n))
+    all_sums: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(all_sums, sums)
+    for other_sums in all_sums:
+        if other_sums != sums:
+            names = sorted(
+                n for n in sums.keys() | other_sums.keys() if sums.get(n) != other_sums.get(n)
+            )
             raise RuntimeError(
                 f"the processes start from different weights: {', '.join(names[:3])} ...; "
                 "the method's start depends on more than the seed"
@@ -97,17 +99,17 @@ def whole(model: Any) -> dict[str, torch.Tensor]:
     on the CPU of rank 0, none elsewhere. Every process must call this."""
     state = model.state_dict()
     if hasattr(model, "peft_config"):
-        saved = {id(t) for t in get_peft_model_state_dict(model, state_dict=state).values()}
-        names = {name for name, tensor in state.items() if id(tensor) in saved}
+        saved_ids = {id(t) for t in get_peft_model_state_dict(model, state_dict=state).values()}
+        names = {name for name, tensor in state.items() if id(tensor) in saved_ids}
     else:  # tied ones by their first name
         names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     gathered = {}
     for name, tensor in state.items():
         if name not in names:
             continue
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        full_tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if dist.get_rank() == 0:
-            gathered[name] = full.cpu()
+            gathered[name] = full_tensor.cpu()
     return gathered
 
 
@@ -216,19 +218,21 @@ class SharedCheckpoints(Checkpoints):
     """Checkpoints of all processes at the steps that rank 0 says, whole when the last has written.
 
     Args:
-        asked: the number of the signal that rank 0's parent has had, if any.
+        signal_number: the number of the signal that rank 0's parent has had, if any.
     """
 
-    def __init__(self, folder: Path, every: float | None, asked: Callable[[], int | None]) -> None:
+    def __init__(
+        self, folder: Path, every: float | None, signal_number: Callable[[], int | None]
+    ) -> None:
         super().__init__(folder, every, Stop())
-        self.asked = asked
+        self.signal_number = signal_number
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.interruption.number = self.asked()
+        self.interruption.number = self.signal_number()
         super().on_step_end(args, state, control)
-        said = torch.tensor([control.should_save, self.interruption.number or 0])
-        dist.broadcast(said, src=0)
-        control.should_save, self.interruption.number = bool(said[0]), int(said[1]) or None
+        decision = torch.tensor([control.should_save, self.interruption.number or 0])
+        dist.broadcast(decision, src=0)
+        control.should_save, self.interruption.number = bool(decision[0]), int(decision[1]) or None
 
     def _seal(self, folder: Path) -> None:
         together()  # all have written
