@@ -105,6 +105,12 @@ def values(items):
     return {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
 
 
+def warnings(capsys):
+    """But for those of an untrained model's answers, which end nowhere."""
+    lines = capsys.readouterr().out.splitlines()
+    return [line for line in lines if "WARNING" in line and "cut at the length" not in line]
+
+
 def test_an_offline_run_holds_the_cell_and_changes_nothing_of_it(
     make_cell, session, tmp_path, capsys
 ):
@@ -114,7 +120,7 @@ def test_an_offline_run_holds_the_cell_and_changes_nothing_of_it(
     assert cell.run_id == plain.run_id
     assert attempt(cell) == attempt(plain) == "done"
     tracker._wait_for_all()
-    assert "WARNING" not in capsys.readouterr().out
+    assert warnings(capsys) == []
     (place,) = cell.paths.folder.glob(f"wandb/offline-run-*-{cell.run_id}/*.wandb")
     records = offline_run(place)
     (told,) = [r.run for r in records if r.HasField("run")]
@@ -178,7 +184,7 @@ def test_a_cell_ends_with_its_record_whatever_its_tracker_does(wandb_that, sessi
     assert attempt(cell) == "done"
     (left,) = tracker._finishing
     left.give_up("is given up by this test")
-    assert capsys.readouterr().out.count("WARNING") == 1
+    assert len(warnings(capsys)) == 1
 
 
 def test_one_that_does_not_keep_up_is_given_up(wandb_that, capsys):

@@ -1,12 +1,14 @@
 """Training rows: what is refused, and which tokens carry the loss."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from transformers import AutoTokenizer
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.planning.config import ExcludeConfig, SourceConfig, TaskConfig
 from osora_bench.training import data
 from osora_bench.training.data import Dialogue
 
@@ -18,8 +20,7 @@ def jsonl(tmp_path, *lines):
 
 
 def source(path, **more):
-    unset = {"options": None, "first": None, "exclude": None}
-    return {"path": path, "rows": 2, "prompt": "{q}", "response": "{a}", **unset, **more}
+    return SourceConfig(path=path, **{"rows": 2, "prompt": "{q}", "response": "{a}", **more})
 
 
 def test_a_missing_file_names_the_data_folder(monkeypatch, tmp_path):
@@ -60,13 +61,13 @@ def test_an_unknown_kind_of_file_names_those_that_can_be_read(tmp_path):
 def test_a_template_without_its_column_names_the_row_and_its_columns(tmp_path):
     path = jsonl(tmp_path, '{"q": 1, "a": 2}', '{"q": 1, "b": 2}')
     with pytest.raises(UserError, match=r"line 2: the template asks for 'a'; the row has b, q"):
-        data.dialogues({"sources": [source(path)], "max_rows": None}, 0)
+        data.dialogues(TaskConfig(sources=[source(path)], max_rows=None), 0)
 
 
 def test_options_are_shuffled_by_the_seed_and_the_letter_follows(tmp_path):
     rows = [json.dumps({"good": f"right{i}", "x": f"x{i}", "y": f"y{i}"}) for i in range(60)]
-    task = {
-        "sources": [
+    task = TaskConfig(
+        sources=[
             source(
                 jsonl(tmp_path, *rows),
                 rows=60,
@@ -75,8 +76,8 @@ def test_options_are_shuffled_by_the_seed_and_the_letter_follows(tmp_path):
                 options=["good", "x", "y"],
             )
         ],
-        "max_rows": None,
-    }
+        max_rows=None,
+    )
     made = data.dialogues(task, 0)
     for pair in made:
         assert pair.prompt.split()["ABC".index(pair.response)].startswith("right")
@@ -87,7 +88,7 @@ def test_options_are_shuffled_by_the_seed_and_the_letter_follows(tmp_path):
 
 def test_rows_are_drawn_by_the_seed_without_repetition(tmp_path):
     rows = [json.dumps({"q": i, "a": i}) for i in range(50)]
-    task = {"sources": [source(jsonl(tmp_path, *rows), rows=50)], "max_rows": 20}
+    task = TaskConfig(sources=[source(jsonl(tmp_path, *rows), rows=50)], max_rows=20)
     drawn = [data.dialogues(task, seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len({pair.prompt for pair in drawn[0]}) == 20
@@ -131,7 +132,7 @@ def test_the_first_rows_only_and_none_of_another_file(tmp_path):
     path = jsonl(tmp_path, *(json.dumps({"q": i, "a": i}) for i in range(5)))
     other = tmp_path / "other.json"
     other.write_text(json.dumps([{"q": 1}, {"q": 2}]))
-    exclude = {"path": str(other), "rows": 2, "column": "q"}
+    exclude = ExcludeConfig(path=str(other), rows=2, column="q")
     kept = data.source_rows(source(path, rows=5, first=4, exclude=exclude))
     assert [(number, row["q"]) for number, row in kept] == [(1, 0), (4, 3)]
     with pytest.raises(UserError, match="first=6, but it has 5"):
@@ -139,7 +140,7 @@ def test_the_first_rows_only_and_none_of_another_file(tmp_path):
     with pytest.raises(UserError, match="1 rows of .* are not in it by 'q'"):
         data.source_rows(source(path, rows=5, first=2, exclude=exclude))
     with pytest.raises(UserError, match="unknown column 'id'. Valid: q"):
-        data.source_rows(source(path, rows=5, exclude={**exclude, "column": "id"}))
+        data.source_rows(source(path, rows=5, exclude=replace(exclude, column="id")))
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]"])
