@@ -17,7 +17,7 @@ from osora_bench.common.interruption import Interrupted
 from osora_bench.models import base as models
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config
-from osora_bench.training.fsdp import rank_process, sharding
+from osora_bench.training.fsdp import part, sharding
 
 FOLDER = Path(sys.argv[1])
 parts: dict[str, list[int]] = {}
@@ -54,7 +54,7 @@ def main():
         stopped = 0
         for step in [*one["stops"], None]:
             try:
-                rank_process.train_part(cell, folder, device, stopping(step))
+                part.train_part(cell, folder, device, stopping(step))
             except Interrupted:
                 stopped += 1
         made.append({"name": one["name"], "stopped": stopped, "parts": dict(parts)})

@@ -11,8 +11,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,6 @@ from osora_bench.common.interruption import Interrupted
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config
 from osora_bench.records import code_state
-
-PATIENCE = timedelta(hours=2)
-"""How long they wait for one another; one that dies is seen by the cell's process, not by this."""
 
 
 class Ear:
@@ -55,18 +50,10 @@ def run(work: dict[str, Any], signal_number: Callable[[], int | None]) -> None:
     """
     if not code_state.same(code_state.code(), work["code"]):
         raise UserError("the code has changed since the cell's process was started; start it anew")
-    import torch
+    # torch and transformers: the line above and the signals need not wait for them
+    from osora_bench.training.fsdp.part import join_and_train
 
-    from osora_bench.models.base import device_of, quiet_libraries
-    from osora_bench.training.fsdp import launch, sharding
-
-    quiet_libraries()
-    cell, folder = _cell(work), Path(work["folder"])
-    device = device_of(cell.config)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    sharding.join(folder / launch.MEETING, device, PATIENCE)
-    train_part(cell, folder, device, signal_number)
+    join_and_train(_cell(work), Path(work["folder"]), signal_number)
 
 
 def _cell(work: dict[str, Any]) -> Cell:
@@ -74,63 +61,6 @@ def _cell(work: dict[str, Any]) -> Cell:
     config = Config.of(work["config"])
     config.tracker.report_to = "none"
     return Cell(work["run_id"], config, ())
-
-
-def train_part(
-    cell: Cell, folder: Path, device: Any, signal_number: Callable[[], int | None]
-) -> None:
-    """Train a part of the cell's model; rank 0 writes down what all have made."""
-    import torch
-    import transformers
-
-    from osora_bench.models import adapters
-    from osora_bench.models.base import load_base
-    from osora_bench.training import data
-    from osora_bench.training import train as training
-    from osora_bench.training.fsdp import launch, sharding
-
-    base = load_base(cell.config.model, torch.device("cpu"))
-    transformers.set_seed(cell.config.seed)
-    model = adapters.with_fresh_adapter(base.model, cell)
-    trainable = adapters.trainable(model)
-    sharding.shard(model, base.model, device)
-    setup = training.TrainingSetup(
-        cell.config,
-        rows=data.tokenised(cell.config, base.tokenizer),
-        held_out=data.held_out(cell.config, base.tokenizer),
-        pad_token_id=base.tokenizer.pad_token_id,
-        checkpoints=cell.paths.shards(cell.config.processes),
-        device=device,
-        label=cell.label,
-        log=_log(folder),
-    )
-    summary = training.train(model, setup, sharding.ShardedTrainer, _callbacks(cell, signal_number))
-    tensors = sharding.whole(model)
-    if os.environ["RANK"] == "0":
-        adapters.save(model, base, cell, tensors)
-        text = json.dumps({"training": asdict(summary), "trainable": trainable})
-        (folder / launch.TRAINING).write_text(text, encoding="utf-8")
-
-
-def _callbacks(cell: Cell, signal_number: Callable[[], int | None]) -> list[Any]:
-    from osora_bench.training import checkpoint
-    from osora_bench.training.fsdp import sharding
-
-    shards, every = cell.paths.shards(cell.config.processes), checkpoint.every(cell.config)
-    return [sharding.SharedCheckpoints(shards, every, signal_number)]
-
-
-def _log(folder: Path) -> Callable[[dict[str, float]], None]:
-    """Adds what rank 0 has to tell of each step to a file, a line each, for the process that tracks
-    the cell."""
-    from osora_bench.training.fsdp import launch
-
-    def log(values: dict[str, float]) -> None:
-        if os.environ["RANK"] == "0":
-            with (folder / launch.LOGS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-
-    return log
 
 
 def _leave(error: Exception, folder: Path) -> None:
