@@ -343,7 +343,8 @@ def test_a_changed_code_is_refused(monkeypatch):
 def test_the_live_tracker_hears_what_rank_0_logs(stand_in):
     heard = []
     code = """
-log = rank._log(folder)
+from osora_bench.training.fsdp import part
+log = part._log(folder)
 for step in (1, 2):
     log({"loss": 2.0 / step, "step": step})
 sys.exit(me)
