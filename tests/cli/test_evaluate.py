@@ -328,7 +328,25 @@ def test_a_damaged_file_is_named(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "--model", "toy", "--suite", "gsm8k"]) == 2
     told = capsys.readouterr().err
     assert f"gsm8k: OpenCompass cannot read {tmp_path}/gsm8k/train.jsonl" in told
-    assert "`osora-bench data verify` checks the files" in told
+    assert "`osora-bench data verify gsm8k` says what is wrong" in told
+
+
+def test_a_check_that_would_find_nothing_is_not_advised(tmp_path, monkeypatch):
+    from osora_bench.benchdata.sets import checking, registry
+
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path))
+    files = [f.path for f in registry()["gsm8k"].files]
+    (tmp_path / "mine.jsonl").write_text("half a l")
+    assert checking(["mine.jsonl"]) == ""
+    assert checking(["pkg://osora_bench.toy/data/train.jsonl"]) == ""
+    assert checking(["mine.jsonl", *files]).startswith("; `osora-bench data verify gsm8k` says")
+
+
+def test_files_that_are_right_are_not_to_be_verified(tmp_path, monkeypatch):
+    from osora_bench.benchdata import sets
+
+    monkeypatch.setattr(sets, "examine", lambda file: sets.Finding("right", "right"))
+    assert sets.checking([f.path for f in sets.registry()["gsm8k"].files]) == ""
 
 
 def test_help_is_the_commands_own(capsys):
