@@ -11,6 +11,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from osora_bench.common.files import sync
 from osora_bench.common.fingerprint import file_sha256
 from osora_bench.common.progress import bar
 
@@ -88,7 +89,7 @@ def _receive(response: Any, part: Path, start: int, total: int | None) -> None:
             stream.write(chunk)
             progress.update(len(chunk))
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno())
 
 
 def _read(response: Any) -> bytes:

@@ -25,6 +25,7 @@ from osora_bench.benchdata.sets import (
 )
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.files import sync
 from osora_bench.common.progress import say
 
 INSTEAD = (
@@ -251,7 +252,7 @@ def install(data: bytes, place: Path, file: File) -> None:
         with temporary.open("wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
         rows = count_rows(temporary)
         if file.rows not in (None, rows):
             raise FailedError(f"{file.path}: {rows:,} rows instead of {file.rows:,}")

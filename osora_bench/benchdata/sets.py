@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -182,6 +182,20 @@ def advice(path: str) -> str:
         name for name, data_set in registry().items() if path in {f.path for f in data_set.files}
     ]
     return f"; `osora-bench data fetch {names[0]}` gets it" if names else ""
+
+
+def checking(files: Iterable[str]) -> str:
+    """The command that says what is wrong with files, after a semicolon; empty where it would say
+    nothing: of files of no set that conf/data lists, and of those that are as they should be."""
+    wrong = [f for f in files if _found_wrong(f)]
+    names = [n for n, each in registry().items() if {f.path for f in each.files} & {*wrong}]
+    return f"; `osora-bench data verify {' '.join(names)}` says what is wrong" if names else ""
+
+
+def _found_wrong(path: str) -> bool:
+    """Whether `data verify` finds fault with a file."""
+    listed = [f for each in registry().values() for f in each.files if f.path == path]
+    return any(examine(file).kind != "right" for file in listed)
 
 
 def refuse_committable(place: Path, how: str) -> None:

@@ -17,8 +17,18 @@ from osora_bench.common.progress import say
 from osora_bench.evaluation import checks
 from osora_bench.models.adapter_config import check_adapter, read_settings
 from osora_bench.planning.checks import check_config
-from osora_bench.planning.compose import check_overrides, compose, composer, group_choices, resolve
-from osora_bench.planning.config import Config, plain
+from osora_bench.planning.compose import (
+    check_overrides,
+    compose,
+    composer,
+    group_choices,
+    quoted,
+    resolve,
+)
+from osora_bench.planning.config import Config, identity_of, plain
+
+OF = "evaluation.json"
+"""In a folder that --output names: which evaluation's answers and scores it holds."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 def evaluate_verb(arguments: Sequence[str]) -> int:
     """Evaluate, print the scores, and write them beside the answers. Returns the exit status."""
-    args = parser().parse_intermixed_args(arguments)
+    args = parsed(arguments)
     cfg = configuration(args)
     check_call(args, cfg)
     say("loading torch, transformers and OpenCompass ...")
@@ -57,6 +67,8 @@ def evaluate_verb(arguments: Sequence[str]) -> int:
     base = Workspace().base(cfg)
     model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)
     folder = args.output or Path(cfg.runs) / "evaluate" / name(args, cfg, model)
+    if args.output is not None:
+        take(folder, identity(args, cfg, model))
     with interruption.current():
         scores = evaluate.evaluate(model, base.tokenizer, cfg, sets, folder, label=args.model)
     write_scores(folder, args, cfg, scores)
@@ -64,6 +76,15 @@ def evaluate_verb(arguments: Sequence[str]) -> int:
     print(scores_table(scores))
     print(f"written to {folder}")
     return 0
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line. --sets takes whatever follows it; what is no set's name is an override."""
+    args = parser().parse_intermixed_args(arguments)
+    if args.sets is not None:
+        args.overrides += [a for a in args.sets if "=" in a]
+        args.sets = [a for a in args.sets if "=" not in a]
+    return args
 
 
 def configuration(args: argparse.Namespace) -> Config:
@@ -77,8 +98,13 @@ def configuration(args: argparse.Namespace) -> Config:
     for override in args.overrides:
         if "=" not in override:
             raise UserError(f"{override}: neither an option nor KEY=VALUE")
+    if args.sets == []:
+        raise UserError("--sets: name a set of the suite")
+    if args.suite not in group_choices("eval"):
+        raise UserError(unknown("eval", args.suite, group_choices("eval")))
     overrides = ["method=none", "task=toy", "trainer=toy", f"eval={args.suite}", *_model(args)]
-    overrides += [f"eval.merge={args.merge}", f"eval.backend={args.backend}", *args.overrides]
+    overrides += [f"eval.merge={args.merge}", f"eval.backend={quoted(args.backend)}"]
+    overrides += args.overrides
     check_overrides(overrides)
     with composer():
         cfg = resolve(compose(overrides, "evaluate"), "evaluate")
@@ -98,7 +124,7 @@ def configuration(args: argparse.Namespace) -> Config:
 
 def _model(args: argparse.Namespace) -> list[str]:
     """Overrides for a member of conf/model, or for a folder of any model."""
-    dtype = [f"model.dtype={args.dtype}"] if args.dtype else []
+    dtype = [f"model.dtype={quoted(args.dtype)}"] if args.dtype else []
     if args.model in group_choices("model"):
         return [f"model={args.model}", *dtype, *(["model.chat=false"] if args.plain else [])]
     folder = Path(args.model)
@@ -108,10 +134,11 @@ def _model(args: argparse.Namespace) -> list[str]:
     model_config = read_settings(folder / "config.json")
     stored = model_config.get("dtype") or model_config.get("torch_dtype") or "float32"
     chat = not args.plain and _has_chat_template(folder)
+    called = quoted(folder.absolute().name or str(folder))
     settings = {
-        "path": folder.absolute(), "name": folder.name, "label": folder.name, "revision": "null",
-        "architecture": "null", "needs_gpu": "false", "gated": "false", "licence": "null",
-        "chat": str(chat).lower(), "dtype": stored,
+        "path": quoted(str(folder.absolute())), "name": called, "label": called,
+        "revision": "null", "architecture": "null", "needs_gpu": "false", "gated": "false",
+        "licence": "null", "chat": str(chat).lower(), "dtype": quoted(str(stored)),
     }  # fmt: skip
     return ["model=toy", *(f"model.{key}={value}" for key, value in settings.items()), *dtype]
 
@@ -132,9 +159,54 @@ def check_call(args: argparse.Namespace, cfg: Config) -> None:
     folder = args.output or Path(cfg.runs)
     checks.check_suite(cfg.eval, folder, "with --output or runs=")
     check_writable(folder)
+    if args.output is not None:
+        check_free(folder, identity(args, cfg))
     check_weights(cfg.model)
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")
+
+
+def identity(args: argparse.Namespace, cfg: Config, model: Any = None) -> dict[str, Any]:
+    """What tells an evaluation from another one; before the model is loaded, as far as is known."""
+    adapter = None if args.adapter is None else args.adapter.absolute().name
+    told = {"model": cfg.model.name, "adapter": adapter, "chat": cfg.model.chat}
+    told["eval"] = {"name": cfg.eval.name, **identity_of(cfg.eval)}
+    if model is None:
+        return told
+    from osora_bench.models.base import content
+
+    return told | {"content": content(model)}
+
+
+def check_free(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse a folder with another evaluation's answers: nobody could tell them apart later.
+
+    Raises:
+        UserError: its note differs in a key of `wanted`, or it has scores or answers and no note.
+    """
+    if not (folder / OF).is_file():
+        if (folder / "scores.json").exists() or (folder / "answers").exists():
+            raise UserError(f"--output {folder}: {_TAKEN}")
+        return
+    held = read_settings(folder / OF)
+    if differing := [key for key, value in wanted.items() if held.get(key) != value]:
+        what = {
+            "content": "set of weights",
+            "chat": "chat template",
+            "eval": "suite, sets or questions",
+        }
+        told = ", ".join(f"another {what.get(key, key)}" for key in differing)
+        raise UserError(f"--output {folder}: {_TAKEN} ({told})")
+
+
+_TAKEN = "holds the answers of another evaluation: name another folder, or empty this one"
+
+
+def take(folder: Path, wanted: dict[str, Any]) -> None:
+    """Write down whose answers a folder holds; UserError if they are another evaluation's."""
+    check_free(folder, wanted)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / OF, json.dumps(wanted, indent=1) + "\n")
 
 
 def name(args: argparse.Namespace, cfg: Config, model: Any) -> str:

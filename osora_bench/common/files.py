@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -29,7 +30,7 @@ def write_whole(path: Path, text: str) -> None:
         with part.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -37,13 +38,33 @@ def write_whole(path: Path, text: str) -> None:
     _sync(path.parent)
 
 
-def _sync(folder: Path) -> None:
-    """Have a new name on disk, not only what it names."""
-    handle = os.open(folder, os.O_RDONLY)
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+"""How file systems (FUSE, SMB, some parallel ones) say that they have no fsync, for all files or
+for folders."""
+
+
+def sync(handle: int) -> None:
+    """Have what was written on disk, as far as the file system can be asked for it.
+
+    Raises:
+        OSError: it could not be written: the disk is full, or broken.
+    """
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+
+
+def _sync(folder: Path) -> None:
+    """Have a new name on disk, not only what it names. It is there whether or not this succeeds,
+    so that nothing is raised; a folder may also be one to write to and not to read."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def last_line(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import opencompass
 from mmengine.config import Config, ConfigDict
 
+from osora_bench.benchdata.sets import checking
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.evaluation import judging
@@ -124,7 +125,7 @@ def _size(dataset: DatasetConfig, config: ConfigDict) -> int:
         files = ", ".join(str(paths.data_file(file)) for file in dataset.files)
         raise UserError(
             f"{dataset.name}: OpenCompass cannot read {files} ({type(error).__name__}: {error})"
-            "; `osora-bench data verify` checks the files"
+            f"{checking(dataset.files)}"
         ) from error
 
 

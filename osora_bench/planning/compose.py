@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -137,7 +138,57 @@ def compose(overrides: Sequence[str], where: str) -> DictConfig:
             return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
         return cfg
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {with_cause(error)}") from error
+        said = list(_misfits(overrides)) or [with_cause(error)]
+        raise UserError(f"{where}: " + "\n  ".join(said)) from error
+
+
+TAKEN = {
+    list: "a list in brackets, e.g. [a,b]",
+    dict: "settings by name, e.g. {a: 1}",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "one text",
+}
+"""What a key of each type takes, in words."""
+
+
+def _misfits(overrides: Sequence[str]) -> Iterator[str]:
+    """Of each value that its key's type does not take, what the key does take: OmegaConf says it
+    in the words of its classes."""
+    for override in overrides:
+        parsed = _parsed(override)
+        if parsed.key_or_group in config.GROUPS or not _sets_a_value(parsed):
+            continue
+        schema = OmegaConf.structured(config.Config)
+        try:
+            OmegaConf.update(schema, parsed.key_or_group, parsed.value(), merge=True)
+        except OmegaConfBaseException:
+            hints = _hints(parsed.key_or_group)
+            if taken := [f"{TAKEN[h]}{_example(parsed)}" for h in hints if h in TAKEN]:
+                null = ["null"] if type(None) in hints else []
+                yield f"{override}: {parsed.key_or_group} takes {' or '.join(taken + null)}"
+
+
+def _example(override: Override) -> str:
+    """What the list of modules to adapt holds: PEFT has words for it (all-linear) besides."""
+    if override.key_or_group != "model.target_modules":
+        return ""
+    return (
+        " of names of modules, such as [q_proj,v_proj] or, for every linear layer of a Llama, "
+        "[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"
+    )
+
+
+def _hints(key: str) -> list[Any]:
+    """The types that a dotted key's value may have; none for what no section declares."""
+    node: Any = config.Config
+    for part in key.split("."):
+        if not is_dataclass(node):
+            return []
+        node = get_type_hints(node).get(part)
+    members = get_args(node) if get_origin(node) in (Union, UnionType) else (node,)
+    return [get_origin(member) or member for member in members]
 
 
 def with_cause(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from osora_bench.common.files import write_whole
+from osora_bench.common.files import sync, write_whole
 from osora_bench.common.interruption import Interruption
 from osora_bench.common.progress import say
 from osora_bench.planning.config import Config
@@ -66,7 +65,7 @@ def seal(folder: Path) -> None:
     sums = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL):
         with path.open("rb") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
             sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
     write_whole(folder / SEAL, json.dumps(sums))
 

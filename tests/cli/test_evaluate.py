@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from osora_bench.cli.evaluate import configuration, parser
+from osora_bench.cli.evaluate import configuration, parsed, parser
 from osora_bench.cli.main import main
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation.in_memory_model import InMemoryModel
@@ -211,6 +211,10 @@ def test_a_disk_that_is_full_in_the_end_loses_no_answer(what, trained, capsys, m
     [
         ("--model toyy --suite toy", "unknown model 'toyy'. Did you mean 'toy'"),
         ("--model toy --suite toi", "unknown eval 'toi'. Did you mean 'toy'"),
+        ("--model toy --suite toy(b)", "unknown eval 'toy(b)'. Did you mean 'toy'"),
+        ("--model toy --suite toy --dtype a(b", "unknown model.dtype 'a(b'"),
+        ("--model toy --suite toy --backend {a", "unknown eval.backend '{a'"),
+        ("--model toy --suite toy --sets runs=/tmp/x", "--sets: name a set of the suite"),
         ("--model toy --suite toy --sets gsm8k", "Did you mean 'gsm8k-toy'"),
         ("--model toy --suite toy --adapter /tmp/nowhere", "no folder with an adapter_config.json"),
         ("--model toy --suite toy --merge", "--merge has no effect without --adapter"),
@@ -229,6 +233,71 @@ def test_mistakes(arguments, told, capsys, monkeypatch):
     monkeypatch.setenv("OSORA_DATA", "/nowhere")
     assert main(["evaluate", *arguments.split()]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "called",
+    ["lr=0.001,method=lora", "a(b)", "josé", "1e-3", "null", "${seed}", "it's [so] \\", "a b: {c}"],
+)
+def test_a_models_folder_may_have_any_name(called, tmp_path):
+    folder = tmp_path / called
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    cfg = configuration(parsed(["--model", str(folder), "--suite", "toy"]))
+    assert (cfg.model.path, cfg.model.name, cfg.model.label) == (str(folder), called, called)
+
+
+def test_the_folder_that_one_is_in_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    cfg = configuration(parsed(["--model", ".", "--suite", "toy"]))
+    assert (cfg.model.path, cfg.model.name) == (str(tmp_path), tmp_path.name)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--sets", "gsm8k-toy", "runs=x"],
+        ["--sets", "gsm8k-toy", "runs=y", "runs=x", "--limit", "3"],
+        ["runs=x", "--sets", "gsm8k-toy"],
+    ],
+)
+def test_sets_leave_the_overrides_that_follow_them(given):
+    cfg = configuration(parsed(["--model", "toy", "--suite", "toy", *given]))
+    assert (cfg.runs, [d.name for d in cfg.eval.chosen]) == ("x", ["gsm8k-toy"])
+
+
+def test_an_output_belongs_to_one_evaluation(trained, tmp_path, capsys):
+    _, adapter, _ = trained["osora"]
+    _, other, _ = trained["full"]
+    given = ["--suite", "toy", "--limit", "2", f"runs={tmp_path}", "--output", f"{tmp_path}/out"]
+    first = evaluated(capsys, "--model", "toy", *given)
+    assert evaluated(capsys, "--model", "toy", *given, "eval.batch_size=1") == first
+    for arguments, told in (
+        (["--model", "toy", *given, "--limit", "3"], "(another suite, sets or questions)"),
+        (["--model", "toy", *given, "--sets", "gsm8k-toy"], "(another suite, sets or questions)"),
+        (["--model", "toy", *given, "--plain"], "(another chat template)"),
+        (["--model", "toy", *given, "--adapter", str(adapter)], "(another adapter)"),
+        (["--model", str(other), *given], "(another model"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        said = capsys.readouterr()
+        assert "holds the answers of another evaluation" in said.err
+        assert told in said.err
+        assert "loading torch" not in said.out
+    scores = tmp_path / "out" / "scores.json"
+    assert json.loads(scores.read_text())["scores"] == first
+
+
+def test_an_output_that_does_not_say_whose_it_is_and_one_of_other_weights(tmp_path, capsys):
+    (tmp_path / "answers").mkdir()
+    given = ["evaluate", "--model", "toy", "--suite", "toy", "--limit", "2", f"runs={tmp_path}"]
+    assert main([*given, "--output", str(tmp_path)]) == 2
+    assert "holds the answers of another evaluation" in capsys.readouterr().err
+    place = tmp_path / "out"
+    assert main([*given, "--output", str(place)]) == 0
+    assert main([*given, "--output", str(place), "--dtype", "bfloat16"]) == 2
+    assert "(another set of weights)" in capsys.readouterr().err
 
 
 def test_two_sets_of_one_name_are_refused():
@@ -259,7 +328,25 @@ def test_a_damaged_file_is_named(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "--model", "toy", "--suite", "gsm8k"]) == 2
     told = capsys.readouterr().err
     assert f"gsm8k: OpenCompass cannot read {tmp_path}/gsm8k/train.jsonl" in told
-    assert "`osora-bench data verify` checks the files" in told
+    assert "`osora-bench data verify gsm8k` says what is wrong" in told
+
+
+def test_a_check_that_would_find_nothing_is_not_advised(tmp_path, monkeypatch):
+    from osora_bench.benchdata.sets import checking, registry
+
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path))
+    files = [f.path for f in registry()["gsm8k"].files]
+    (tmp_path / "mine.jsonl").write_text("half a l")
+    assert checking(["mine.jsonl"]) == ""
+    assert checking(["pkg://osora_bench.toy/data/train.jsonl"]) == ""
+    assert checking(["mine.jsonl", *files]).startswith("; `osora-bench data verify gsm8k` says")
+
+
+def test_files_that_are_right_are_not_to_be_verified(tmp_path, monkeypatch):
+    from osora_bench.benchdata import sets
+
+    monkeypatch.setattr(sets, "examine", lambda file: sets.Finding("right", "right"))
+    assert sets.checking([f.path for f in sets.registry()["gsm8k"].files]) == ""
 
 
 def test_help_is_the_commands_own(capsys):

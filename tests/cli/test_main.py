@@ -1,7 +1,9 @@
 """The commands as a person meets them: what they say, how they end, how fast they start."""
 
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ from osora_bench.cli import run
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.files import write_whole
 from osora_bench.pipeline import messages
 from osora_bench.pipeline.attempt import session
 from osora_bench.records import code_state
@@ -230,6 +233,66 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(here):
         ["sh", "-c", f"({plan}) | true"], capture_output=True, text=True, check=True, env=plain
     )
     assert done.stderr.strip() == "141"
+
+
+@pytest.mark.parametrize(
+    ("call", "closed", "status"),
+    [
+        ("plan experiment=demo", ">&-", 0),
+        ("data list", "<&- >&- 2>&-", 0),
+        ("plan experiment=nowhere", ">&- 2>&-", 2),
+        ("--help", ">&-", 0),
+    ],
+)
+def test_outputs_that_are_closed_are_no_mistake(call, closed, status, here):
+    given = f"{sys.executable} -m osora_bench.cli.main {call} {closed}"
+    done = subprocess.run(["sh", "-c", given], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_what_is_printed_to_a_closed_output_is_in_no_file(here):
+    code = (
+        "from osora_bench.common.process import open_what_is_closed as o; o()\n"
+        "import os; file = open('file', 'w'); print('lost', flush=True); os.write(1, b'lost')"
+    )
+    given = f'{sys.executable} -c "$1" <&- >&- 2>&-'
+    subprocess.run(["sh", "-c", given, "sh", code], check=True)
+    assert (here / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("number", ["EINVAL", "ENOTSUP", "ENOSYS", "EIO", "ENOSPC"])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_place_without_fsync_takes_whole_files(what, number, here, monkeypatch):
+    whole = os.fsync
+
+    def failing(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode) == (what == "folder"):
+            raise OSError(getattr(errno, number), "not here")
+        whole(handle)
+
+    (here / "x").write_text("old")
+    monkeypatch.setattr(os, "fsync", failing)
+    if what == "file" and number in ("EIO", "ENOSPC"):  # what was to be written is not there
+        with pytest.raises(OSError, match="not here"):
+            write_whole(here / "x", "new")
+        assert (here / "x").read_text() == "old"
+        return
+    write_whole(here / "x", "new")
+    assert [p.name for p in here.iterdir()] == ["x"]
+    assert (here / "x").read_text() == "new"
+
+
+def test_a_folder_that_is_not_for_reading_takes_whole_files(here, monkeypatch):
+    whole = os.open
+
+    def refusing(path, *args, **kw):
+        if path == here:
+            raise PermissionError(errno.EACCES, "not for you")
+        return whole(path, *args, **kw)
+
+    monkeypatch.setattr(os, "open", refusing)
+    write_whole(here / "x", "new")
+    assert (here / "x").read_text() == "new"
 
 
 def test_a_run_looks_at_the_code_before_anything_else(here, monkeypatch):

@@ -84,6 +84,16 @@ def test_unknown_names_are_refused_with_the_valid_ones(overrides, parts):
         ("method.peft.r=3", "method.rank=64 has no effect"),
         ("seed=abc", "seed"),
         ("method.peft.nonsense=1", "use +method.peft.nonsense=1"),
+        ("model.target_modules=all-linear", "takes a list in brackets, e.g. [a,b] of names of mod"),
+        ("model.target_modules={q: 1}", "model.target_modules takes a list in brackets"),
+        ("eval.without=gsm8k", "eval.without takes a list in brackets, e.g. [a,b] or null"),
+        ("trainer.batch_size=many", "trainer.batch_size takes a whole number"),
+        ("trainer.max_steps=1.5", "trainer.max_steps takes a whole number or null"),
+        ("trainer.learning_rate=fast", "trainer.learning_rate takes a number"),
+        ("model.chat=perhaps", "model.chat takes true or false"),
+        ("method.peft=lora", "method.peft takes settings by name, e.g. {a: 1} or null"),
+        ("model.architecture=[1]", "model.architecture takes settings by name"),
+        ("model.dtype=[float32]", "model.dtype takes one text"),
     ],
 )
 def test_impossible_values_are_refused(override, message):

@@ -602,6 +602,13 @@ def test_a_launcher_is_named_and_alone(arguments, message, capsys):
         (["hydra/launcher=slurm", "+hydra.launcher.mem_db=3"], "hydra.launcher.* 'mem_db'. Did"),
         (["hydra/launcher=submitit_local"], "other launchers take a multirun"),
         (["hydra/launcher=slurm", "hydra.launcher.mem_gb=lots"], "could not be converted"),
+        (
+            ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=a100:1"],
+            "gpus_per_node=a100:1: takes a whole number; GPUs of a type are asked for by "
+            "hydra.launcher.gres=gpu:a100:1",
+        ),
+        (["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=h100"], "gres=gpu:h100:1"),
+        (["hydra/launcher=slurm", "hydra.launcher.gpus_per_task=v100:2"], "gres=gpu:v100:2"),
         (["hydra/launcher=slurm", "hydra.launcher.mem_gb=-1"], "mem_gb=-1: must be at least 0"),
         (["hydra/launcher=slurm", "hydra.launcher.nodes=2"], "nodes=2: a job runs one cell"),
         (["hydra/launcher=slurm", "hydra/launcher=slurm"], "beside one hydra/launcher"),

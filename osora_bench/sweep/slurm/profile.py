@@ -71,10 +71,28 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
                     raise UserError(unknown("setting hydra.launcher.*", key, settings))
             return _settings(overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            launchers = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
-            if name not in launchers:
-                raise UserError(unknown("hydra/launcher", name, launchers)) from error
-            raise UserError(f"{' '.join(overrides)}: {with_cause(error)}") from error
+            known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+            if name not in known:
+                raise UserError(unknown("hydra/launcher", name, known)) from error
+            told = [line for value in values if (line := _of_a_type(value)) is not None]
+            raise UserError(
+                "\n".join(told) or f"{' '.join(overrides)}: {with_cause(error)}"
+            ) from error
+
+
+def _of_a_type(override: str) -> str | None:
+    """What to say of GPUs that are asked for by their type (`a100:1`), where only their number is
+    taken: SLURM takes a type by another of the launcher's settings."""
+    key, _, value = override.lstrip("+").removeprefix("hydra.launcher.").partition("=")
+    kind, _, count = value.strip("'\"").rpartition(":")
+    if key not in ("gpus_per_node", "gpus_per_task") or value.isdecimal() or value == "null":
+        return None
+    kind = (kind or ("TYPE" if count.isdecimal() else count)).removeprefix("gpu:")
+    number = count if count.isdecimal() else "1"
+    return (
+        f"hydra.launcher.{key}={value}: takes a whole number; GPUs of a type are asked for by "
+        f"hydra.launcher.gres=gpu:{kind}:{number}"
+    )
 
 
 def _settings(overrides: Sequence[str]) -> dict[str, Any]:
