@@ -26,16 +26,17 @@ def file_sha256(path: Path) -> str:
 
 
 def _remembered(path: Path) -> str:
-    """`file_sha256`, looked up by place, size and time of change."""
+    """`file_sha256`, looked up by place, size and times of change."""
     status = path.stat()
-    return _digest(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+    changed = (status.st_mtime_ns, status.st_ctime_ns)  # a copy may keep the first
+    return _digest(path.resolve(), status.st_size, changed, status.st_ino)
 
 
 @cache
-def _digest(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+def _digest(path: Path, size: int, changed: tuple[int, int], inode: int) -> str:
     if size < CHUNK:
         return file_sha256(path)
-    key = f"{path}:{size}:{mtime_ns}:{inode}"
+    key = f"{path}:{size}:{changed}:{inode}"
     entry = _store() / hashlib.sha256(key.encode()).hexdigest()
     try:
         cached = entry.read_text()

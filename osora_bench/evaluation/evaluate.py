@@ -15,13 +15,14 @@ from mmengine.config import ConfigDict
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
 from osora_bench.evaluation import judging, tasks
+from osora_bench.evaluation.answering import answerer
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.journal import Journal, cannot_write
 from osora_bench.evaluation.scores import Score, score_of, write_answers
 from osora_bench.evaluation.suites import PreparedSets, by_perplexity
 from osora_bench.evaluation.tasks import build_dataset, output_to
 from osora_bench.evaluation.vllm_model import VllmModel
-from osora_bench.models import base, weights
+from osora_bench.models import weights
 from osora_bench.planning.config import Config, DatasetConfig
 
 JOURNAL = "journal.jsonl"
@@ -47,7 +48,7 @@ def evaluate(
     model.eval()
     with (
         _merged(model, suite.merge),
-        Journal(folder / JOURNAL, base.content(model)) as journal,
+        Journal(folder / JOURNAL, answerer(model, tokenizer, cfg)) as journal,
     ):
         wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
         scores = {

@@ -16,14 +16,15 @@ from osora_bench.common.errors import UserError
 
 
 class Journal:
-    """Answers by what was asked, in a file that belongs to one model.
+    """Answers by what was asked, in a file that belongs to one model as it answers.
 
     Each answer is one line with its checksum, written at once. What is read back ends before the
-    first line that a crash cut short or that is damaged; the file of another model, by `owner`,
-    is started anew.
+    first line that a crash cut short or that is damaged; the file of another `owner` is started
+    anew.
 
     Args:
-        owner: says whose answers these are: they are a pure function of it and of the question.
+        owner: says whose answers these are (`answering.answerer`): they are a pure function of it
+            and of the question.
     """
 
     def __init__(self, path: Path, owner: str) -> None:

@@ -16,7 +16,7 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.evaluation import judging
 from osora_bench.evaluation.corrections import named
-from osora_bench.evaluation.tasks import build_dataset, output_to, point_at_data
+from osora_bench.evaluation.tasks import build_dataset, output_to, point_at_data, with_content
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 
 PERPLEXITY = ("PPLInferencer", "LLInferencer", "PPLOnlyInferencer")
@@ -94,7 +94,9 @@ def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
             metric.
     """
     point_at_data(runs)
-    configs = {d.name: _bounded(dataset_config(d), d, suite) for d in suite.chosen}
+    configs = {
+        d.name: with_content(_bounded(dataset_config(d), d, suite), d.files) for d in suite.chosen
+    }
     perplexity_sets = [name for name, config in configs.items() if by_perplexity(config)]
     if suite.backend == "vllm" and perplexity_sets:
         raise UserError(

@@ -48,7 +48,7 @@ class Session:
 
     def sets(self, cell: Cell) -> suites.PreparedSets:
         """The sets of a cell's suite; they are read once, though many cells are asked the same."""
-        parts = [plain(cell.config.eval), str(paths.data_root())]
+        parts = [plain(cell.config.eval), str(paths.data_root()), cell.fingerprints]
         key = json.dumps(parts, sort_keys=True)
         if key not in self._sets:
             self._sets[key] = suites.prepare(cell.config.eval, cell.paths.runs)
