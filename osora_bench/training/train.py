@@ -134,8 +134,28 @@ def train(
     start = checkpoint.newest(folder)
     if start is not None:
         progress.say(f"{setup.label}: goes on from {start}")
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    return _summary(trainer, setup)
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        return _summary(trainer, setup)
+    finally:
+        _without_autocast(model)
+
+
+def _without_autocast(model: Any) -> None:
+    """Give a model its own forward pass back.
+
+    accelerate puts one in the training's precision over it and leaves it there: what is computed
+    afterwards would be another model's than the one that is saved. Nor would a model that it has
+    marked as prepared be given the precision of the next training.
+    """
+    held = vars(model)
+    own = held.pop("_original_forward", None)
+    held.pop("_is_accelerate_prepared", None)
+    if own is None:
+        return
+    del model.forward
+    if model.forward != own:  # it had been exchanged before
+        model.forward = own
 
 
 def _summary(trainer: Any, setup: TrainingSetup) -> Training:
