@@ -16,6 +16,10 @@ from osora_bench.planning.config import Config
 
 SEAL = "complete.json"
 """Checksums of a checkpoint's files, written last: without it, it is not one."""
+STATE = "state.pt"
+"""File of a checkpoint with what training has changed in the model, where one process trains it."""
+SHARDS = "shards"
+"""Folder with the trained weights and the optimiser, a file of each process, where several do."""
 KEPT = 2
 WORTH_SAVING = 60.0
 """Seconds of training that are rather done again than written down at its end."""
@@ -84,6 +88,8 @@ def newest(folder: Path) -> Path | None:
 def _whole(folder: Path) -> bool:
     try:
         sums: dict[str, str] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        if not {STATE, SHARDS} & {Path(name).parts[0] for name in sums}:
+            return False  # of before, with what PEFT saves: not always enough to go on from
         for name, expected in sums.items():
             with (folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected:

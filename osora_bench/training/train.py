@@ -10,11 +10,13 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from osora_bench.common import interruption, progress
+from osora_bench.models.base import inside
 from osora_bench.planning.config import Config
 from osora_bench.training import checkpoint
 from osora_bench.training.callbacks import Diverged, own_callbacks
 from osora_bench.training.collator import Collator, takes_places
 from osora_bench.training.data import IGNORED_LABEL, TokenisedTask
+from osora_bench.training.hidden_state import ChangingState
 
 CURVE_POINTS = 50
 """Points of the loss curve that a record keeps."""
@@ -108,10 +110,27 @@ class TrainingSetup:
     log: Callable[[dict[str, float]], None]
 
 
+class WholeTrainer(Trainer):
+    """Keeps in a checkpoint all that training changes in the model, and gives it back in place."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.changing = ChangingState(self.model)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        assert output_dir is not None
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        torch.save(self.changing.take(), Path(output_dir) / checkpoint.STATE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        place = Path(resume_from_checkpoint) / checkpoint.STATE
+        self.changing.put(torch.load(place, map_location="cpu", weights_only=True))
+
+
 def train(
     model: Any,
     setup: TrainingSetup,
-    trainer_class: type[Any] = Trainer,
+    trainer_class: type[Any] = WholeTrainer,
     callbacks: Sequence[TrainerCallback] | None = None,
 ) -> Training:
     """Train the adapter of `model` in place, from the newest checkpoint on.
@@ -134,8 +153,30 @@ def train(
     start = checkpoint.newest(folder)
     if start is not None:
         progress.say(f"{setup.label}: goes on from {start}")
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    return _summary(trainer, setup)
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        return _summary(trainer, setup)
+    finally:
+        _without_autocast(model)
+        if setup.config.trainer.gradient_checkpointing:  # else the base's next cell has it too
+            inside(model).gradient_checkpointing_disable()
+
+
+def _without_autocast(model: Any) -> None:
+    """Give a model its own forward pass back.
+
+    accelerate puts one in the training's precision over it and leaves it there: what is computed
+    afterwards would be another model's than the one that is saved. Nor would a model that it has
+    marked as prepared be given the precision of the next training.
+    """
+    held = vars(model)
+    own = held.pop("_original_forward", None)
+    held.pop("_is_accelerate_prepared", None)
+    if own is None:
+        return
+    del model.forward
+    if model.forward != own:  # it had been exchanged before
+        model.forward = own
 
 
 def _summary(trainer: Any, setup: TrainingSetup) -> Training:

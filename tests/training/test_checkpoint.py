@@ -18,6 +18,8 @@ from osora_bench.pipeline.attempt import DeviceLost, attempt
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.training import callbacks, checkpoint, collator
+from osora_bench.training.hidden_state import ChangingState
+from tests.more_methods import MORE, more_methods  # noqa: F401
 from tests.sweeps import numbers
 
 STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
@@ -49,7 +51,8 @@ def run_to_the_end(cell, monkeypatch, steps):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", [m for m in group_choices("method") if m != "none"])
+@pytest.mark.usefixtures("more_methods")
+@pytest.mark.parametrize("method", [*(m for m in group_choices("method") if m != "none"), *MORE])
 def test_interrupted_cells_give_the_same_record_and_adapter(
     make_cell, method, session, tmp_path, monkeypatch
 ):
@@ -76,6 +79,63 @@ def test_interrupted_cells_give_the_same_record_and_adapter(
     assert one == other
     assert one
     assert not broken.paths.trainer.exists()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("more_methods")
+@pytest.mark.parametrize("method", ["lora", "full", "p_tuning", "monteclora"])
+def test_what_goes_on_is_the_same_in_bfloat16(make_cell, method, session, tmp_path, monkeypatch):
+    """The training's precision and its checkpointed activations are put on anew by each start."""
+    whole, broken = (
+        make_cell(
+            f"method={method}", "trainer.batch_size=8", "task.max_rows=40", *STEPS,
+            "trainer.micro_batch_size=2", "trainer.precision=bfloat16",
+            "trainer.gradient_checkpointing=true",
+            f"ledger={tmp_path}/{name}", f"runs={tmp_path}/{name}",
+        )
+        for name in ("whole", "broken")
+    )  # fmt: skip
+    assert attempt(whole) == "done"
+    run_to_the_end(broken, monkeypatch, [9, 6])
+    assert numbers(broken) == numbers(whole)
+
+
+def test_state_that_changes_is_taken_wherever_it_is_and_what_stays_is_not():
+    """Buffers that are not saved, plain data in objects that a module holds."""
+
+    class Held:
+        def __init__(self):
+            self.seen, self.fixed, self.itself = {"a": torch.zeros(2)}, [1, 2], self
+
+    def made():
+        layer = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            layer.weight.fill_(1)
+            layer.bias.fill_(1)
+        layer.bias.requires_grad_(False)
+        layer.register_buffer("count", torch.zeros(1), persistent=False)
+        layer.held = Held()
+        return torch.nn.Sequential(layer)
+
+    first, second = made(), made()
+    changing, other = ChangingState(first), ChangingState(second)
+    assert set(changing.take()) == {("", "0.weight")}
+    with torch.no_grad():
+        first[0].weight.fill_(3)
+        first[0].bias.data.fill_(2)
+    first[0].count = torch.ones(1)
+    first[0].held.seen["b"] = torch.ones(3)
+    taken = changing.take()
+    assert set(taken) == {
+        ("", "0.weight"), ("", "0.bias"), ("", "0.count"), ("0", "held", "seen"),
+    }  # fmt: skip
+    trained = second[0].weight
+    other.put(taken)
+    assert second[0].weight is trained  # which the optimiser holds
+    assert second[0].weight.eq(3).all()
+    assert second[0].bias.eq(2).all()
+    assert second[0].count.item() == 1
+    assert list(second[0].held.seen) == ["a", "b"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -174,16 +234,25 @@ def test_only_whole_checkpoints_count(tmp_path, capsys):
     for step in (2, 10):
         place = tmp_path / f"checkpoint-{step}"
         place.mkdir()
-        (place / "weights").write_bytes(b"w" * 100)
+        (place / checkpoint.STATE).write_bytes(b"w" * 100)
         checkpoint.seal(place)
     assert checkpoint.newest(tmp_path).name == "checkpoint-10"
-    (tmp_path / "checkpoint-10" / "weights").write_bytes(b"w" * 99 + b"x")  # a damaged byte
+    (tmp_path / "checkpoint-10" / checkpoint.STATE).write_bytes(b"w" * 99 + b"x")  # a damaged byte
     (tmp_path / "checkpoint-12").mkdir()  # killed before it was sealed
     assert checkpoint.newest(tmp_path).name == "checkpoint-2"
     assert capsys.readouterr().out.count("no whole checkpoint, removed") == 2
     assert not (tmp_path / "checkpoint-10").exists()
-    (tmp_path / "checkpoint-2" / "weights").unlink()
+    (tmp_path / "checkpoint-2" / checkpoint.STATE).unlink()
     assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_checkpoint_of_what_peft_saves_alone_is_not_gone_on_from(tmp_path, capsys):
+    place = tmp_path / "checkpoint-3"
+    place.mkdir()
+    (place / "adapter_model.safetensors").write_bytes(b"w")
+    checkpoint.seal(place)
+    assert checkpoint.newest(tmp_path) is None
+    assert "no whole checkpoint, removed" in capsys.readouterr().out
 
 
 def test_checkpoints_are_written_in_time_and_few_are_kept(make_cell, session, monkeypatch):

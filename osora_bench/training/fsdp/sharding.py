@@ -32,11 +32,9 @@ from transformers import Trainer
 from osora_bench.common.interruption import Interrupted, Interruption
 from osora_bench.models.base import checksums
 from osora_bench.models.skeleton import decoder_layers
-from osora_bench.training.checkpoint import Checkpoints, seal
+from osora_bench.training.checkpoint import SHARDS, Checkpoints, seal
 from osora_bench.training.data import IGNORED_LABEL
 
-SHARDS = "shards"
-"""Folder of a checkpoint with the trained weights and the optimiser, a file of each process."""
 SCHEDULER = "scheduler.pt"
 # frozen weights are read from the model's own files
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
