@@ -59,7 +59,6 @@ def verify(names: Sequence[str]) -> int:
 
 def data_verb(arguments: Sequence[str]) -> int:
     """Where the benchmark sets come from, what of them is here, and getting the rest."""
-
     action = arguments[0] if arguments else ""
     if action not in ("list", "verify", "fetch"):
         raise UserError(unknown("action of `data`", action, ("list", "verify", "fetch")))

@@ -245,7 +245,6 @@ def write_scores(
 
 def scores_table(scores: dict[str, Any]) -> str:
     """The scores as lines of text."""
-
     rows = []
     for key, score in scores.items():
         limited = "" if score.n == score.questions else f" of {score.questions}"

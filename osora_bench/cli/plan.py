@@ -143,7 +143,6 @@ def _precision(cells: Sequence[Cell]) -> list[str]:
 
 def plan_verb(arguments: Sequence[str]) -> int:
     """Print every cell with its run id, state, and what it is expected to take."""
-
     names, rest = experiment_option(arguments)
     # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
     _, overrides = run_options([a for a in rest if a != "--json"])

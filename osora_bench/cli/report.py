@@ -16,7 +16,6 @@ from osora_bench.reporting import reference, render, tabulate
 
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
-
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, ("out", "params", "compare", "others"))
     experiment = load_experiment(name)
@@ -74,7 +73,6 @@ def results_verb(arguments: Sequence[str]) -> int:
 
 def audit_verb(arguments: Sequence[str]) -> int:
     """Show what arithmetic says of the paper's printed numbers."""
-
     for line in reference.audit():
         print(line)
     return 0

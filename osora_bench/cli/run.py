@@ -15,7 +15,6 @@ from osora_bench.sweep.run import run_experiment
 
 def run_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of an experiment."""
-
     # looked at once a process: what runs is what is here now, not after the checks
     code_state.code()
     name, rest = experiment_option(arguments)
@@ -32,13 +31,11 @@ def run_verb(arguments: Sequence[str]) -> int:
 
 def cell_verb(arguments: Sequence[str]) -> int:
     """One cell through Hydra's own entry point."""
-
     return hydra_main(arguments)
 
 
 def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise UserError if the experiment's tables or figures could not be made in the end."""
-
     tabulate.check_tables(experiment, cells)
     if experiment.figures:
         from osora_bench.reporting import figures

@@ -28,7 +28,6 @@ ORIGIN = "osora_bench.json"
 
 def write_origin(folder: Path, base: Any, method: MethodConfig) -> None:
     """Write down beside a trained adapter what loading it takes."""
-
     origin = {"base": digest(base.checksums), "start": method.start}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
@@ -39,7 +38,6 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     Raises:
         UserError: the adapter was trained on another base, or its tensors do not fit this one.
     """
-
     origin: dict[str, Any] = {"base": None, "start": None}
     if (folder / ORIGIN).is_file():
         origin |= read_settings(folder / ORIGIN)
@@ -79,7 +77,6 @@ def _load(base: Any, folder: Path, start: str | None) -> Any:
 def _check_names(model: Any, folder: Path) -> None:
     """PEFT passes over tensors without a place in the model, over places without a tensor, and over
     what is no number."""
-
     tensors = load_peft_weights(str(folder))
     expected, stored = set(get_peft_model_state_dict(model)), set(tensors)
     if not_finite := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:

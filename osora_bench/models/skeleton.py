@@ -78,7 +78,6 @@ def check_rank(cfg: Config, skeleton: Any) -> None:
     Args:
         skeleton: the model's modules; their shapes are all that is read.
     """
-
     model, method = cfg.model, cfg.method
     shapes = adapted_layers(skeleton, model.target_modules)
     name, shape = min(shapes.items(), key=lambda item: min(item[1]))

@@ -15,7 +15,6 @@ from osora_bench.reporting.table import Table
 
 def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """The loss on held-out rows by method and learning rate; the lowest of a method in bold."""
-
     by_label: dict[str, dict[float, str]] = {}
     for row in rows:
         config = row.cell.config
