@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from osora_bench.common.errors import UserError
 from osora_bench.common.files import check_writable
 from osora_bench.evaluation.checks import check_suite
-from osora_bench.models.adapter_config import instantiate, start
+from osora_bench.models.adapter_config import check_start, start
 from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
@@ -86,7 +86,7 @@ def _check_layers(cell: Cell) -> None:
         return
     from osora_bench.models import counting, weights
 
-    instantiate(method)
+    check_start(method)
     start(method)
     if model.architecture is None:
         weights.check_weights(model)  # what is not there has been told already

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, cast
 
+import torch
 import transformers
 
 from osora_bench.common import interruption, paths
-from osora_bench.evaluation import evaluate, suites
+from osora_bench.common.errors import UserError
+from osora_bench.evaluation import decoder, evaluate, suites
 from osora_bench.models import adapters
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
@@ -78,11 +80,13 @@ class Session:
         loading = time.time()
         base = self.workspace.base(_to_evaluate(cell))
         model, seconds = base.model, {"load": time.time() - loading}
+        trained: torch.Tensor | None = None
         try:
             if cell.config.processes > 1:
                 model = _as_trained(cell, base, done, circumstances)
             elif cell.config.trains:
                 model, done = self._trained(cell, base, circumstances, tracker)
+                trained = None if cell.config.method.full else _losses(model)
             evaluating = time.time()
             scores = evaluate.evaluate(
                 model,
@@ -97,6 +101,9 @@ class Session:
             gc.collect()
         seconds |= {"train": done.seconds, "evaluate": time.time() - evaluating}
         seconds["total"] = sum(seconds.values())
+        del model, base  # what release could not give back is loaded anew
+        if trained is not None:
+            self._check_saved(cell, trained)
         training = None if done.training is None else cast(TrainingRecord, asdict(done.training))
         return write_cell_record(
             cell,
@@ -143,6 +150,24 @@ class Session:
         adapters.save(model, base, cell)
         return training
 
+    def _check_saved(self, cell: Cell, trained: torch.Tensor) -> None:
+        """Load the saved adapter: what a start wrote into the base weights or drew at random, and
+        PEFT did not save, is missing from it. The next cell needs the base model again anyway.
+
+        Raises:
+            UserError: it is not the model that was trained.
+        """
+        saved = adapters.saved_again(self.workspace.base(cell.config), cell)
+        try:
+            same = decoder.alike(_losses(saved), trained, saved)
+        finally:
+            self.workspace.release(saved)
+        if not same:
+            raise UserError(
+                f"method {cell.config.method.name}: the adapter in {cell.paths.adapter}, loaded "
+                "again, is not the model that was trained: PEFT saves less than its start made up"
+            )
+
     def _train_shared(
         self, cell: Cell, circumstances: Circumstances, tracker: Tracker
     ) -> reuse.Trained:
@@ -187,6 +212,12 @@ def _started(cell: Cell, base: Base) -> Any:
     """The model with a fresh adapter, as the cell's seed starts it."""
     transformers.set_seed(cell.config.seed)
     return adapters.with_fresh_adapter(base.model, cell)
+
+
+def _losses(model: Any) -> torch.Tensor:
+    """Of made-up texts, to tell a model from another."""
+    model.eval()
+    return decoder.trial_losses(model)
 
 
 def _to_evaluate(cell: Cell) -> Config:
