@@ -29,6 +29,7 @@ import torch
 
 from osora_bench.common.interruption import SIGNALS, Interruption
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import plain
 from osora_bench.records import code_state
 from osora_bench.training import checkpoint
 from osora_bench.training.train import Training
@@ -117,7 +118,7 @@ def _started(cell: Cell, rank: int, folder: Path) -> Process:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if log is not None:
             log.close()
-    work = {"run_id": cell.run_id, "config": cell.config, "folder": str(folder)}
+    work = {"run_id": cell.run_id, "config": plain(cell.config), "folder": str(folder)}
     _say(process, json.dumps({**work, "code": code_state.code()}))
     return process
 
