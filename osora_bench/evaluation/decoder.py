@@ -16,8 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from osora_bench.common.errors import UserError
 from osora_bench.evaluation.shared_prefix import ATTENTION, Pair, Rows
 from osora_bench.models.base import inside
+
+
+class NoNumbers(UserError):
+    """A model computes NaN or infinite numbers: whatever is picked by them is no answer."""
+
 
 LEAVE_AT = 0.8
 """Rows change when at most this share of them is still unfinished: that copies those that stay."""
@@ -322,6 +328,7 @@ class Decoder:
             scores = torch.where(met & (scores > 0), scores / self.penalty, scores)
             scores = torch.where(met & (scores < 0), scores * self.penalty, scores)
         best = scores.argmax(dim=-1)
+        need_numbers(scores.gather(1, best[:, None]))  # NaN is larger than any number
         if batch.met is not None:
             batch.met[first:].scatter_(1, best[:, None], True)
         for index, token in zip(batch.places[first:], best.tolist(), strict=True):
@@ -414,6 +421,12 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
     while same < min(len(first), len(last)) and first[same] == last[same]:
         same += 1
     return min(same, min(map(len, prompts)) - 1)
+
+
+def need_numbers(values: Tensor) -> None:
+    """Raises NoNumbers if the likeliest tokens' logits, or losses, are no finite numbers."""
+    if not bool(values.isfinite().all()):
+        raise NoNumbers("the model computes NaN or infinite numbers; it cannot be scored")
 
 
 def _nll(logits: Tensor, tokens: Sequence[int]) -> Tensor:

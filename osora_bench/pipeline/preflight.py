@@ -10,7 +10,7 @@ from osora_bench.models.adapter_config import check_start, start
 from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
-from osora_bench.training.checks import check_optimizer, check_rows, check_sharing
+from osora_bench.training.checks import check_optimizer, check_precision, check_rows, check_sharing
 
 
 def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
@@ -26,6 +26,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (_check_suite, list(by_data.values())),
         (check_optimizer, list(by_trainer.values())),
         (_check_device, cells if here else []),
+        (check_precision, cells if here else []),
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
         (_check_layers, cells),

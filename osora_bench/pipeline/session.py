@@ -28,6 +28,7 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, plain
 from osora_bench.records.schema import Circumstances, Record, TrainingRecord
 from osora_bench.training import callbacks, data, reuse, train
+from osora_bench.training.checks import check_precision
 from osora_bench.training.fsdp import launch
 
 UNTRAINED = reuse.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
@@ -74,6 +75,7 @@ class Session:
 
     def _run(self, cell: Cell, tracker: Tracker) -> Record:
         cell.paths.failure.unlink(missing_ok=True)
+        check_precision(cell)  # of a cell that was planned on another machine
         circumstances, done = circumstances_of(cell), UNTRAINED
         if cell.config.processes > 1:
             done = self._train_shared(cell, circumstances, tracker)
