@@ -92,3 +92,4 @@ def _check_layers(cell: Cell) -> None:
     if model.architecture is None:
         weights.check_weights(model)  # what is not there has been told already
     counting.check_layers(cell.config)
+    counting.check_tied(cell.config)
