@@ -16,8 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from osora_bench.common.errors import UserError
 from osora_bench.evaluation.shared_prefix import ATTENTION, KVCache, Pair
 from osora_bench.models.base import inside
+
+
+class NoNumbers(UserError):
+    """A model computes NaN or infinite numbers: whatever is picked by them is no answer."""
+
 
 LEAVE_AT = 0.8
 """Sequences change when at most this share is still unfinished: that copies those that stay."""
@@ -253,6 +259,7 @@ class Decoder:
             scores = torch.where(held & (scores > 0), scores / self.penalty, scores)
             scores = torch.where(held & (scores < 0), scores * self.penalty, scores)
         best = scores.argmax(dim=-1)
+        need_numbers(scores.gather(1, best[:, None]))  # NaN is larger than any number
         if batch.met is not None:
             batch.met[first:].scatter_(1, best[:, None], True)
         for index, token in zip(batch.places[first:], best.tolist(), strict=True):
@@ -345,6 +352,12 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
     while count < min(len(first), len(last)) and first[count] == last[count]:
         count += 1
     return min(count, min(map(len, prompts)) - 1)
+
+
+def need_numbers(values: Tensor) -> None:
+    """Raises NoNumbers if the likeliest tokens' logits, or losses, are no finite numbers."""
+    if not bool(values.isfinite().all()):
+        raise NoNumbers("the model computes NaN or infinite numbers; it cannot be scored")
 
 
 def nll(logits: Tensor, tokens: Sequence[int]) -> Tensor:

@@ -45,17 +45,31 @@ def supports(model: Any) -> bool:
 def _agrees(model: Any) -> bool:
     """Whether the losses of two short texts are those of the model's own forward pass."""
     decoder = Decoder(model, eos_ids=(), pad_id=0, memory=1 << 40, most_rows=len(TRIAL))
-    texts = [[tenths * decoder.config.vocab_size // 10 for tenths in text] for text in TRIAL]
+    texts = _trial(model)
     losses: dict[int, Tensor] = {}
     try:
         decoder.losses(texts, losses.__setitem__)
-        expected = [plain_losses(model, text) for text in texts]
+        expected = trial_losses(model)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a model's code makes of arguments that it does not expect
         return False
-    batched, plain = torch.cat([losses[i] for i in range(len(texts))]), torch.cat(expected)
-    round_off = 1e-3 if torch.finfo(decoder.model.dtype).bits >= 32 else 3e-2
+    return alike(torch.cat([losses[i] for i in range(len(texts))]), expected, model)
+
+
+def _trial(model: Any) -> list[list[int]]:
+    size = inside(model).config.get_text_config().vocab_size
+    return [[tenths * size // 10 for tenths in text] for text in TRIAL]
+
+
+def trial_losses(model: Any) -> Tensor:
+    """The losses of two made-up texts by the model's own forward pass."""
+    return torch.cat([plain_losses(model, text) for text in _trial(model)])
+
+
+def alike(batched: Tensor, plain: Tensor, model: Any) -> bool:
+    """Whether losses are the same but for round-off in the model's type."""
+    round_off = 1e-3 if torch.finfo(inside(model).dtype).bits >= 32 else 3e-2
     return bool((batched - plain).abs().mean() < round_off * plain.abs().mean())
 
 

@@ -23,6 +23,7 @@ from osora_bench.evaluation.suites import PreparedSets, by_perplexity
 from osora_bench.evaluation.tasks import build_dataset, output_to
 from osora_bench.evaluation.vllm_model import VllmModel
 from osora_bench.models import weights
+from osora_bench.models.skeleton import check_merge
 from osora_bench.planning.config import Config, DatasetConfig
 
 JOURNAL = "journal.jsonl"
@@ -125,6 +126,7 @@ def _merged(model: Any, merge: bool) -> Iterator[None]:
     if not merge or not hasattr(model, "peft_config"):
         yield
         return
+    check_merge(model)
     try:
         model.merge_adapter()
     except (AttributeError, NotImplementedError) as error:

@@ -6,6 +6,7 @@ perplexity is normed) and differs in how the work is done: see decoder.py.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from opencompass.models.base import BaseModel, LMTemplateParser
 from opencompass.models.base_api import APITemplateParser
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from osora_bench.common import progress
-from osora_bench.evaluation.decoder import Decoder
+from osora_bench.evaluation.decoder import Decoder, need_numbers
 from osora_bench.evaluation.decoder_support import plain_losses, supports
 from osora_bench.evaluation.journal import Journal
 from osora_bench.models import memory
@@ -167,6 +169,7 @@ class InMemoryModel(BaseModel):
                 ids, mask = encoded[missing[index]], masked[missing[index]]
                 counts = torch.tensor([token != self.tokenizer.pad_token_id for token in ids])
                 losses = losses * counts[1:]
+                need_numbers(losses)  # OpenCompass would take the first label
                 total = losses[max(mask - 1, 0) :].sum().item()
                 keep(missing[index], total / (int(counts.sum()) - mask))
 
@@ -198,6 +201,8 @@ class InMemoryModel(BaseModel):
         answers = [None if self.journal is None else self.journal.get(q) for q in questions]
         # a journal of before says of no text whether it was cut: such a question is asked again
         answers = [None if isinstance(entry, str) else entry for entry in answers]
+        # and one of before could hold losses that are no numbers
+        answers = [None if _no_number(entry) else entry for entry in answers]
         missing = [i for i, entry in enumerate(answers) if entry is None]
         initial = len(questions) - len(missing)
         description = f"evaluate {self.label}{self.asking}"
@@ -254,7 +259,10 @@ class InMemoryModel(BaseModel):
         )
         ids = torch.tensor([prompt], device=next(self.model.parameters()).device)
         tokens = self.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([_Numbers()]),
         )
         answer: list[int] = tokens[0, len(prompt) :].tolist()
         return answer
@@ -293,6 +301,14 @@ class InMemoryModel(BaseModel):
         return str(text)
 
 
+class _Numbers(LogitsProcessor):
+    """Changes nothing; refuses logits that are no numbers."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        need_numbers(scores.amax(dim=-1))  # NaN if any is
+        return scores
+
+
 def messages(prompt: Any) -> list[dict[str, str]]:
     """OpenCompass's turns as chat messages; neighbours of one role become one turn."""
     if isinstance(prompt, str):
@@ -307,6 +323,10 @@ def messages(prompt: Any) -> list[dict[str, str]]:
         else:
             turns.append({"role": role, "content": text})
     return turns
+
+
+def _no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _plain(prompt: Any) -> str:

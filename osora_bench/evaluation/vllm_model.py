@@ -15,6 +15,7 @@ from peft.utils.save_and_load import get_base_model_state_dict
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation.checks import check_installed
 from osora_bench.evaluation.in_memory_model import Finished, InMemoryModel
+from osora_bench.models.skeleton import check_merge
 from osora_bench.osora import OsoraConfig, save_lora
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -127,6 +128,7 @@ def lora_rank(model: Any) -> int | None:
 
 
 def _merged(model: Any, folder: Path) -> Path:
+    check_merge(model)
     try:
         model.merge_adapter(safe_merge=True)
     except (AttributeError, NotImplementedError) as error:

@@ -52,6 +52,30 @@ def start(method: MethodConfig) -> Callable[[Any], None]:
     return function
 
 
+DATA_STEPS = ("eva", "lora_ga", "corda")
+"""Starts of PEFT's LoRA from activations or gradients, which its user has to collect beforehand."""
+
+
+def check_start(method: MethodConfig) -> None:
+    """Refuse starts that would not happen, or that the saved adapter would not come back from.
+
+    Raises:
+        UserError: see there; the method's settings are wrong.
+    """
+    how = str(getattr(instantiate(method), "init_lora_weights", ""))
+    told = f"method {method.name}: init_lora_weights={how}"
+    if how.startswith(DATA_STEPS):
+        raise UserError(
+            f"{told} starts from activations or gradients on data, a step that is not done here; "
+            "without it PEFT gives plain LoRA"
+        )
+    if "_niter_" in how:
+        raise UserError(
+            f"{told} draws random numbers for what it takes off the base weights: loaded again, "
+            "the saved adapter would stand on others; method=pissa starts from the exact factors"
+        )
+
+
 def instantiate(method: MethodConfig) -> Any:
     """Build the method's PEFT configuration from its `peft` section.
 

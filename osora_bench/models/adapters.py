@@ -102,6 +102,12 @@ def with_fresh_adapter(model: Any, cell: Cell) -> Any:
     return adapted
 
 
+def saved_again(base: Base, cell: Cell) -> Any:
+    """The base model with the adapter that the cell has saved."""
+    with use_store(_store(cell)):
+        return with_saved_adapter(base, cell.paths.adapter, cell.config)
+
+
 def _store(cell: Cell) -> SvdStore | None:
     """Where decompositions are shared by cells and later runs: below `runs` if not elsewhere."""
     return None if os.environ.get("OSORA_SVD_STORE") else SvdStore(cell.paths.decompositions)

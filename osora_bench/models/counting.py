@@ -19,9 +19,11 @@ from torch import nn
 
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
-from osora_bench.models.skeleton import blank, check_rank
+from osora_bench.models.skeleton import blank, check_merge, check_rank, tied_layers
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
+ADDED = ("gaussian", "orthogonal", "mica")
+"""Starts of PEFT's LoRA that leave the base weights alone."""
 SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -93,6 +95,24 @@ def _check(sections: str) -> None:
     cfg = Config.of(json.loads(sections))
     with suppress(NeedsWeights):
         adapt(cfg, _blank(cfg))
+
+
+def check_tied(cfg: Config) -> None:
+    """Refuse to write into weights that are not the adapted layers' alone (UserError)."""
+    how = getattr(adapter_config.instantiate(cfg.method), "init_lora_weights", None)
+    residual = cfg.method.start or (isinstance(how, str) and how not in ADDED)
+    if not (residual or cfg.eval.merge):
+        return
+    with suppress(NeedsWeights):
+        adapted = adapt(cfg, _blank(cfg))
+        if cfg.eval.merge:
+            check_merge(adapted)
+        if residual and (tied := tied_layers(adapted)):
+            raise UserError(
+                f"method {cfg.method.name}: its start takes a part off the weight of {tied[0]}, "
+                "which another module reads too (tied embeddings): the model would not start as "
+                "the base; leave it out of model.target_modules"
+            )
 
 
 def adapt(cfg: Config, skeleton: nn.Module) -> Any:

@@ -1,9 +1,11 @@
 """A model without weights: its modules and their shapes, on the meta device."""
 
+from collections import Counter
 from textwrap import shorten
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -64,6 +66,27 @@ def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tup
                 )
             shapes[name] = (weight.shape[0], weight.shape[1])
     return shapes
+
+
+def tied_layers(adapted: nn.Module) -> list[str]:
+    """Adapted layers whose weight another module reads too, as an output layer may the embeddings':
+    what is written into it (a merged adapter, a start's residual) changes that module with it."""
+    readers = Counter(id(p) for m in adapted.modules() for p in m.parameters(recurse=False))
+    return [
+        name
+        for name, module in adapted.named_modules()
+        if isinstance(module, BaseTunerLayer)
+        and readers[id(getattr(module.get_base_layer(), "weight", None))] > 1
+    ]
+
+
+def check_merge(adapted: nn.Module) -> None:
+    """Refuse to merge an adapter into a weight that is not its layer's alone (UserError)."""
+    if tied := tied_layers(adapted):
+        raise UserError(
+            f"the adapter cannot be merged: another module reads the weight of {tied[0]} too (tied "
+            "embeddings), and would change with it"
+        )
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

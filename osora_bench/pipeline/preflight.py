@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from osora_bench.common.errors import UserError
 from osora_bench.common.files import check_writable
 from osora_bench.evaluation.checks import check_suite
-from osora_bench.models.adapter_config import instantiate, start
+from osora_bench.models.adapter_config import check_start, start
 from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
-from osora_bench.training.checks import check_optimizer, check_rows, check_sharing
+from osora_bench.training.checks import check_optimizer, check_precision, check_rows, check_sharing
 
 
 def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
@@ -26,6 +26,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (_check_suite, list(by_data.values())),
         (check_optimizer, list(by_trainer.values())),
         (_check_device, cells if here else []),
+        (check_precision, cells if here else []),
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
         (_check_layers, cells),
@@ -86,8 +87,9 @@ def _check_layers(cell: Cell) -> None:
         return
     from osora_bench.models import counting, weights
 
-    instantiate(method)
+    check_start(method)
     start(method)
     if model.architecture is None:
         weights.check_weights(model)  # what is not there has been told already
     counting.check_layers(cell.config)
+    counting.check_tied(cell.config)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, cast
 
+import torch
 import transformers
 
 from osora_bench.common import interruption, paths
-from osora_bench.evaluation import evaluate, suites
+from osora_bench.common.errors import UserError
+from osora_bench.evaluation import decoder_support, evaluate, suites
 from osora_bench.models import adapters
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
@@ -26,6 +28,7 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, plain
 from osora_bench.records.schema import Circumstances, Record, TrainingRecord
 from osora_bench.training import callbacks, data, reuse, train
+from osora_bench.training.checks import check_precision
 from osora_bench.training.fsdp import launch
 
 UNTRAINED = reuse.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
@@ -72,17 +75,20 @@ class Session:
 
     def _run(self, cell: Cell, tracker: Tracker) -> Record:
         cell.paths.failure.unlink(missing_ok=True)
+        check_precision(cell)  # of a cell that was planned on another machine
         circumstances, outcome = circumstances_of(cell), UNTRAINED
         if cell.config.processes > 1:
             outcome = self._train_shared(cell, circumstances, tracker)
         loading_start = time.time()
         base = self.workspace.base(_to_evaluate(cell))
         model, seconds = base.model, {"load": time.time() - loading_start}
+        trained: torch.Tensor | None = None
         try:
             if cell.config.processes > 1:
                 model = _as_trained(cell, base, outcome, circumstances)
             elif cell.config.trains:
                 model, outcome = self._trained(cell, base, circumstances, tracker)
+                trained = None if cell.config.method.full else _losses(model)
             evaluation_start = time.time()
             scores = evaluate.evaluate(
                 model,
@@ -97,6 +103,9 @@ class Session:
             gc.collect()
         seconds |= {"train": outcome.seconds, "evaluate": time.time() - evaluation_start}
         seconds["total"] = sum(seconds.values())
+        del model, base  # what release could not give back is loaded anew
+        if trained is not None:
+            self._check_saved(cell, trained)
         training = (
             None if outcome.training is None else cast(TrainingRecord, asdict(outcome.training))
         )
@@ -145,6 +154,24 @@ class Session:
         adapters.save(model, base, cell)
         return training
 
+    def _check_saved(self, cell: Cell, trained: torch.Tensor) -> None:
+        """Load the saved adapter: what a start wrote into the base weights or drew at random, and
+        PEFT did not save, is missing from it. The next cell needs the base model again anyway.
+
+        Raises:
+            UserError: it is not the model that was trained.
+        """
+        saved = adapters.saved_again(self.workspace.base(cell.config), cell)
+        try:
+            same = decoder_support.alike(_losses(saved), trained, saved)
+        finally:
+            self.workspace.release(saved)
+        if not same:
+            raise UserError(
+                f"method {cell.config.method.name}: the adapter in {cell.paths.adapter}, loaded "
+                "again, is not the model that was trained: PEFT saves less than its start made up"
+            )
+
     def _train_shared(
         self, cell: Cell, circumstances: Circumstances, tracker: Tracker
     ) -> reuse.Trained:
@@ -189,6 +216,12 @@ def _started(cell: Cell, base: Base) -> Any:
     """The model with a fresh adapter, as the cell's seed starts it."""
     transformers.set_seed(cell.config.seed)
     return adapters.with_fresh_adapter(base.model, cell)
+
+
+def _losses(model: Any) -> torch.Tensor:
+    """Of made-up texts, to tell a model from another."""
+    model.eval()
+    return decoder_support.trial_losses(model)
 
 
 def _to_evaluate(cell: Cell) -> Config:

@@ -30,6 +30,23 @@ def check_optimizer(cell: Cell) -> None:
             raise UserError(unknown(f"trainer.{key}", value, names))
 
 
+def check_precision(cell: Cell) -> None:
+    """Refuse what accelerate leaves out without a word: float16 where there is no GPU.
+
+    Raises:
+        UserError: see there.
+    """
+    from osora_bench.models.base import device_of
+
+    cfg = cell.config
+    if not cfg.trains or cfg.trainer.precision != "float16" or device_of(cfg).type != "cpu":
+        return
+    raise UserError(
+        "trainer.precision=float16: needs a GPU, on a CPU it would be float32; here: "
+        "trainer.precision=bfloat16 or float32"
+    )
+
+
 def check_sharing(cell: Cell) -> None:
     """Models and methods whose weights cannot be shared out among processes."""
     model, method = cell.config.model, cell.config.method

@@ -155,11 +155,26 @@ def train(
         progress.say(f"{setup.label}: goes on from {start}")
     try:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        _need_numbers(model)
         return _summary(trainer, setup)
     finally:
         _without_autocast(model)
         if setup.config.trainer.gradient_checkpointing:  # else the base's next cell has it too
             inside(model).gradient_checkpointing_disable()
+
+
+def _need_numbers(model: Any) -> None:
+    """Whatever watched the steps: what is saved must be numbers. Of shares, each looks at its own.
+
+    Raises:
+        Diverged: they are not.
+    """
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            own = weight.detach()
+            own = own.to_local() if hasattr(own, "to_local") else own
+            if not bool(own.isfinite().all()):
+                raise Diverged(f"after the training, {name} holds NaN or infinite numbers")
 
 
 def _without_autocast(model: Any) -> None:
