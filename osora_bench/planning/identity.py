@@ -11,6 +11,9 @@ from osora_bench.common.fingerprint import fingerprint
 from osora_bench.planning.config import Config, SourceConfig, identity_of, plain
 from osora_bench.records import record
 
+PROMPT_CLASSES = ("Prompt", "Prefix", "CPT", "Cartridge")
+"""In the names of PEFT's configurations that adapt the model's input, not its layers."""
+
 
 def identity(cfg: Config, content: dict[str, str] | None = None) -> dict[str, Any]:
     """All that can change the numbers of a cell, with the content that paths point to (`content`:
@@ -27,7 +30,7 @@ def identity(cfg: Config, content: dict[str, str] | None = None) -> dict[str, An
     suite["datasets"] = [
         {**identity_of(d), "files": [content[f] for f in d.files]} for d in cfg.eval.datasets
     ]
-    result = {"numerics_version": NUMERICS_VERSION, "model": model, "eval": suite}
+    result = {"numerics_version": _numerics_version(cfg), "model": model, "eval": suite}
     if cfg.trains:
         task = identity_of(cfg.task)
         task["sources"] = [_source(s, content) for s in cfg.task.sources]
@@ -52,6 +55,19 @@ def _source(source: SourceConfig, content: dict[str, str]) -> dict[str, Any]:
     if source.exclude is not None:
         settings["exclude"] = {**settings["exclude"], "path": content[source.exclude.path]}
     return settings
+
+
+def _numerics_version(cfg: Config) -> int:
+    """The newest version that changed numbers of this kind of cell.
+
+    2: scores are in the model's own precision; before, accelerate's autocast stayed on a model that
+    was trained in another one, or whose outermost forward pass gives the answers.
+    """
+    if not cfg.trains or cfg.trainer.precision == "float32":
+        return 1
+    target = str((cfg.method.peft or {}).get("_target_", ""))
+    outermost = cfg.method.full or any(name in target for name in PROMPT_CLASSES)
+    return NUMERICS_VERSION if outermost or cfg.model.dtype != cfg.trainer.precision else 1
 
 
 def revision(cfg: Config) -> str:

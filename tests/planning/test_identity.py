@@ -1,6 +1,7 @@
 """Run ids of the committed records: what they were, they stay."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -24,3 +25,26 @@ def test_a_committed_run_id_follows_from_its_record(place, monkeypatch, tmp_path
     told, found = record["config"], record["provenance"]["fingerprints"]
     config = Config.of({**told, "ledger": str(tmp_path), "runs": str(tmp_path)})
     assert identity.run_id(config, dict(found)) == record["run_id"] == place.stem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "version"),
+    [
+        ([], 1),
+        (["trainer.precision=bfloat16"], 2),  # of a model in float32
+        (["trainer.precision=bfloat16", "model.dtype=bfloat16"], 1),
+        (["trainer.precision=bfloat16", "model.dtype=bfloat16", "method=full"], 2),
+        (["trainer.precision=bfloat16", "method=none"], 1),
+        (["method=full"], 1),
+    ],
+)
+def test_only_cells_whose_numbers_a_fix_changed_have_its_version(overrides, version, make_cell):
+    told = identity.identity(make_cell("method=lora", *overrides).config)
+    assert told["numerics_version"] == version
+
+
+def test_prompt_methods_answer_through_the_outermost_forward_pass(make_cell):
+    cell = make_cell("method=lora", "trainer.precision=bfloat16", "model.dtype=bfloat16")
+    prompt = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4}
+    config = replace(cell.config, method=replace(cell.config.method, peft=prompt))
+    assert identity.identity(config)["numerics_version"] == 2
