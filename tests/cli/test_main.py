@@ -195,7 +195,7 @@ def test_an_option_without_a_value_is_told(here, verb, option, capsys):
     ("given", "told"),
     [
         ("wrokers=2", "unknown key 'wrokers'. Did you mean 'workers'?"),
-        ("trainer.max_steps=abc", "Value 'abc' of type 'str' could not be converted to Integer"),
+        ("trainer.max_steps=abc", "trainer.max_steps takes a whole number or null"),
         ("trainer.epochs=[1", "'trainer.epochs=[1' is not KEY=VALUE as Hydra reads it: "),
         ("lora", "'lora' is not KEY=VALUE"),
     ],

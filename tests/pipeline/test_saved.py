@@ -8,7 +8,7 @@ import torch
 
 from osora_bench.cli.main import main
 from osora_bench.evaluation import evaluate
-from osora_bench.evaluation.decoder import plain_losses, supports
+from osora_bench.evaluation.decoder_support import plain_losses, supports
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Workspace
 from osora_bench.planning.compose import group_choices
