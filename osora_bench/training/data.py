@@ -1,6 +1,7 @@
 """Training rows: files -> checked rows -> dialogues -> tokens with labels."""
 
 import csv
+import io
 import json
 import random
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.config import Config, SourceConfig, TaskConfig
+from osora_bench.training.template import Template, Unfit
 
 IGNORED_LABEL = -100
 """What torch's cross entropy leaves out of the loss."""
@@ -37,7 +39,8 @@ def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
     """Rows of a .jsonl, .json (a list of objects) or .csv file below the data folder.
 
     Raises:
-        UserError: no such file, another number of rows than `expected`, or a broken line (named).
+        UserError: no such file, another number of rows than `expected`, or a broken line (named);
+            text that is not UTF-8, or with a byte order mark.
     """
     file = paths.data_file(path)
     if not file.is_file():
@@ -53,24 +56,51 @@ def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _text(file: Path) -> str:
+    """A file's text, in UTF-8 without a byte order mark.
+
+    Raises:
+        UserError: it is not; file and line are named.
+    """
+    content = file.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}, line {line}: not UTF-8 ({error.reason}, byte {content[error.start]:#04x}); "
+            "the file is in another encoding"
+        ) from error
+    if text.startswith("\ufeff"):
+        raise UserError(f"{file}, line 1: begins with a byte order mark (BOM): save it without")
+    return text
+
+
+def _json(text: str) -> Any:
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is no JSON value")
+
+    return json.loads(text, parse_constant=no_number)
+
+
 def _read_jsonl(file: Path) -> list[dict[str, Any]]:
     rows = []
-    with file.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{file}, line {number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{file}, line {number}: not a JSON object")
-            rows.append(row)
+    for number, line in enumerate(io.StringIO(_text(file), newline=None), start=1):
+        try:
+            row = _json(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{file}, line {number}: not a JSON object")
+        rows.append(row)
     return rows
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
+    text = _text(file)
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # says line and column
+        rows = _json(text)
+    except (ValueError, RecursionError) as error:  # says line and column
         raise UserError(f"{file}: not JSON ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{file}: not a list of JSON objects")
@@ -111,8 +141,13 @@ def _column(row: dict[str, Any], column: str, path: str) -> Any:
 
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    reader = csv.DictReader(io.StringIO(_text(file), newline=""))
+    rows: list[dict[str, Any]] = []
+    try:
+        rows += reader
+    except csv.Error as error:
+        hint = "; a quote that is not closed makes such a field" if "limit" in str(error) else ""
+        raise UserError(f"{file}, line {reader.line_num + 1}: {error}{hint}") from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise UserError(f"{file}, row {number}: another number of columns than the header has")
@@ -123,7 +158,8 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
     """The rows of a task to train on as dialogues, `max_rows` of them drawn by the seed.
 
     Raises:
-        UserError: what `read_rows` refuses, a template that names no column of a row, or more
+        UserError: what `read_rows` refuses, a template that is none or that a row does not fill
+            (a column that is missing, null or no text), a response that is empty, or more
             validation rows than there are.
     """
     generator = random.Random(seed)
@@ -155,24 +191,30 @@ def _held_out(task: TaskConfig, rows: int) -> set[int]:
 
 def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]:
     result = []
-    for source in task.sources:
+    for index, source in enumerate(task.sources):
+        where = f"task.sources.{index}"
+        prompt = Template(source.prompt, f"{where}.prompt")
+        response = Template(source.response, f"{where}.response")
         for number, row in source_rows(source):
-            columns = _with_options(row, source.options, generator) if source.options else row
             try:
-                result.append(
-                    Dialogue(source.prompt.format(**columns), source.response.format(**columns))
-                )
-            except (KeyError, IndexError, TypeError) as error:
-                raise UserError(
-                    f"{source.path}, line {number}: the template asks for {error}; "
-                    f"the row has {', '.join(sorted(columns))}"
-                ) from error
+                columns = _with_options(row, source.options, generator) if source.options else row
+                dialogue = Dialogue(prompt.filled(columns), response.filled(columns))
+                if response.says_nothing(columns):
+                    raise Unfit("the response is empty: it would train nothing")
+            except Unfit as error:
+                kind = "line" if source.path.endswith(".jsonl") else "row"
+                raise UserError(f"{source.path}, {kind} {number}: {error}") from error
+            result.append(dialogue)
     return result
 
 
 def _with_options(
     row: dict[str, Any], options: Sequence[str], generator: random.Random
 ) -> dict[str, Any]:
+    for column in options:
+        if row.get(column) is None:
+            why = "is null" if column in row else f"is not in the row: {', '.join(sorted(row))}"
+            raise Unfit(f"the option {column!r} {why}")
     order = list(range(len(options)))
     generator.shuffle(order)
     shuffled = {LETTERS[i]: row[options[j]] for i, j in enumerate(order)}
