@@ -22,6 +22,7 @@ from osora_bench.evaluation.decoder import Decoder, need_numbers
 from osora_bench.evaluation.decoder_support import plain_losses, supports
 from osora_bench.evaluation.journal import Journal
 from osora_bench.models import memory
+from osora_bench.models.dialogue import prompt_ids, turn_end
 
 CHAT_ROUND = {
     "round": [
@@ -77,7 +78,7 @@ class InMemoryModel(BaseModel):
         self.asking = ""  # names the set in the progress bar
         self.too_long: set[int] = set()  # places of the set's questions that do not fit
         self.cut: set[int] = set()  # and of those with an answer that ended at its length limit
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = _eos_ids(model, tokenizer, chat)
         self.end_texts = [text for text in map(tokenizer.decode, self.eos_ids) if text]
         self.penalty = float(model.generation_config.repetition_penalty or 1)
 
@@ -157,7 +158,7 @@ class InMemoryModel(BaseModel):
         Args:
             mask_length: first tokens of each text whose loss does not count.
         """
-        all_ids = [self._encode(_plain(prompt)) for prompt in inputs]
+        all_ids = [self._encode(_plain(prompt), followed=False) for prompt in inputs]
         indices = [i for i, ids in enumerate(all_ids) if len(ids) <= self.max_seq_len]
         self.too_long |= set(range(len(inputs))).difference(indices)
         encoded = [all_ids[i] for i in indices]
@@ -267,7 +268,10 @@ class InMemoryModel(BaseModel):
         answer: list[int] = tokens[0, len(prompt) :].tolist()
         return answer
 
-    def _encode(self, prompt: Any) -> list[int]:
+    def _encode(self, prompt: Any, followed: bool = True) -> list[int]:
+        """A prompt as tokens; `followed`: an answer is to come after it."""
+        if not self.dialogues and followed:
+            return prompt_ids(self.tokenizer, str(prompt))
         if not self.dialogues:
             return list(self.tokenizer(str(prompt))["input_ids"])
         text = self.tokenizer.apply_chat_template(
@@ -333,7 +337,9 @@ def _plain(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else "".join(item["prompt"] for item in prompt)
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
+def _eos_ids(model: Any, tokenizer: Any, chat: bool) -> list[int]:
+    """The model's own end tokens, the tokenizer's, and in a dialogue that of the chat template."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
-    return sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None})
+    ends = turn_end(tokenizer) if chat else []
+    return sorted({int(i) for i in [*ids, tokenizer.eos_token_id, *ends] if i is not None})

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from osora_bench.common.errors import UserError
+from osora_bench.models.tokenizers import load_tokenizer
 from osora_bench.models.weights import location
 from osora_bench.planning.config import Config, ModelConfig
 
@@ -107,23 +108,12 @@ class Workspace:
 
 def load_base(model: ModelConfig, device: torch.device) -> Base:
     """Read a base model and its tokenizer from disk."""
-    path = location(model)
+    path, tokenizer = location(model), load_tokenizer(model)
     options = {"revision": model.revision, "local_files_only": True}
     loaded = AutoModelForCausalLM.from_pretrained(
         path, dtype=getattr(torch, model.dtype), **options
     ).to(device)
     loaded.eval()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"model {model.name}: no tokenizer can be had of {path}: {reason}"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
-    if model.chat and tokenizer.chat_template is None:
-        raise UserError(f"model {model.name}: chat=true, but its tokenizer has no chat template")
     return Base(loaded, tokenizer, checksums(loaded))
 
 

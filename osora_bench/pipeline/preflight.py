@@ -10,7 +10,13 @@ from osora_bench.models.adapter_config import check_start, start
 from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
-from osora_bench.training.checks import check_optimizer, check_precision, check_rows, check_sharing
+from osora_bench.training.checks import (
+    check_optimizer,
+    check_precision,
+    check_rows,
+    check_sharing,
+    check_turns,
+)
 
 
 def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
@@ -19,6 +25,9 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
     by_data = {json.dumps(plain([c.config.task, c.config.eval, c.config.trains])): c for c in cells}
     by_trainer = {(c.config.trainer.optimizer, c.config.trainer.schedule): c for c in cells}
     by_place = {(c.paths.runs, c.ledger): c for c in cells}
+    by_dialogues = {
+        json.dumps(plain([c.config.task, c.config.model, c.config.trains])): c for c in cells
+    }
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
@@ -29,6 +38,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (check_precision, cells if here else []),
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
+        (_check_dialogues, list(by_dialogues.values())),
         (_check_layers, cells),
         (check_sharing, [c for c in cells if c.config.processes > 1]),
     )
@@ -78,6 +88,15 @@ def _check_weights(cell: Cell) -> None:
     from osora_bench.models import weights
 
     weights.check_weights(cell.config.model)
+
+
+def _check_dialogues(cell: Cell) -> None:
+    """The tokenizer and its chat template, tried on each row that is trained on."""
+    from osora_bench.models import tokenizers, weights
+
+    weights.check_weights(cell.config.model)  # what is not there has been told already
+    tokenizers.check_tokenizer(cell.config.model)
+    check_turns(cell)
 
 
 def _check_layers(cell: Cell) -> None:

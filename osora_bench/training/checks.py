@@ -3,6 +3,7 @@
 from osora_bench.benchdata.sets import absent, data_folder
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.models.adapter_config import instantiate
+from osora_bench.models.dialogue import turns
 from osora_bench.planning.cell import Cell
 from osora_bench.training.data import dialogues
 
@@ -17,6 +18,22 @@ def check_rows(cell: Cell) -> None:
     if missing:
         raise UserError("\n".join([*missing, data_folder()]))
     dialogues(cell.config.task, cell.config.seed)
+
+
+def check_turns(cell: Cell) -> None:
+    """Rows whose answer the model's chat template does not write as it is."""
+    from osora_bench.models.tokenizers import load_tokenizer
+
+    cfg = cell.config
+    if not cfg.trains or not cfg.model.chat:
+        return
+    try:
+        rows = dialogues(cfg.task, cfg.seed)
+    except UserError:  # what is wrong with them has been told already
+        return
+    tokenizer = load_tokenizer(cfg.model)
+    for row in rows:
+        turns(tokenizer, row.prompt, row.response)
 
 
 def check_optimizer(cell: Cell) -> None:

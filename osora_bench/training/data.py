@@ -11,6 +11,7 @@ from typing import Any
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.models.dialogue import prompt_ids, turns
 from osora_bench.planning.config import Config, SourceConfig, TaskConfig
 from osora_bench.training.template import Template, Unfit
 
@@ -268,22 +269,14 @@ def _tokens(cfg: Config, pairs: Sequence[Dialogue], tokenizer: Any) -> Tokenised
 
 
 def _chat_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
-    user = {"role": "user", "content": pair.prompt}
-    answer = {"role": "assistant", "content": pair.response}
-    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    text = tokenizer.apply_chat_template([user, answer], tokenize=False)
-    if not text.startswith(prompt):
-        raise UserError(
-            "the chat template writes the answer's turn differently than the generation prompt"
-        )
     encoded = [
         list(tokenizer(part, add_special_tokens=False)["input_ids"])
-        for part in (prompt, text[len(prompt) :])
+        for part in turns(tokenizer, pair.prompt, pair.response)
     ]
     return encoded[0], encoded[0] + encoded[1]
 
 
 def _plain_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
-    prompt = list(tokenizer(pair.prompt)["input_ids"])
+    prompt = prompt_ids(tokenizer, pair.prompt)
     answer = list(tokenizer(pair.response, add_special_tokens=False)["input_ids"])
     return prompt, [*prompt, *answer, tokenizer.eos_token_id]
