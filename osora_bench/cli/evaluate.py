@@ -64,7 +64,7 @@ def evaluate_verb(arguments: Sequence[str]) -> int:
 
     quiet_libraries()
     sets = suites.prepare(cfg.eval, Path(cfg.runs))
-    base = Workspace().base(cfg)
+    base = Workspace().base(cfg, own_tokenizer(args))
     model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)
     folder = args.output or Path(cfg.runs) / "evaluate" / name(args, cfg, model)
     if args.output is not None:
@@ -133,7 +133,7 @@ def _model(args: argparse.Namespace) -> list[str]:
         raise UserError(f"{message}; nor is it a folder with a config.json")
     model_config = read_settings(folder / "config.json")
     stored = model_config.get("dtype") or model_config.get("torch_dtype") or "float32"
-    chat = not args.plain and _has_chat_template(folder)
+    chat = not args.plain and _is_asked_by_chat(folder, args.adapter)
     called = quoted(folder.absolute().name or str(folder))
     settings = {
         "path": quoted(str(folder.absolute())), "name": called, "label": called,
@@ -150,10 +150,44 @@ def _has_chat_template(folder: Path) -> bool:
     return settings.is_file() and "chat_template" in read_settings(settings)
 
 
+def _is_asked_by_chat(folder: Path, adapter: Path | None) -> bool:
+    """Whether there is a chat template where transformers' tokenizers look for it: in a model's
+    folder, or beside the tokenizer that lies with an adapter.
+
+    Raises:
+        UserError: there is one where they do not: the model would be asked without it.
+    """
+    if _has_chat_template(folder) or (adapter is not None and _brings_tokenizer(adapter)):
+        return True
+    names = ("chat_template.json", "chat_template.jinja")
+    unread = [p / n for p in (folder, adapter) if p is not None for n in names]
+    for place in unread:
+        if place.is_file():
+            raise UserError(
+                f"{place}: transformers' tokenizers do not read it there; as {names[1]} in "
+                f"{folder} it is used, and --plain asks without a template"
+            )
+    return False
+
+
+def _brings_tokenizer(adapter: Path) -> bool:
+    return (adapter / "tokenizer_config.json").is_file() and _has_chat_template(adapter)
+
+
+def own_tokenizer(args: argparse.Namespace) -> Path | None:
+    """The adapter's folder, if a tokenizer with a chat template was saved with it: it was trained
+    on dialogues that these wrote. PEFT reads a tokenizer there too."""
+    if args.adapter is None or args.plain or not _brings_tokenizer(args.adapter):
+        return None
+    folder: Path = args.adapter
+    return folder
+
+
 def check_call(args: argparse.Namespace, cfg: Config) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
         check_adapter(args.adapter)
+    from osora_bench.models.tokenizers import load_tokenizer
     from osora_bench.models.weights import check_weights
 
     folder = args.output or Path(cfg.runs)
@@ -162,6 +196,7 @@ def check_call(args: argparse.Namespace, cfg: Config) -> None:
     if args.output is not None:
         check_free(folder, identity(args, cfg))
     check_weights(cfg.model)
+    load_tokenizer(cfg.model, own_tokenizer(args))
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")
 

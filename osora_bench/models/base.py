@@ -5,6 +5,7 @@ import hashlib
 import json
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,13 +71,17 @@ class Workspace:
         self._base: Base | None = None
         self.loads = 0
 
-    def base(self, cfg: Config) -> Base:
-        """The base model of a cell, its weights as loaded; kept until another one is asked for."""
+    def base(self, cfg: Config, tokenizer: Path | None = None) -> Base:
+        """The base model of a cell, its weights as loaded; kept until another one is asked for.
+
+        Args:
+            tokenizer: folder of an adapter's own; None: the model's.
+        """
         model, device = cfg.model, device_of(cfg)
-        key = (model.path, model.revision, model.dtype, device)
+        key = (model.path, model.revision, model.dtype, device, tokenizer)
         if self._base is None or self._key != key:
             self._base = None  # free the old one before the new one is loaded
-            self._base = load_base(model, device)
+            self._base = load_base(model, device, tokenizer)
             self._key = key
             self.loads += 1
         return self._base
@@ -106,9 +111,9 @@ class Workspace:
             self._base = None
 
 
-def load_base(model: ModelConfig, device: torch.device) -> Base:
-    """Read a base model and its tokenizer from disk."""
-    path, tokenizer = location(model), load_tokenizer(model)
+def load_base(model: ModelConfig, device: torch.device, folder: Path | None = None) -> Base:
+    """Read a base model and its tokenizer, or that of an adapter's `folder`, from disk."""
+    path, tokenizer = location(model), load_tokenizer(model, folder)
     options = {"revision": model.revision, "local_files_only": True}
     loaded = AutoModelForCausalLM.from_pretrained(
         path, dtype=getattr(torch, model.dtype), **options
