@@ -3,12 +3,25 @@
 import hashlib
 import json
 import os
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
 CHUNK = 1 << 20
-# what can change a model's numbers; a README or a .gitattributes cannot
 IGNORED = (".md", ".gitattributes", ".png", ".txt.license")
+"""Ends of names of what lies in models' folders and cannot change their numbers."""
+STRAY = (
+    ".*", "*~", "*.lock", "*.log", "*.tmp", "*.part", "*.swp", "*.orig", "*.bak",
+    "thumbs.db", "desktop.ini", "*.pdf", "*.jpg", "*.jpeg", "*.svg", "*.html", "*.pyc",
+    "license", "license.*", "licence", "licence.*", "license-*", "*_license", "copying*",
+    "notice", "notice.*", "use_policy*", "readme", "readme.*", "authors", "changelog*",
+    "training_args.bin", "trainer_state.json", "optimizer.*", "scheduler.*", "scaler.*",
+    "rng_state*", "events.out.*", "all_results.json", "train_results.json", "eval_results.json",
+    "*.sha256", "md5sum*", "sha256sum*",
+)  # fmt: skip
+"""Names, in lower case, of what systems, editors, downloads and transformers' Trainer leave there
+and no loader reads. A list of what is loaded would be shorter and worse: a tokenizer's file of a name
+that it lacks would change numbers and no run id."""
 
 
 def _store() -> Path:
@@ -55,6 +68,11 @@ def _digest(path: Path, size: int, changed: tuple[int, int], inode: int) -> str:
     return digest
 
 
+def _stray(name: str) -> bool:
+    """Whether a file in a model's folder is none that is loaded."""
+    return name.endswith(IGNORED) or any(fnmatchcase(name.lower(), one) for one in STRAY)
+
+
 def fingerprint(path: Path) -> str:
     """`sha256:...` of a file, or of a folder's files by name and content.
 
@@ -64,8 +82,6 @@ def fingerprint(path: Path) -> str:
     if path.is_file():
         return f"sha256:{_remembered(path)}"
     parts = {
-        p.name: _remembered(p)
-        for p in sorted(path.iterdir())
-        if p.is_file() and not p.name.endswith(IGNORED)
+        p.name: _remembered(p) for p in sorted(path.iterdir()) if not _stray(p.name) and p.is_file()
     }
     return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
