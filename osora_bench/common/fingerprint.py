@@ -20,8 +20,8 @@ STRAY = (
     "*.sha256", "md5sum*", "sha256sum*",
 )  # fmt: skip
 """Names, in lower case, of what systems, editors, downloads and transformers' Trainer leave there
-and no loader reads. A list of what is loaded would be shorter and worse: a tokenizer's file of a name
-that it lacks would change numbers and no run id."""
+and no loader reads. A list of what is loaded would be shorter and worse: a tokenizer's file of a
+name that it lacks would change numbers and no run id."""
 
 
 def _store() -> Path:
