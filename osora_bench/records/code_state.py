@@ -9,6 +9,7 @@ from typing import Any
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.progress import say
 
 CHANGED = "OSORA_CHANGED_SINCE_PLAN"
 """Set in a process that was told to run other code than its sweep was started with."""
@@ -16,14 +17,26 @@ SOURCES = ("osora_bench", "conf")
 """Folders whose files take part in a run also where git does not track them."""
 
 
+NO_CHECKOUT = ("not a git repository", "ambiguous argument 'HEAD'")
+"""What git says outside a checkout, and in one without a commit."""
+
+
 def _git(*arguments: str) -> bytes:
-    """What a git command prints.
+    """What a git command prints, also in the checkout of another user, which git would not read.
 
     Raises:
         UserError: it fails.
         FileNotFoundError: there is no git on this machine.
     """
-    result = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, check=False)
+    # what that guards against is code of the checkout that git would start: we are that code
+    trusted = ("-c", f"safe.directory={paths.ROOT}", "-c", "core.fsmonitor=false")
+    result = subprocess.run(
+        ["git", *trusted, *arguments],
+        cwd=paths.ROOT,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
     if result.returncode != 0:
         message = result.stderr.decode(errors="replace").strip()
         raise UserError(f"git {' '.join(arguments)} fails, so the code is not known: {message}")
@@ -31,11 +44,19 @@ def _git(*arguments: str) -> bytes:
 
 
 def _commit() -> str | None:
-    """HEAD; None outside a checkout, or without git."""
+    """HEAD; None outside a checkout, or without git.
+
+    Raises:
+        UserError: git does not say what is checked out.
+    """
     try:
         return _git("rev-parse", "HEAD").decode().strip()
-    except (UserError, FileNotFoundError):
+    except FileNotFoundError:
         return None
+    except UserError as error:
+        if any(words in str(error) for words in NO_CHECKOUT):
+            return None
+        raise
 
 
 def look() -> dict[str, Any]:
@@ -85,7 +106,10 @@ def _content() -> str:
 @cache
 def code() -> dict[str, Any]:
     """The code of this process: what it has imported stays as it is, so this is asked once."""
-    return look()
+    found = look()
+    if found["commit"] is None and (paths.ROOT / ".git").exists():
+        say(f"WARNING: git knows no commit of {paths.ROOT}: records will name none, only a hash")
+    return found
 
 
 def differs(old: dict[str, Any], new: dict[str, Any], switch: str) -> str | None:

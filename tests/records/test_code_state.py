@@ -90,6 +90,37 @@ def test_outside_a_checkout_the_files_themselves_count(tmp_path, monkeypatch):
     assert code_state.look()["diff"] != before["diff"]
 
 
+def test_the_checkout_of_another_user_is_known(repository, monkeypatch):
+    mine = code_state.look()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    ask = ["git", "rev-parse", "HEAD"]
+    bare = subprocess.run(ask, cwd=repository, capture_output=True, check=False)
+    assert b"dubious ownership" in bare.stderr
+    assert code_state.look() == mine
+    (repository / "code.py").write_text("changed")
+    assert code_state.look()["dirty"] is True
+
+
+def test_a_checkout_that_git_cannot_read_is_told(repository):
+    (repository / ".git" / "config").write_text("[broken")
+    with pytest.raises(UserError, match="git rev-parse HEAD fails.*bad config"):
+        code_state.look()
+
+
+@pytest.mark.parametrize("what", ["no commit", "no git"])
+def test_a_checkout_without_a_commit_is_said(what, repository, monkeypatch, capsys):
+    if what == "no commit":
+        subprocess.run(["git", "checkout", "-q", "--orphan", "new"], cwd=repository, check=True)
+    else:
+        monkeypatch.setenv("PATH", str(repository))
+    code_state.code.cache_clear()
+    try:
+        assert code_state.code()["commit"] is None
+    finally:
+        code_state.code.cache_clear()
+    assert "WARNING: git knows no commit" in capsys.readouterr().out
+
+
 def test_a_multirun_goes_on_with_other_code_only_if_that_is_allowed(
     places, session, tmp_path, monkeypatch, capsys
 ):
