@@ -20,10 +20,33 @@ from tests.more_methods import MORE, more_methods  # noqa: F401
 TRAINED = [m for m in group_choices("method") if m != "none"]
 TEXT = [5, 9, 13, 21, 33, 7, 8, 30, 11]
 SHORT = ["trainer.batch_size=8", "trainer.micro_batch_size=8", "trainer.max_steps=8"]
+COUNT = "eval.datasets.2.questions=40"
 SIQA = [
-    "eval=commonsense-ppl", "eval.limit=40",
+    "eval=commonsense-ppl", COUNT,
     "eval.without=[BoolQ,piqa,hellaswag,winogrande,ARC-e,ARC-c,openbookqa]",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def siqa(tmp_path, monkeypatch):
+    """Made-up questions in SIQA's files, each another one."""
+    folder = tmp_path / "data" / "siqa"
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "context": f"Add {i} and {3 * i % 17}.",
+            "question": f"What is {i % 7}?",
+            **{
+                f"answer{letter}": f"{i + step} {step * i % 23}"
+                for step, letter in enumerate("ABC")
+            },
+        }
+        for i in range(10, 50)
+    ]
+    for split in ("train", "dev"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{split}-labels.lst").write_text("".join(f"{i % 3 + 1}\n" for i in range(40)))
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
 
 
 def scored(session, cell, monkeypatch):
@@ -73,6 +96,7 @@ def test_what_is_scored_is_what_was_saved(session, make_cell, monkeypatch, metho
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("siqa")
 @pytest.mark.parametrize("method", ["lora", "full", "pissa"])
 def test_perplexities_of_a_cell_are_those_of_its_folder(
     session, make_cell, tmp_path, capsys, method
@@ -82,11 +106,12 @@ def test_perplexities_of_a_cell_are_those_of_its_folder(
     folder, place = str(cell.paths.adapter), tmp_path / "again"
     given = ["--model", folder] if method == "full" else ["--model", "toy", "--adapter", folder]
     told = ["--suite", "commonsense-ppl", "--sets", "siqa", "--output", str(place)]
-    assert main(["evaluate", *given, *told, "eval.limit=40", f"runs={tmp_path}"]) == 0
+    assert main(["evaluate", *given, *told, COUNT, f"runs={tmp_path}"]) == 0
     assert json.loads((place / "scores.json").read_text())["scores"] == made["scores"]
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("siqa")
 def test_a_training_that_is_taken_over_gives_the_losses_of_the_one_that_was_done(
     session, make_cell, tmp_path, monkeypatch
 ):
