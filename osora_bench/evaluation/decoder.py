@@ -19,6 +19,7 @@ from torch import Tensor
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation.shared_prefix import ATTENTION, KVCache, Pair
 from osora_bench.models.base import inside
+from osora_bench.models.trial import nll
 
 
 class NoNumbers(UserError):
@@ -358,8 +359,3 @@ def need_numbers(values: Tensor) -> None:
     """Raises NoNumbers if the likeliest tokens' logits, or losses, are no finite numbers."""
     if not bool(values.isfinite().all()):
         raise NoNumbers("the model computes NaN or infinite numbers; it cannot be scored")
-
-
-def nll(logits: Tensor, tokens: Sequence[int]) -> Tensor:
-    target = torch.tensor(tokens, device=logits.device, dtype=torch.long)
-    return torch.nn.functional.cross_entropy(logits.float(), target, reduction="none").cpu()

@@ -1,19 +1,16 @@
 """Whether the decoder computes what a model itself would: by its configuration, and by trying."""
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from osora_bench.evaluation.decoder import Decoder, nll
+from osora_bench.evaluation.decoder import Decoder
 from osora_bench.models.base import inside
+from osora_bench.models.trial import alike, trial_losses, trial_texts
 
 KINDS = {"full_attention", "sliding_attention"}
-TRIAL = [[5, 3, 9, 2, 7, 4, 8, 6, 1, 5, 4, 9], [5, 3, 9, 2, 4, 8, 1]]
-"""Made-up texts (a shared prefix, sequences of two lengths), in tenths of the vocabulary, whose
-first tokens are marks: their activations can be so large that bfloat16 rounds the rest away."""
 
 
 def supports(model: Any) -> bool:
@@ -44,8 +41,8 @@ def supports(model: Any) -> bool:
 @torch.inference_mode()
 def _agrees(model: Any) -> bool:
     """Whether the losses of two short texts are those of the model's own forward pass."""
-    decoder = Decoder(model, eos_ids=(), pad_id=0, memory=1 << 40, most_rows=len(TRIAL))
-    texts = _trial(model)
+    texts = trial_texts(model)
+    decoder = Decoder(model, eos_ids=(), pad_id=0, memory=1 << 40, most_rows=len(texts))
     losses: dict[int, Tensor] = {}
     try:
         decoder.losses(texts, losses.__setitem__)
@@ -55,27 +52,3 @@ def _agrees(model: Any) -> bool:
     except Exception:  # whatever a model's code makes of arguments that it does not expect
         return False
     return alike(torch.cat([losses[i] for i in range(len(texts))]), expected, model)
-
-
-def _trial(model: Any) -> list[list[int]]:
-    size = inside(model).config.get_text_config().vocab_size
-    return [[tenths * size // 10 for tenths in text] for text in TRIAL]
-
-
-def trial_losses(model: Any) -> Tensor:
-    """The losses of two made-up texts by the model's own forward pass."""
-    return torch.cat([plain_losses(model, text) for text in _trial(model)])
-
-
-def alike(batched: Tensor, plain: Tensor, model: Any) -> bool:
-    """Whether losses are the same but for round-off in the model's type."""
-    round_off = 1e-3 if torch.finfo(inside(model).dtype).bits >= 32 else 3e-2
-    return bool((batched - plain).abs().mean() < round_off * plain.abs().mean())
-
-
-@torch.inference_mode()
-def plain_losses(model: Any, tokens: Sequence[int]) -> Tensor:
-    """As `Decoder.losses` of one text, by the model's own forward pass: (tokens - 1,)."""
-    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
-    return nll(logits[-len(tokens) : -1], tokens[1:])  # virtual tokens come first

@@ -19,10 +19,11 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from osora_bench.common import progress
 from osora_bench.evaluation.decoder import Decoder, need_numbers
-from osora_bench.evaluation.decoder_support import plain_losses, supports
+from osora_bench.evaluation.decoder_support import supports
 from osora_bench.evaluation.journal import Journal
 from osora_bench.models import memory
 from osora_bench.models.dialogue import prompt_ids, turn_end
+from osora_bench.models.trial import plain_losses
 
 CHAT_ROUND = {
     "round": [

@@ -12,8 +12,8 @@ import transformers
 
 from osora_bench.common import interruption, paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import decoder_support, evaluate, suites
-from osora_bench.models import adapters
+from osora_bench.evaluation import evaluate, suites
+from osora_bench.models import adapters, trial
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
 from osora_bench.pipeline.recording import (
@@ -163,7 +163,7 @@ class Session:
         """
         saved = adapters.saved_again(self.workspace.base(cell.config), cell)
         try:
-            same = decoder_support.alike(_losses(saved), trained, saved)
+            same = trial.alike(_losses(saved), trained, saved)
         finally:
             self.workspace.release(saved)
         if not same:
@@ -221,7 +221,7 @@ def _started(cell: Cell, base: Base) -> Any:
 def _losses(model: Any) -> torch.Tensor:
     """Of made-up texts, to tell a model from another."""
     model.eval()
-    return decoder_support.trial_losses(model)
+    return trial.trial_losses(model)
 
 
 def _to_evaluate(cell: Cell) -> Config:

@@ -8,9 +8,10 @@ import torch
 
 from osora_bench.cli.main import main
 from osora_bench.evaluation import evaluate
-from osora_bench.evaluation.decoder_support import plain_losses, supports
+from osora_bench.evaluation.decoder_support import supports
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Workspace
+from osora_bench.models.trial import plain_losses
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.training import train
