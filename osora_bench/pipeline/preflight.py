@@ -11,6 +11,7 @@ from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
 from osora_bench.training.checks import (
+    check_attention,
     check_optimizer,
     check_precision,
     check_rows,
@@ -28,12 +29,17 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
     by_dialogues = {
         json.dumps(plain([c.config.task, c.config.model, c.config.trains])): c for c in cells
     }
+    by_attention = {
+        json.dumps(plain([c.config.model, c.config.trainer.attention, c.config.trains])): c
+        for c in cells
+    }
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
         (check_rows, list(by_data.values())),
         (_check_suite, list(by_data.values())),
         (check_optimizer, list(by_trainer.values())),
+        (check_attention, list(by_attention.values()) if here else []),
         (_check_device, cells if here else []),
         (check_precision, cells if here else []),
         (_check_tracker, cells if here else []),

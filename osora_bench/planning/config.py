@@ -175,7 +175,9 @@ class EvalConfig:
 class TrainerConfig:
     """Optimisation. `batch_size` is the effective one; `micro_batch_size` rows fit in memory.
     `checkpoint_minutes` lie between two checkpoints; null: one is written on a signal only.
-    `processes` share the weights, each on a GPU of its own (docs/fsdp.md); 1: nothing is shared."""
+    `processes` share the weights, each on a GPU of its own (docs/fsdp.md); 1: nothing is shared.
+    `attention` is one of transformers' implementations, or `auto`: the fastest that computes the
+    same."""
 
     learning_rate: float = MISSING
     batch_size: int = MISSING
@@ -191,6 +193,7 @@ class TrainerConfig:
     gradient_checkpointing: bool = shown()
     checkpoint_minutes: float | None = shown(10.0)
     processes: int = shown(1)
+    attention: str = shown("auto")
 
 
 @dataclass

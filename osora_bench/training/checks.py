@@ -1,11 +1,23 @@
 """What can be refused of a training before a model is loaded."""
 
+from typing import Any
+
 from osora_bench.benchdata.sets import absent, data_folder
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.models.adapter_config import instantiate
 from osora_bench.models.dialogue import turns
 from osora_bench.planning.cell import Cell
 from osora_bench.training.data import dialogues
+
+ATTENTIONS = (
+    "eager",
+    "sdpa",
+    "flex_attention",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+)
+"""transformers' implementations."""
 
 
 def check_rows(cell: Cell) -> None:
@@ -62,6 +74,33 @@ def check_precision(cell: Cell) -> None:
         "trainer.precision=float16: needs a GPU, on a CPU it would be float32; here: "
         "trainer.precision=bfloat16 or float32"
     )
+
+
+def check_attention(cell: Cell) -> None:
+    """An attention implementation that the model or this machine lacks.
+
+    Raises:
+        UserError: names those that it has.
+    """
+    from osora_bench.models.skeleton import blank
+
+    wanted, cfg = cell.config.trainer.attention, cell.config
+    if not cfg.trains or wanted == "auto":
+        return
+    model: Any = blank(cfg.model)
+    own = model.config.get_text_config()._attn_implementation
+    others = ATTENTIONS if model._can_set_attn_implementation() else ()
+    possible = [name for name in others if name != own and _takes(model, name)]
+    if wanted not in (own, *possible):
+        raise UserError(unknown("trainer.attention", wanted, ["auto", own, *possible]))
+
+
+def _takes(model: Any, attention: str) -> bool:
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError):
+        return False
+    return True
 
 
 def check_sharing(cell: Cell) -> None:

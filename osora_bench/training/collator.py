@@ -1,6 +1,7 @@
-"""Rows of tokens -> padded batches."""
+"""Rows of tokens -> padded batches, shared out into micro-batches."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,13 +10,17 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from osora_bench.models.base import inside
 from osora_bench.training.data import IGNORED_LABEL
 
+PIECE = 256
+"""Tokens from which on padding costs a CPU more than one more micro-batch."""
+FILLED = 0.9
+"""Share of a large enough micro-batch's longest row that its shortest has at least."""
+
 
 class Collator:
     """Pads rows on the right to the longest of the batch.
 
     Args:
-        labelled_only: have the model compute logits only where one of the rows has a label. With
-            the loss on the answers these are few, and the vocabulary is a model's widest layer.
+        labelled_only: have the model compute logits where there are labels only (`with_places`).
     """
 
     def __init__(self, pad_token_id: int, labelled_only: bool = False) -> None:
@@ -30,22 +35,48 @@ class Collator:
             return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
 
         mask = [[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows]
-        labels = padded("labels", IGNORED_LABEL)
-        return {
+        batch = {
             "input_ids": padded("input_ids", self.pad_token_id),
             "attention_mask": torch.tensor(mask),
-            "labels": labels,
-            **(_places(labels) if self.labelled_only else {}),
+            "labels": padded("labels", IGNORED_LABEL),
         }
+        return with_places(batch) if self.labelled_only else batch
 
 
-def _places(labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Where in (batch, length) any row has a next token to learn, and these: (batch, places)."""
+def with_places(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Have the model compute logits only where one of the rows has a next token to learn: with the
+    loss on the answers these are few, and the vocabulary is a model's widest layer."""
+    labels = batch["labels"]
     next_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
     positions = (next_labels != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]
     if not len(positions):  # rows without a label: a loss of nothing
-        positions = torch.zeros(1, dtype=torch.long)
-    return {"logits_to_keep": positions, "shift_labels": next_labels[:, positions].contiguous()}
+        positions = torch.zeros(1, dtype=torch.long, device=labels.device)
+    shifted = next_labels[:, positions].contiguous()
+    return {**batch, "logits_to_keep": positions, "shift_labels": shifted}
+
+
+def micro_batches(lengths: Sequence[int], most_rows: int, *, fine: bool) -> list[list[int]]:
+    """An optimiser step's rows shared out by length, longest first, so that little is padding.
+
+    Args:
+        lengths: of each row, in tokens.
+        most_rows: of one micro-batch.
+        fine: end one early where that saves padding: a CPU needs no more than a few hundred tokens
+            at once, a GPU as many as it can hold.
+
+    Returns:
+        Positions of the rows of each micro-batch.
+    """
+    found: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        rows = found[-1] if found else []
+        longest = lengths[rows[0]] if rows else 0
+        enough = fine and len(rows) * longest >= PIECE and lengths[position] < FILLED * longest
+        if not rows or len(rows) == most_rows or enough:
+            found.append([position])
+        else:
+            rows.append(position)
+    return found
 
 
 def takes_places(model: Any) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from osora_bench.common import interruption, progress
 from osora_bench.models.base import inside
 from osora_bench.planning.config import Config
 from osora_bench.training import checkpoint
+from osora_bench.training.attention import trained_with
 from osora_bench.training.callbacks import Diverged, own_callbacks
-from osora_bench.training.collator import Collator, takes_places
+from osora_bench.training.collator import Collator, micro_batches, takes_places, with_places
 from osora_bench.training.data import IGNORED_LABEL, TokenisedTask
 from osora_bench.training.hidden_state import ChangingState
+from osora_bench.training.linear_loss import linear_loss
 
 CURVE_POINTS = 50
 """Points of the loss curve that a record keeps."""
@@ -52,12 +55,13 @@ class Training:
 def arguments(cfg: Config, folder: Path, device: torch.device) -> TrainingArguments:
     """The cell's trainer section in the Trainer's own terms."""
     trainer = cfg.trainer
-    rows_per_pass = trainer.micro_batch_size * trainer.processes
+    # one process takes an optimiser step's rows as one batch, and shares them out itself
+    rows = trainer.micro_batch_size if trainer.processes > 1 else trainer.batch_size
     trainer_arguments = TrainingArguments(
         output_dir=str(folder),
         learning_rate=trainer.learning_rate,
-        per_device_train_batch_size=trainer.micro_batch_size,
-        gradient_accumulation_steps=trainer.batch_size // rows_per_pass,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=trainer.batch_size // (rows * trainer.processes),
         num_train_epochs=trainer.epochs,
         max_steps=trainer.max_steps if trainer.max_steps is not None else -1,
         warmup_steps=trainer.warmup_ratio,
@@ -111,11 +115,46 @@ class TrainingSetup:
 
 
 class WholeTrainer(Trainer):
-    """Keeps in a checkpoint all that training changes in the model, and gives it back in place."""
+    """Takes the rows of an optimiser step as one batch and shares them out into micro-batches; in
+    checkpoints it keeps all that training changes in the model, and gives it back in place.
 
-    def __init__(self, **kwargs: Any) -> None:
+    Args:
+        most_rows: of a micro-batch.
+        labelled_only: compute logits where there are labels only.
+    """
+
+    def __init__(self, *, most_rows: int, labelled_only: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.most_rows = most_rows
+        self.labelled_only = labelled_only
         self.changing = ChangingState(self.model)
+
+    def training_step(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The loss of an optimiser step's rows, by micro-batches whose gradients add up."""
+        parts = self._micro_batches(inputs)
+        self.current_gradient_accumulation_steps = len(parts)  # of a loss that is a mean over rows
+        step = super().training_step
+        return torch.stack([step(model, part, num_items_in_batch) for part in parts]).sum()
+
+    def _micro_batches(self, batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        if self.model_accepts_loss_kwargs:  # then each token counts alike, wherever it stands
+            fine = self.args.device.type == "cpu"
+            shares = micro_batches(lengths, self.most_rows, fine=fine)
+        else:  # the mean of the rows' means, which depends on who stands beside whom
+            rows = range(len(lengths))
+            shares = [list(rows[i : i + self.most_rows]) for i in rows[:: self.most_rows]]
+        longest = [max(lengths[i] for i in share) for share in shares]
+        parts = [
+            {name: values[share, :length] for name, values in batch.items()}
+            for share, length in zip(shares, longest, strict=True)
+        ]
+        return [with_places(part) for part in parts] if self.labelled_only else parts
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         assert output_dir is not None
@@ -130,23 +169,28 @@ class WholeTrainer(Trainer):
 def train(
     model: Any,
     setup: TrainingSetup,
-    trainer_class: type[Any] = WholeTrainer,
+    trainer_class: type[Any] | None = None,
     callbacks: Sequence[TrainerCallback] | None = None,
 ) -> Training:
     """Train the adapter of `model` in place, from the newest checkpoint on.
 
     Args:
+        trainer_class: for a model whose weights are shared out; None: this process has it whole.
         callbacks: beside the loop's own; None: checkpoints in time and on a signal.
     """
     folder = setup.checkpoints
     if callbacks is None:
         seconds, signals = checkpoint.every(setup.config), interruption.current()
         callbacks = [checkpoint.Checkpoints(folder, seconds, signals)]
-    trainer = trainer_class(
+    labelled_only, cfg = takes_places(model), setup.config.trainer
+    make: Callable[..., Any] = trainer_class or partial(
+        WholeTrainer, most_rows=cfg.micro_batch_size, labelled_only=labelled_only
+    )
+    trainer = make(
         model=model,
         args=arguments(setup.config, folder, setup.device),
         train_dataset=setup.rows.rows,
-        data_collator=Collator(setup.pad_token_id, takes_places(model)),
+        data_collator=Collator(setup.pad_token_id, labelled_only and trainer_class is not None),
         callbacks=[*own_callbacks(model, setup.label, setup.log), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -154,12 +198,13 @@ def train(
     if start is not None:
         progress.say(f"{setup.label}: goes on from {start}")
     try:
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        _need_numbers(model)
-        return _summary(trainer, setup)
+        with trained_with(model, cfg.attention, setup.device), linear_loss(model, setup.device):
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            _need_numbers(model)
+            return _summary(trainer, setup)
     finally:
         _without_autocast(model)
-        if setup.config.trainer.gradient_checkpointing:  # else the base's next cell has it too
+        if cfg.gradient_checkpointing:  # else the base's next cell has it too
             inside(model).gradient_checkpointing_disable()
 
 
@@ -203,20 +248,23 @@ def _summary(trainer: Any, setup: TrainingSetup) -> Training:
         truncated_rows=setup.rows.truncated,
         tokens=int(trainer.state.num_input_tokens_seen),
         loss=_brief(losses, CURVE_POINTS),
-        validation=None if setup.held_out is None else _validate(trainer, setup.held_out.rows),
+        validation=_validate(trainer, setup),
     )
 
 
-def _validate(trainer: Any, rows: list[dict[str, list[int]]]) -> Validation:
-    """The loss on rows, each token counting alike whatever batch it stands in; longest rows first,
-    so that batches have little padding and too little memory shows at once."""
-    model, total, tokens = trainer.model, 0.0, 0
+def _validate(trainer: Any, setup: TrainingSetup) -> Validation | None:
+    """The loss on the held-out rows, each token counting alike whatever batch it stands in; longest
+    rows first, so that batches have little padding and too little memory shows at once."""
+    if setup.held_out is None:
+        return None
+    model, rows, total, tokens = trainer.model, setup.held_out.rows, 0.0, 0
     rows_by_length = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    size = trainer.args.per_device_train_batch_size
+    size = setup.config.trainer.micro_batch_size
+    collator = Collator(setup.pad_token_id, takes_places(model))
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for begin in range(0, len(rows_by_length), size):
-            batch = trainer.data_collator(rows_by_length[begin : begin + size])
+            batch = collator(rows_by_length[begin : begin + size])
             labels = batch["labels"][:, 1:]
             token_count = int((labels != IGNORED_LABEL).sum())
             inputs = {key: value.to(model.device) for key, value in batch.items()}

@@ -17,7 +17,7 @@ from osora_bench.common.claim import claimed, holder, note
 from osora_bench.pipeline.attempt import DeviceLost, attempt
 from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
-from osora_bench.training import callbacks, checkpoint, collator
+from osora_bench.training import callbacks, checkpoint, train
 from osora_bench.training.hidden_state import ChangingState
 from tests.more_methods import MORE, more_methods  # noqa: F401
 from tests.sweeps import numbers
@@ -27,15 +27,15 @@ STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.lim
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
     """Send this process a signal in the middle of a training step."""
-    asked = collator.Collator.__call__
+    computed = train.WholeTrainer.compute_loss
     calls = iter(range(1, 1000))
 
-    def collate(self, rows):
+    def compute(self, *args, **kwargs):
         if next(calls) == step:
             os.kill(os.getpid(), number)
-        return asked(self, rows)
+        return computed(self, *args, **kwargs)
 
-    monkeypatch.setattr(collator.Collator, "__call__", collate)
+    monkeypatch.setattr(train.WholeTrainer, "compute_loss", compute)
 
 
 def run_to_the_end(cell, monkeypatch, steps):
@@ -66,9 +66,9 @@ def test_interrupted_cells_give_the_same_record_and_adapter(
         for name in ("whole", "broken")
     )  # fmt: skip
     assert attempt(whole) == "done"
-    per_step = 4  # batches
+    per_step = 4  # micro-batches
     chance = random.Random(method)
-    # each start goes on from the last checkpoint: 2 to 11 batches further, and 12 steps in all
+    # each start goes on from the last checkpoint: 2 to 11 micro-batches further, 12 steps in all
     run_to_the_end(broken, monkeypatch, [chance.randint(1, 2 * per_step) for _ in range(5)])
     assert numbers(broken) == numbers(whole)
     assert record.read_record(broken.record)["measured"]["starts"] == 6
