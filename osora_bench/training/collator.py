@@ -11,7 +11,10 @@ from osora_bench.models.base import inside
 from osora_bench.training.data import IGNORED_LABEL
 
 PIECE = 256
-"""Tokens from which on padding costs a CPU more than one more micro-batch."""
+"""Tokens that a CPU needs at once for its products to be fast."""
+PIECE_WORK = 2**35
+"""Tokens x parameters from which on padding costs a CPU more than one more micro-batch, whose
+thousands of operations are dear to a small model."""
 FILLED = 0.9
 """Share of a large enough micro-batch's longest row that its shortest has at least."""
 
@@ -55,14 +58,21 @@ def with_places(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**batch, "logits_to_keep": positions, "shift_labels": shifted}
 
 
-def micro_batches(lengths: Sequence[int], most_rows: int, *, fine: bool) -> list[list[int]]:
+def piece(device: torch.device, parameters: int) -> int | None:
+    """Tokens from which on a micro-batch may end early for less padding; None: it never does, as on
+    a GPU, which is fast with as many as it can hold."""
+    return max(PIECE, PIECE_WORK // parameters) if device.type == "cpu" else None
+
+
+def micro_batches(
+    lengths: Sequence[int], most_rows: int, enough: int | None = None
+) -> list[list[int]]:
     """An optimiser step's rows shared out by length, longest first, so that little is padding.
 
     Args:
         lengths: of each row, in tokens.
         most_rows: of one micro-batch.
-        fine: end one early where that saves padding: a CPU needs no more than a few hundred tokens
-            at once, a GPU as many as it can hold.
+        enough: tokens from which on one ends early where that saves padding; None: it does not.
 
     Returns:
         Positions of the rows of each micro-batch.
@@ -71,8 +81,8 @@ def micro_batches(lengths: Sequence[int], most_rows: int, *, fine: bool) -> list
     for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         rows = found[-1] if found else []
         longest = lengths[rows[0]] if rows else 0
-        enough = fine and len(rows) * longest >= PIECE and lengths[position] < FILLED * longest
-        if not rows or len(rows) == most_rows or enough:
+        large = enough is not None and len(rows) * longest >= enough
+        if not rows or len(rows) == most_rows or (large and lengths[position] < FILLED * longest):
             found.append([position])
         else:
             rows.append(position)

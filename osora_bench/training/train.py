@@ -16,7 +16,13 @@ from osora_bench.planning.config import Config
 from osora_bench.training import checkpoint
 from osora_bench.training.attention import trained_with
 from osora_bench.training.callbacks import Diverged, own_callbacks
-from osora_bench.training.collator import Collator, micro_batches, takes_places, with_places
+from osora_bench.training.collator import (
+    Collator,
+    micro_batches,
+    piece,
+    takes_places,
+    with_places,
+)
 from osora_bench.training.data import IGNORED_LABEL, TokenisedTask
 from osora_bench.training.hidden_state import ChangingState
 from osora_bench.training.linear_loss import linear_loss
@@ -127,6 +133,8 @@ class WholeTrainer(Trainer):
         super().__init__(**kwargs)
         self.most_rows = most_rows
         self.labelled_only = labelled_only
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.enough = piece(self.args.device, parameters)
         self.changing = ChangingState(self.model)
 
     def training_step(
@@ -144,8 +152,7 @@ class WholeTrainer(Trainer):
     def _micro_batches(self, batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         if self.model_accepts_loss_kwargs:  # then each token counts alike, wherever it stands
-            fine = self.args.device.type == "cpu"
-            shares = micro_batches(lengths, self.most_rows, fine=fine)
+            shares = micro_batches(lengths, self.most_rows, self.enough)
         else:  # the mean of the rows' means, which depends on who stands beside whom
             rows = range(len(lengths))
             shares = [list(rows[i : i + self.most_rows]) for i in rows[:: self.most_rows]]

@@ -134,7 +134,5 @@ def test_an_attention_that_the_model_has_is_taken(make_cell, name):
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "spda", "paged|eager"])
 def test_one_that_the_model_or_the_machine_lacks_is_told(make_cell, name):
-    with pytest.raises(
-        UserError, match=r"attention .*Valid: auto, eager, flex_attention, sdpa"
-    ):
+    with pytest.raises(UserError, match=r"attention .*Valid: auto, eager, flex_attention, sdpa"):
         check_attention(make_cell("method=lora", f"trainer.attention='{name}'"))
