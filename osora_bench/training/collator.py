@@ -10,7 +10,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from osora_bench.models.base import inside
 from osora_bench.training.data import IGNORED_LABEL
 
-PIECE = 256
+PIECE = 512
 """Tokens that a CPU needs at once for its products to be fast."""
 PIECE_WORK = 2**35
 """Tokens x parameters from which on padding costs a CPU more than one more micro-batch, whose
