@@ -81,17 +81,18 @@ AttentionMaskInterface.register(GROUPED, eager_mask)
 
 
 @contextmanager
-def trained_with(model: Any, attention: str, device: torch.device) -> Iterator[None]:
+def trained_with(model: Any, attention: str, *, on_cpu: bool) -> Iterator[None]:
     """Exchange a model's attention for as long as it is trained.
 
     Args:
-        attention: a name that transformers knows; `auto`: on a CPU `grouped_attention` where the
-            model would take torch's fused one and computes the same with it, else the model's own.
+        attention: a name that transformers knows; `auto`: the model's own, or on a CPU
+            `grouped_attention` where the model would take torch's fused one and computes the same.
+        on_cpu: a CPU trains it, and has all of its weights.
     """
     base = inside(model)
     own = base.config.get_text_config()._attn_implementation
     if attention == "auto":
-        attention = GROUPED if device.type == "cpu" and _takes_grouped(model) else own
+        attention = GROUPED if on_cpu and _takes_grouped(model) else own
     base.set_attn_implementation(attention)
     try:
         yield

@@ -92,12 +92,12 @@ def _loss(  # noqa: PLR0917 (transformers' own order)
 
 
 @contextmanager
-def linear_loss(model: Any, device: torch.device) -> Iterator[None]:
-    """Have a model hand its hidden states to the loss above for as long as it is trained: on a CPU,
-    where the output layer is frozen and nothing comes between it and transformers' own loss."""
+def linear_loss(model: Any) -> Iterator[None]:
+    """Have a model hand its hidden states to the loss above for as long as a CPU trains it, where
+    the output layer is frozen and nothing comes between it and transformers' own loss."""
     base = inside(model)
     layer = base.get_output_embeddings()
-    if device.type != "cpu" or not _is_plain(base, layer) or not _hands_on(model, layer):
+    if not _is_plain(base, layer) or not _hands_on(model, layer):
         yield
         return
     layer.forward = _unchanged

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -205,7 +206,9 @@ def train(
     if start is not None:
         progress.say(f"{setup.label}: goes on from {start}")
     try:
-        with trained_with(model, cfg.attention, setup.device), linear_loss(model, setup.device):
+        on_cpu = setup.device.type == "cpu" and trainer_class is None
+        loss = linear_loss(model) if on_cpu else nullcontext()
+        with trained_with(model, cfg.attention, on_cpu=on_cpu), loss:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
             _need_numbers(model)
             return _summary(trainer, setup)

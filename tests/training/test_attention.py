@@ -11,7 +11,6 @@ from osora_bench.common.errors import UserError
 from osora_bench.training.attention import GROUPED, LONGEST, grouped_attention, trained_with
 from osora_bench.training.checks import check_attention
 
-CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 FAMILIES = {
     "llama": lambda: tf.LlamaConfig(**SHAPE, intermediate_size=48),
@@ -80,7 +79,7 @@ def test_losses_and_gradients_are_those_of_the_model_s_own(family):
 
     model.eval()  # GPT-2 has dropout
     expected, gradients = step()
-    with trained_with(model, "auto", CPU):
+    with trained_with(model, "auto", on_cpu=True):
         assert model.config._attn_implementation == GROUPED
         loss, others = step()
     assert model.config._attn_implementation == "sdpa"
@@ -95,7 +94,7 @@ def test_random_numbers_that_follow_are_those_that_would_have_followed():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with trained_with(model, "auto", CPU):
+    with trained_with(model, "auto", on_cpu=True):
         assert torch.equal(torch.rand(3), expected)
         assert model.training
 
@@ -111,7 +110,7 @@ def test_random_numbers_that_follow_are_those_that_would_have_followed():
 def test_a_model_of_another_kind_keeps_its_own(config):
     model = made(config)
     own = model.config._attn_implementation
-    with trained_with(model, "auto", CPU):
+    with trained_with(model, "auto", on_cpu=True):
         assert model.config._attn_implementation == own
 
 
@@ -121,9 +120,9 @@ def test_scores_that_are_changed_on_the_way_are_refused():
         grouped_attention(torch.nn.Module(), *tensors, None, softcap=30.0)
 
 
-def test_a_gpu_keeps_the_model_s_own():
+def test_a_gpu_and_shared_weights_keep_the_model_s_own():
     model = made(FAMILIES["llama"]())
-    with trained_with(model, "auto", torch.device("cuda")):
+    with trained_with(model, "auto", on_cpu=False):
         assert model.config._attn_implementation == "sdpa"
 
 
