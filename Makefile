@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast test-slow check clean \
+.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math
 
@@ -83,6 +83,9 @@ test: $(STAMP)  ## the tests (minutes); the slow ones are left out
 
 test-fast: $(STAMP)  ## those that take seconds: no SLURM, no sweeps in processes of their own
 	$(BIN)/python -m pytest -m "not slow and not sweep and not long" $(SHARED)
+
+field: $(STAMP)  ## the situations of public bug reports (tests/field.py), one after another
+	$(BIN)/python -m pytest -m field $(SHARED)
 
 test-slow: $(STAMP)  ## the slow tests only
 	$(BIN)/python -m pytest -m slow

@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import absl.logging
 import pytest
 
+from tests.field import is_reported
+
 # a shell that starts pytest in the background has these ignored; tests send them to themselves
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -26,8 +28,11 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the files (`make test`), those that take longest begin first: what is
-    short fills the gaps at the end."""
+    """Mark the situations of bug reports. Where processes share the files (`make test`), those that
+    take longest begin first: what is short fills the gaps at the end."""
+    for item in items:
+        if is_reported(item.nodeid):
+            item.add_marker(pytest.mark.field)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     weight: Counter[Path] = Counter()
