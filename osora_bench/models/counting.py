@@ -19,6 +19,7 @@ from torch import nn
 
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
+from osora_bench.models.repetition import Thinned, Unlike, is_layerwise, thinned
 from osora_bench.models.skeleton import blank, check_merge, check_rank, tied_layers
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
@@ -58,20 +59,45 @@ def count(cfg: Config) -> Count:
     """
     method = cfg.method
     if method.peft is None:
-        parameters = dict(_blank(cfg).named_parameters()) if method.full else {}
+        parameters = _parameters(cfg.model) if method.full else {}
         size = _file_size(parameters, getattr(torch, cfg.model.dtype))
         return Count(sum(p.numel() for p in parameters.values()), size, 0)
-    skeleton = _blank(cfg)
-    base_ids = {id(t) for t in _tensors(skeleton)}
-    adapted = adapt(cfg, skeleton)
-    added = [t for t in _tensors(adapted) if id(t) not in base_ids]
-    trained = [p for p in adapted.parameters() if p.requires_grad]
-    trained_ids = {id(t) for t in trained}
-    return Count(
-        sum(p.numel() for p in trained),
-        _file_size(get_peft_model_state_dict(adapted)),
-        sum(t.numel() * t.element_size() for t in added if id(t) not in trained_ids),
-    )
+    if is_layerwise(method):
+        with suppress(UserError, Unlike):  # what is refused is refused below, of the whole model
+            return _counted(cfg, _thinned(cfg.model))
+    return _counted(cfg, Thinned(_blank(cfg)))
+
+
+def _counted(cfg: Config, thin: Thinned) -> Count:
+    base_ids = {id(t) for t in thin.model.parameters()} | {id(t) for t in thin.model.buffers()}
+    adapted = adapt(cfg, thin.model)
+    tensors = dict(adapted.named_parameters(remove_duplicate=False))
+    tensors.update(adapted.named_buffers(remove_duplicate=False))
+    saved = get_peft_model_state_dict(adapted)
+    thin.check(tensors)
+    thin.check(saved)
+    names: dict[int, list[str]] = {}  # each tensor once, under all its names
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    trainable = frozen_bytes = 0
+    for key, known_as in names.items():
+        tensor = tensors[known_as[0]]
+        numbers = tensor.numel() * thin.times(known_as)
+        if tensor.requires_grad:
+            trainable += numbers
+        elif key not in base_ids:
+            frozen_bytes += numbers * tensor.element_size()
+    return Count(trainable, _file_size(thin.whole(saved)), frozen_bytes)
+
+
+def _parameters(model: ModelConfig) -> dict[str, torch.Tensor]:
+    thin = _thinned(model)
+    return thin.whole(dict(thin.model.named_parameters()))
+
+
+def _thinned(model: ModelConfig) -> Thinned:
+    with _without_start():
+        return thinned(model)
 
 
 def _blank(cfg: Config) -> nn.Module:
@@ -148,11 +174,6 @@ def _without_start() -> Iterator[None]:
     finally:
         for name, function in initialisers.items():
             setattr(nn.init, name, function)
-
-
-def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    """Parameters and buffers, saved or not, each once."""
-    return [*model.parameters(), *model.buffers()]
 
 
 def _without_weights(method: MethodConfig) -> MethodConfig:

@@ -5,6 +5,7 @@ seconds each, so nothing here imports torch before another process has begun to 
 """
 
 import copy
+import gc
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
 from osora_bench.planning.checks import DTYPES
-from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.planning.compose import compose, composer, vary
 from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import load_experiment
 
@@ -69,6 +70,9 @@ def count_table(
         with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
             composing = pool.submit(_cells, *arguments)
             import_module("osora_bench.models.counting")  # four seconds, on another core
+            # they stay until the process ends: looking through them for garbage, at its end and in
+            # the workers, is a second and more
+            gc.freeze()
             cells = composing.result()
         return _lines(cells, replacement is not None)
 
@@ -87,14 +91,15 @@ def _cells(
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
         for model, method in itertools.product(model_names, method_names):
+            asked = _ranks(method_parts[method], ranks, trained_ranks, model, method)
+            if not asked:
+                continue
             cfg = copy.deepcopy(method_parts[method])
             cfg.model = model_parts[model]
             if modules is not None:
                 cfg.model.target_modules = list(modules)
-            for rank in _ranks(cfg, ranks, trained_ranks, model, method):
-                if rank is not None:
-                    cfg.method.rank = rank
-                resolved = resolve(cfg, f"{model} {method}")
+            variants = [{} if rank is None else {"method.rank": rank} for rank in asked]
+            for resolved in vary(cfg, variants, f"{model} {method}"):
                 cells.append(
                     replace(resolved, model=replace(resolved.model, **(replacement or {})))
                 )
@@ -127,7 +132,8 @@ def _lines(cells: Sequence[Config], one_model: bool) -> list[CountLine]:
         return [_line(cell) for cell in cells]
     # forked, so that none imports the libraries again, which takes longer than the counting
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        return list(pool.map(_line, cells))
+        # in a row, since a process makes each model once
+        return list(pool.map(_line, cells, chunksize=CELLS_A_PROCESS))
 
 
 def _ranks(
