@@ -12,7 +12,8 @@ from opencompass.utils import get_logger
 
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
-from osora_bench.evaluation import corrections, scores, solver
+from osora_bench.evaluation import scores
+from osora_bench.evaluation.reading import corrections, solver
 from osora_bench.evaluation.scores import Answer
 from osora_bench.evaluation.tasks import build_dataset, predictions, read_results, rewrite, task
 from osora_bench.records.record import pack

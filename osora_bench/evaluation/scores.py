@@ -106,8 +106,8 @@ class Score:
     OpenCompass found none of the answers that there are; `too_long`, among them, those of questions
     with a prompt that leaves no room in the model's context, which are not asked; `unjudged`, also
     among them, those without a verdict in time. `cut` are the outputs that ended at the length
-    limit. `corrected` is the score by this project's own reading (corrections.py), where it has
-    one; the headline stays OpenCompass's.
+    limit. `corrected` is the score by this project's own reading (reading/corrections.py), where
+    it has one; the headline stays OpenCompass's.
     """
 
     k: int

@@ -15,7 +15,7 @@ from osora_bench.benchdata.sets import checking
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.evaluation import judging
-from osora_bench.evaluation.corrections import named
+from osora_bench.evaluation.reading.corrections import named
 from osora_bench.evaluation.tasks import build_dataset, output_to, point_at_data, with_content
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 

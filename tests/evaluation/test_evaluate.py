@@ -20,11 +20,12 @@ from transformers import (
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import corrections, evaluate, judging, tasks
+from osora_bench.evaluation import evaluate, judging, tasks
 from osora_bench.evaluation import scores as scoring
 from osora_bench.evaluation import suites as evaluation_suites
 from osora_bench.evaluation.in_memory_model import InMemoryModel, messages
 from osora_bench.evaluation.journal import Journal
+from osora_bench.evaluation.reading import corrections
 from osora_bench.pipeline.session import Session
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 from osora_bench.records.record import unpack

@@ -16,8 +16,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from osora_bench.common import interruption
 from osora_bench.common.errors import UserError
-from osora_bench.evaluation import evaluate, judging, scores, solver, suites, tasks
+from osora_bench.evaluation import evaluate, judging, scores, suites, tasks
 from osora_bench.evaluation.in_memory_model import InMemoryModel
+from osora_bench.evaluation.reading import solver
 from osora_bench.planning.config import DatasetConfig
 from osora_bench.records.record import unpack
 from tests.evaluation.scoring import scored

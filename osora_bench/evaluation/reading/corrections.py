@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from osora_bench.evaluation import formulas, numbers
-from osora_bench.evaluation.choices import read_choice
+from osora_bench.evaluation.reading import formulas, numbers
+from osora_bench.evaluation.reading.choices import read_choice
 
 Row = Mapping[str, Any]
 """A question of a set, by its columns."""
@@ -107,7 +107,7 @@ def filled(shown: dict[str, str], row: Row) -> dict[str, str]:
 
 
 def _solved(value: str, gold: str) -> bool | None:
-    from osora_bench.evaluation import solver  # it imports OpenCompass
+    from osora_bench.evaluation.reading import solver  # it imports OpenCompass
 
     return solver.equal(value, gold)
 

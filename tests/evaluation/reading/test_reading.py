@@ -7,8 +7,7 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.planning.compose import compose, composer, resolve
-
-from .reading import SETS, files, outputs, places, table
+from tests.evaluation.reading.shown import SETS, files, outputs, places, table
 
 PAGE = paths.ROOT / "docs" / "reading.md"
 

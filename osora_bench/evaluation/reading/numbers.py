@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal, InvalidOperation
 
-from osora_bench.evaluation.turns import first_read
+from osora_bench.evaluation.reading.turns import first_read
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 """Digits with their thousands set apart by commas or spaces, or not at all."""

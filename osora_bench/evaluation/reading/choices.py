@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
 
-from osora_bench.evaluation.turns import first_read
+from osora_bench.evaluation.reading.turns import first_read
 
 Options = Mapping[str, str]
 """The texts of a question's options by their letters."""

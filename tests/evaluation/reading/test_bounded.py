@@ -10,7 +10,7 @@ import time
 import pytest
 
 from osora_bench.common import interruption
-from osora_bench.evaluation.bounded import Bounded, TimedOut
+from osora_bench.evaluation.reading.bounded import Bounded, TimedOut
 
 TOWER = r"\boxed{5^{5^{5^{5^5}}-4}-5}"
 """An answer on which math-verify's solver hangs."""
@@ -81,7 +81,7 @@ def test_a_forked_child_gets_the_default_handlers():
 
 ORPHANED = """
 import os, signal, sys, time
-from osora_bench.evaluation.bounded import Bounded
+from osora_bench.evaluation.reading.bounded import Bounded
 
 def hang():
     print(os.getpid(), flush=True)
@@ -110,7 +110,7 @@ def test_a_killed_process_leaves_no_orphan():
 
 
 def test_a_question_on_which_the_solver_hangs_has_no_verdict(monkeypatch):
-    from osora_bench.evaluation import solver
+    from osora_bench.evaluation.reading import solver
 
     monkeypatch.setattr(solver._solver, "seconds", 2)
     told = solver.verify_with_timeout(TOWER, "3")

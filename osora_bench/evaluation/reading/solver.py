@@ -6,7 +6,7 @@ from typing import Any
 
 from opencompass.evaluator import math_evaluator
 
-from osora_bench.evaluation.bounded import Bounded, TimedOut
+from osora_bench.evaluation.reading.bounded import Bounded, TimedOut
 
 SECONDS = 10
 """For one question: OpenCompass's own bound."""

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from osora_bench.common import paths
-from osora_bench.evaluation import corrections, formulas, numbers, suites, tasks
-from osora_bench.evaluation.choices import read_choice
+from osora_bench.evaluation import suites, tasks
+from osora_bench.evaluation.reading import corrections, formulas, numbers
+from osora_bench.evaluation.reading.choices import read_choice
 from osora_bench.planning.compose import compose, composer, resolve
 
 REAL = paths.data_root()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from osora_bench.evaluation.turns import first_read
+from osora_bench.evaluation.reading.turns import first_read
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*")
 BETWEEN = re.compile(r"[\s$.]*(?:,?\s*(?:and|or)|,)[\s$]*(?:[a-zA-Z]\w?\s*=\s*)?$")
