@@ -20,7 +20,7 @@ from torch import nn
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
 from osora_bench.models.repetition import Thinned, Unlike, is_layerwise, thinned
-from osora_bench.models.skeleton import blank, check_merge, check_rank, tied_layers
+from osora_bench.models.skeleton import blank, check_rank, tied_layers
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
 ADDED = ("gaussian", "orthogonal", "mica")
@@ -124,16 +124,13 @@ def _check(sections: str) -> None:
 
 
 def check_tied(cfg: Config) -> None:
-    """Refuse to write into weights that are not the adapted layers' alone (UserError)."""
+    """Refuse starts that write into weights that are not the adapted layers' alone (UserError)."""
     how = getattr(adapter_config.instantiate(cfg.method), "init_lora_weights", None)
     residual = cfg.method.start or (isinstance(how, str) and how not in ADDED)
-    if not (residual or cfg.eval.merge):
+    if not residual:
         return
     with suppress(NeedsWeights):
-        adapted = adapt(cfg, _blank(cfg))
-        if cfg.eval.merge:
-            check_merge(adapted)
-        if residual and (tied := tied_layers(adapted)):
+        if tied := tied_layers(adapt(cfg, _blank(cfg))):
             raise UserError(
                 f"method {cfg.method.name}: its start takes a part off the weight of {tied[0]}, "
                 "which another module reads too (tied embeddings): the model would not start as "

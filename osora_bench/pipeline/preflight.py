@@ -46,6 +46,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (_check_weights, cells),
         (_check_dialogues, list(by_dialogues.values())),
         (_check_layers, cells),
+        (_check_merge, cells),
         (check_sharing, [c for c in cells if c.config.processes > 1]),
     )
     for check, subset in checks:
@@ -118,3 +119,15 @@ def _check_layers(cell: Cell) -> None:
         weights.check_weights(model)  # what is not there has been told already
     counting.check_layers(cell.config)
     counting.check_tied(cell.config)
+
+
+def _check_merge(cell: Cell) -> None:
+    """Adapters that could not be merged once they are trained."""
+    model, method = cell.config.model, cell.config.method
+    if not cell.config.eval.merge or method.peft is None:
+        return
+    from osora_bench.models import merging, weights
+
+    if model.architecture is None:
+        weights.check_weights(model)  # what is not there has been told already
+    merging.check_method(cell.config)
