@@ -187,6 +187,7 @@ def check_call(args: argparse.Namespace, cfg: Config) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
         check_adapter(args.adapter)
+    from osora_bench.models.context import check_context
     from osora_bench.models.tokenizers import load_tokenizer
     from osora_bench.models.weights import check_weights
 
@@ -196,6 +197,7 @@ def check_call(args: argparse.Namespace, cfg: Config) -> None:
     if args.output is not None:
         check_free(folder, identity(args, cfg))
     check_weights(cfg.model)
+    check_context(cfg.model)
     load_tokenizer(cfg.model, own_tokenizer(args))
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")

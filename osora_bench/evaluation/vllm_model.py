@@ -16,6 +16,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.evaluation.checks import check_installed
 from osora_bench.evaluation.in_memory_model import Finished, InMemoryModel
 from osora_bench.models import merging
+from osora_bench.models.context import UNBOUNDED
 from osora_bench.osora import OsoraConfig, save_lora
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -58,7 +59,7 @@ class VllmModel(InMemoryModel):
             self._engine = LLM(
                 model=path,
                 dtype=str(model.dtype).removeprefix("torch."),
-                max_model_len=self.max_seq_len,
+                max_model_len=None if self.max_seq_len == UNBOUNDED else self.max_seq_len,
                 enable_prefix_caching=True,
                 **options,
             )

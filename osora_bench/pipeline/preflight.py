@@ -33,6 +33,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         json.dumps(plain([c.config.model, c.config.trainer.attention, c.config.trains])): c
         for c in cells
     }
+    by_model = {json.dumps(plain(c.config.model)): c for c in cells}
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
@@ -44,6 +45,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (check_precision, cells if here else []),
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
+        (_check_context, list(by_model.values())),
         (_check_dialogues, list(by_dialogues.values())),
         (_check_layers, cells),
         (_check_merge, cells),
@@ -95,6 +97,13 @@ def _check_weights(cell: Cell) -> None:
     from osora_bench.models import weights
 
     weights.check_weights(cell.config.model)
+
+
+def _check_context(cell: Cell) -> None:
+    from osora_bench.models import context, weights
+
+    weights.check_weights(cell.config.model)  # what is not there has been told already
+    context.check_context(cell.config.model)
 
 
 def _check_dialogues(cell: Cell) -> None:
