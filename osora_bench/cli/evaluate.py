@@ -176,11 +176,15 @@ def _brings_tokenizer(adapter: Path) -> bool:
 
 def own_tokenizer(args: argparse.Namespace) -> Path | None:
     """The adapter's folder, if a tokenizer with a chat template was saved with it: it was trained
-    on dialogues that these wrote. PEFT reads a tokenizer there too."""
-    if args.adapter is None or args.plain or not _brings_tokenizer(args.adapter):
+    on dialogues that these wrote. PEFT reads a tokenizer there too. So it is if embeddings lie with
+    it: words were added to the one of the model."""
+    if args.adapter is None:
         return None
+    from osora_bench.models.embeddings import saved_words
+
     folder: Path = args.adapter
-    return folder
+    added = (folder / "tokenizer_config.json").is_file() and saved_words(folder) > 0
+    return folder if added or (_brings_tokenizer(folder) and not args.plain) else None
 
 
 def check_call(args: argparse.Namespace, cfg: Config) -> None:
