@@ -32,6 +32,47 @@ MORE = {
     "vblora": ("VBLoRAConfig", "r: 2", "num_vectors: 16", "vector_length: 16", LAYERS),
 }  # fmt: skip
 
+UNMERGEABLE = {
+    "osf": ("OSFConfig", LAYERS),
+    "lily": ("LilyConfig", LAYERS),
+    "beft": ("BeftConfig", LAYERS),
+    "adaption_prompt": ("AdaptionPromptConfig", "adapter_len: 4", "adapter_layers: 1"),
+    "cartridge": ("CartridgeConfig", "num_virtual_tokens: 4"),
+    "alora": ("LoraConfig", RANK, "alora_invocation_tokens: [5]", LAYERS),
+    "lora_bias": ("LoraConfig", RANK, "lora_bias: true", LAYERS),
+    "layer_replication": ("LoraConfig", RANK, "layer_replication: [[0, 2], [1, 2]]", LAYERS),
+}
+"""Beside those that learn a prompt: PEFT has no merge of them, or not on the toy's layers."""
+MERGEABLE = {
+    "adamss": ("AdamssConfig", LAYERS),
+    "boft": ("BOFTConfig", "boft_block_size: 4", LAYERS),
+    "c3a": ("C3AConfig", "block_size: 16", LAYERS),
+    "deft": ("DeftConfig", LAYERS),
+    "delora": ("DeloraConfig", LAYERS),
+    "fourierft": ("FourierFTConfig", "n_frequency: 50", LAYERS),
+    "frod": ("FrodConfig", LAYERS),
+    "glora": ("GloraConfig", LAYERS),
+    "gralora": ("GraloraConfig", LAYERS),
+    "hira": ("HiraConfig", LAYERS),
+    "hra": ("HRAConfig", LAYERS),
+    "ln_tuning": ("LNTuningConfig", "target_modules: [input_layernorm]"),
+    "loha": ("LoHaConfig", LAYERS),
+    "lokr": ("LoKrConfig", LAYERS),
+    "miss": ("MissConfig", LAYERS),
+    "oft": ("OFTConfig", "oft_block_size: 4", LAYERS),
+    "peanut": ("PeanutConfig", LAYERS),
+    "psoft": ("PsoftConfig", LAYERS),
+    "pvera": ("PveraConfig", LAYERS),
+    "randlora": ("RandLoraConfig", LAYERS),
+    "road": ("RoadConfig", LAYERS),
+    "shira": ("ShiraConfig", LAYERS),
+    "supertuning": ("SupertuningConfig", LAYERS),
+    "tinylora": ("TinyLoraConfig", LAYERS),
+    "unilora": ("UniLoraConfig", LAYERS),
+    "waveft": ("WaveFTConfig", "n_frequency: 64", LAYERS),
+}
+"""The rest of PEFT's classes that train on rows alone."""
+
 
 def started(how: str) -> tuple[str, ...]:
     """LoRA with a start of PEFT's own."""

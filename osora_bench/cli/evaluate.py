@@ -176,17 +176,22 @@ def _brings_tokenizer(adapter: Path) -> bool:
 
 def own_tokenizer(args: argparse.Namespace) -> Path | None:
     """The adapter's folder, if a tokenizer with a chat template was saved with it: it was trained
-    on dialogues that these wrote. PEFT reads a tokenizer there too."""
-    if args.adapter is None or args.plain or not _brings_tokenizer(args.adapter):
+    on dialogues that these wrote. PEFT reads a tokenizer there too. So it is if embeddings lie with
+    it: words were added to the one of the model."""
+    if args.adapter is None:
         return None
+    from osora_bench.models.embeddings import saved_words
+
     folder: Path = args.adapter
-    return folder
+    added = (folder / "tokenizer_config.json").is_file() and saved_words(folder) > 0
+    return folder if added or (_brings_tokenizer(folder) and not args.plain) else None
 
 
 def check_call(args: argparse.Namespace, cfg: Config) -> None:
     """Refuse what cannot run before anything large is loaded."""
     if args.adapter is not None:
         check_adapter(args.adapter)
+    from osora_bench.models.context import check_context
     from osora_bench.models.tokenizers import load_tokenizer
     from osora_bench.models.weights import check_weights
 
@@ -196,6 +201,7 @@ def check_call(args: argparse.Namespace, cfg: Config) -> None:
     if args.output is not None:
         check_free(folder, identity(args, cfg))
     check_weights(cfg.model)
+    check_context(cfg.model)
     load_tokenizer(cfg.model, own_tokenizer(args))
     if args.merge and args.adapter is None:
         raise UserError("--merge has no effect without --adapter")

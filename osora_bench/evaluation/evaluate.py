@@ -12,7 +12,6 @@ import opencompass.tasks.openicl_eval as eval_task
 import opencompass.tasks.openicl_infer as infer_task
 from mmengine.config import ConfigDict
 
-from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
 from osora_bench.evaluation import judging, tasks
 from osora_bench.evaluation.answering import answerer
@@ -22,8 +21,7 @@ from osora_bench.evaluation.scores import Score, score_of, write_answers
 from osora_bench.evaluation.suites import PreparedSets, by_perplexity
 from osora_bench.evaluation.tasks import build_dataset, output_to
 from osora_bench.evaluation.vllm_model import VllmModel
-from osora_bench.models import weights
-from osora_bench.models.skeleton import check_merge
+from osora_bench.models import merging, weights
 from osora_bench.planning.config import Config, DatasetConfig
 
 JOURNAL = "journal.jsonl"
@@ -126,11 +124,7 @@ def _merged(model: Any, merge: bool) -> Iterator[None]:
     if not merge or not hasattr(model, "peft_config"):
         yield
         return
-    check_merge(model)
-    try:
-        model.merge_adapter()
-    except (AttributeError, NotImplementedError) as error:
-        raise UserError(f"eval.merge: this kind of adapter cannot be merged ({error})") from error
+    merging.merge(model)
     try:
         yield
     finally:

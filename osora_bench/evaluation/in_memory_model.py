@@ -22,6 +22,7 @@ from osora_bench.evaluation.decoder import Decoder, need_numbers
 from osora_bench.evaluation.decoder_support import supports
 from osora_bench.evaluation.journal import Journal
 from osora_bench.models import memory
+from osora_bench.models.context import UNBOUNDED, context_of
 from osora_bench.models.dialogue import prompt_ids, turn_end
 from osora_bench.models.trial import plain_losses
 
@@ -68,7 +69,8 @@ class InMemoryModel(BaseModel):
     ) -> None:
         adapter = getattr(model, "active_peft_config", None)
         virtual = getattr(adapter, "num_virtual_tokens", None) or 0
-        context = int(model.config.max_position_embeddings) - virtual
+        whole = context_of(model.config, label)
+        context = whole if whole == UNBOUNDED else whole - virtual
         super().__init__(path=label, max_seq_len=context)
         self.model = model
         self.tokenizer = tokenizer

@@ -9,11 +9,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import datasets
+import evaluate.config
 import opencompass.utils.datasets as opencompass_data
 from mmengine.config import Config, ConfigDict
 from opencompass.utils import build_dataset_from_cfg, get_logger
@@ -53,6 +55,17 @@ def point_at_data(runs: Path) -> None:
     os.environ["COMPASS_DATA_CACHE"] = str(cache_dir)
     os.environ.pop("DATASET_SOURCE", None)  # would name a hub in place of files
     read_as_utf8()
+    _metrics()
+
+
+@cache
+def _metrics() -> Any:
+    """A folder where Hugging Face's evaluate keeps the code of its metrics, until this process
+    ends: its own would be in a home that perhaps cannot be written, found out after all answers."""
+    folder = tempfile.TemporaryDirectory(prefix="osora-metrics-")
+    evaluate.config.HF_MODULES_CACHE = Path(folder.name) / "modules"
+    evaluate.config.HF_METRICS_CACHE = Path(folder.name) / "metrics"
+    return folder
 
 
 def read_as_utf8() -> None:

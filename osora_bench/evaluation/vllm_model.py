@@ -15,7 +15,8 @@ from peft.utils.save_and_load import get_base_model_state_dict
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation.checks import check_installed
 from osora_bench.evaluation.in_memory_model import Finished, InMemoryModel
-from osora_bench.models.skeleton import check_merge
+from osora_bench.models import merging
+from osora_bench.models.context import UNBOUNDED
 from osora_bench.osora import OsoraConfig, save_lora
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -58,7 +59,7 @@ class VllmModel(InMemoryModel):
             self._engine = LLM(
                 model=path,
                 dtype=str(model.dtype).removeprefix("torch."),
-                max_model_len=self.max_seq_len,
+                max_model_len=None if self.max_seq_len == UNBOUNDED else self.max_seq_len,
                 enable_prefix_caching=True,
                 **options,
             )
@@ -128,14 +129,12 @@ def lora_rank(model: Any) -> int | None:
 
 
 def _merged(model: Any, folder: Path) -> Path:
-    check_merge(model)
-    try:
-        model.merge_adapter(safe_merge=True)
-    except (AttributeError, NotImplementedError) as error:
-        raise UserError(
-            f"eval.backend=vllm: an adapter of type {model.active_peft_config.peft_type} is "
-            f"neither a LoRA nor can it be merged ({error})"
-        ) from error
+    merging.merge(
+        model,
+        "eval.backend=vllm, which serves no adapter of this kind beside the weights",
+        "eval.backend=transformers answers with it as it is",
+        safe=True,
+    )
     try:
         tensors = get_base_model_state_dict(model)
         model.get_base_model().save_pretrained(folder, state_dict=tensors)

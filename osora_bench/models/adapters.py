@@ -16,10 +16,12 @@ from safetensors import SafetensorError
 
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
+from osora_bench.models import embeddings
 from osora_bench.models.adapter_config import instantiate, read_settings, start
-from osora_bench.models.base import Base, digest
+from osora_bench.models.base import Base, digest, weights_digest
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.checks import DTYPES
 from osora_bench.planning.config import Config, MethodConfig
 
 ORIGIN = "osora_bench.json"
@@ -42,10 +44,9 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     if (folder / ORIGIN).is_file():
         origin |= read_settings(folder / ORIGIN)
     if origin["base"] not in (None, digest(base.checksums)):
-        raise UserError(
-            f"--adapter {folder} was trained on other weights than those of {cfg.model.name}"
-        )
+        _say_precision(origin["base"], folder, cfg)
     try:
+        embeddings.make_room(base.model, load_peft_weights(str(folder), device="cpu"))
         model = _load(base.model, folder, origin["start"])
     except SafetensorError as error:
         raise UserError(f"--adapter {folder}: its tensors cannot be read ({error})") from error
@@ -56,6 +57,25 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     if origin["base"] is None and base_path and Path(base_path).name != Path(cfg.model.path).name:
         say(f"WARNING: {folder} says that it was made for {base_path}, not {cfg.model.path}")
     return model
+
+
+def _say_precision(trained_on: str, folder: Path, cfg: Config) -> None:
+    """Say that an adapter was trained on the same weights in another precision.
+
+    Raises:
+        UserError: on other weights.
+    """
+    for dtype in DTYPES:
+        if dtype != cfg.model.dtype and weights_digest(cfg.model, dtype) == trained_on:
+            say(
+                f"WARNING: {folder} was trained on {cfg.model.name} in {dtype}: these are the same "
+                f"weights in {cfg.model.dtype} (--dtype {dtype} evaluates it as it was trained)"
+            )
+            return
+    raise UserError(
+        f"--adapter {folder} was trained on other weights than those of {cfg.model.name}, in "
+        f"{', '.join(DTYPES)}"
+    )
 
 
 def _load(base: Any, folder: Path, start: str | None) -> Any:
@@ -79,6 +99,7 @@ def _check_names(model: Any, folder: Path) -> None:
     what is no number."""
     tensors = load_peft_weights(str(folder))
     expected, stored = set(get_peft_model_state_dict(model)), set(tensors)
+    expected |= set(embeddings.saved_names(model.get_base_model(), tensors))
     if not_finite := [n for n, t in tensors.items() if not bool(t.isfinite().all())]:
         raise ValueError(
             f"{len(not_finite)} tensors hold NaN or infinite numbers, such as {not_finite[0]}"

@@ -37,9 +37,10 @@ def device_of(cfg: Config) -> torch.device:
 
 
 def checksums(model: nn.Module) -> dict[str, int]:
-    """A 64-bit checksum of every parameter and buffer, to tell whether a weight was touched."""
+    """A 64-bit checksum of every parameter and buffer, to tell whether a weight was touched; 0 of
+    one without numbers, as a layer has that AdaLoRA left no rank."""
     return {
-        name: int(torch.hash_tensor(tensor.detach()).item())
+        name: int(torch.hash_tensor(tensor.detach()).item()) if tensor.numel() else 0
         for name, tensor in model.state_dict().items()
     }
 
@@ -113,13 +114,22 @@ class Workspace:
 
 def load_base(model: ModelConfig, device: torch.device, folder: Path | None = None) -> Base:
     """Read a base model and its tokenizer, or that of an adapter's `folder`, from disk."""
-    path, tokenizer = location(model), load_tokenizer(model, folder)
-    options = {"revision": model.revision, "local_files_only": True}
-    loaded = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, model.dtype), **options
-    ).to(device)
+    tokenizer = load_tokenizer(model, folder)
+    loaded = _read(model, model.dtype).to(device)
     loaded.eval()
     return Base(loaded, tokenizer, checksums(loaded))
+
+
+def weights_digest(model: ModelConfig, dtype: str) -> str:
+    """The hash of a model's weights as they are read from disk in this precision."""
+    return content(_read(model, dtype))
+
+
+def _read(model: ModelConfig, dtype: str) -> Any:
+    options = {"revision": model.revision, "local_files_only": True}
+    return AutoModelForCausalLM.from_pretrained(
+        location(model), dtype=getattr(torch, dtype), **options
+    )
 
 
 def inside(model: Any) -> Any:

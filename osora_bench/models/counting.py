@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from textwrap import shorten
 from typing import Any
+from unittest import mock
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
@@ -20,12 +21,18 @@ from torch import nn
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
 from osora_bench.models.repetition import Thinned, Unlike, is_layerwise, thinned
-from osora_bench.models.skeleton import blank, check_merge, check_rank, tied_layers
+from osora_bench.models.skeleton import blank, check_rank, tied_layers
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
 ADDED = ("gaussian", "orthogonal", "mica")
 """Starts of PEFT's LoRA that leave the base weights alone."""
-SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+SAFETENSORS_TYPES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3", torch.int16: "I16", torch.uint16: "U16", torch.float16: "F16",
+    torch.bfloat16: "BF16", torch.int32: "I32", torch.uint32: "U32", torch.float32: "F32",
+    torch.complex64: "C64", torch.float64: "F64", torch.int64: "I64", torch.uint64: "U64",
+}  # fmt: skip
+"""In the order of the format's writer, which puts the last first."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def _counted(cfg: Config, thin: Thinned) -> Count:
     adapted = adapt(cfg, thin.model)
     tensors = dict(adapted.named_parameters(remove_duplicate=False))
     tensors.update(adapted.named_buffers(remove_duplicate=False))
-    saved = get_peft_model_state_dict(adapted)
+    saved = _saved(adapted, cfg.method.name)
     thin.check(tensors)
     thin.check(saved)
     names: dict[int, list[str]] = {}  # each tensor once, under all its names
@@ -100,6 +107,28 @@ def _thinned(model: ModelConfig) -> Thinned:
         return thinned(model)
 
 
+def _saved(adapted: Any, method: str) -> dict[str, torch.Tensor]:
+    """The tensors that PEFT would save, as shapes.
+
+    Raises:
+        NeedsWeights: they depend on numbers, or PEFT makes some only where there are numbers.
+    """
+    if getattr(adapted.active_peft_config, "monteclora_config", None) is not None:
+        raise NeedsWeights(
+            f"method {method}: cannot be counted without weights: PEFT makes MonteCLoRA's samplers "
+            "where there are numbers only; a cell's record has its counts"
+        )
+    try:
+        with mock.patch.object(torch.Tensor, "cpu", lambda tensor, *_, **__: tensor):
+            tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(adapted)
+            return tensors
+    except (NotImplementedError, RuntimeError) as error:  # torch's, of tensors without numbers
+        reason = shorten(str(error), 200)
+        raise NeedsWeights(
+            f"method {method}: cannot be counted without weights: {reason}"
+        ) from error
+
+
 def _blank(cfg: Config) -> nn.Module:
     with _without_start():
         return blank(cfg.model)
@@ -124,16 +153,13 @@ def _check(sections: str) -> None:
 
 
 def check_tied(cfg: Config) -> None:
-    """Refuse to write into weights that are not the adapted layers' alone (UserError)."""
+    """Refuse starts that write into weights that are not the adapted layers' alone (UserError)."""
     how = getattr(adapter_config.instantiate(cfg.method), "init_lora_weights", None)
     residual = cfg.method.start or (isinstance(how, str) and how not in ADDED)
-    if not (residual or cfg.eval.merge):
+    if not residual:
         return
     with suppress(NeedsWeights):
-        adapted = adapt(cfg, _blank(cfg))
-        if cfg.eval.merge:
-            check_merge(adapted)
-        if residual and (tied := tied_layers(adapted)):
+        if tied := tied_layers(adapt(cfg, _blank(cfg))):
             raise UserError(
                 f"method {cfg.method.name}: its start takes a part off the weight of {tied[0]}, "
                 "which another module reads too (tied embeddings): the model would not start as "
@@ -192,9 +218,10 @@ def _file_size(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = 
         return 0
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    # the format's writer puts wider types first, then sorts by name
+    order = list(SAFETENSORS_TYPES)
+    # the format's writer sorts by type, then by name
     for name, tensor in sorted(
-        tensors.items(), key=lambda item: (-(dtype or item[1].dtype).itemsize, item[0])
+        tensors.items(), key=lambda item: (-order.index(dtype or item[1].dtype), item[0])
     ):
         kind = dtype or tensor.dtype
         start, end = end, end + tensor.numel() * kind.itemsize

@@ -80,15 +80,6 @@ def tied_layers(adapted: nn.Module) -> list[str]:
     ]
 
 
-def check_merge(adapted: nn.Module) -> None:
-    """Refuse to merge an adapter into a weight that is not its layer's alone (UserError)."""
-    if tied := tied_layers(adapted):
-        raise UserError(
-            f"the adapter cannot be merged: another module reads the weight of {tied[0]} too (tied "
-            "embeddings), and would change with it"
-        )
-
-
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The model's repeated layers, as its class in transformers names them; perhaps none."""
     names = getattr(model, "_no_split_modules", None) or ()

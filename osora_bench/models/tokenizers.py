@@ -12,6 +12,7 @@ from transformers.utils import chat_template_utils
 
 from osora_bench.common.errors import UserError
 from osora_bench.models.dialogue import ANSWER, QUESTION, rendered, turn_end
+from osora_bench.models.embeddings import saved_words
 from osora_bench.models.weights import location
 from osora_bench.planning.config import ModelConfig
 
@@ -32,10 +33,11 @@ def load_tokenizer(model: ModelConfig, folder: Path | None = None) -> Any:
         raise UserError(
             f"model {model.name}: no tokenizer can be had of {path}: {reason}"
         ) from error
-    _check_tokens(tokenizer, model, path)
+    size = max(_embeddings(model), 0 if folder is None else saved_words(folder))
+    _check_tokens(tokenizer, model, path, size)
     if model.chat:
         check_template(tokenizer, f"model {model.name}")
-        _check_embedded(tokenizer, model)
+        _check_embedded(tokenizer, model, size)
     return tokenizer
 
 
@@ -49,7 +51,7 @@ def _check(name: str, path: str, revision: str | None, chat: bool) -> None:
     load_tokenizer(ModelConfig(name=name, path=path, revision=revision, chat=chat))
 
 
-def _check_tokens(tokenizer: Any, model: ModelConfig, path: str) -> None:
+def _check_tokens(tokenizer: Any, model: ModelConfig, path: str, size: int) -> None:
     """End and padding: a tokenizer without the first is refused, without a usable second it pads
     with the first, which is masked wherever it stands for padding."""
     if tokenizer.eos_token_id is None:
@@ -57,7 +59,6 @@ def _check_tokens(tokenizer: Any, model: ModelConfig, path: str) -> None:
             f"model {model.name}: the tokenizer of {path} has no end-of-sequence token, so no "
             "answer would end; `eos_token` in its tokenizer_config.json names one"
         )
-    size = _embeddings(model)
     if tokenizer.eos_token_id >= size:
         raise UserError(
             f"model {model.name}: {tokenizer.eos_token!r} of the tokenizer of {path} is token "
@@ -67,9 +68,8 @@ def _check_tokens(tokenizer: Any, model: ModelConfig, path: str) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _check_embedded(tokenizer: Any, model: ModelConfig) -> None:
+def _check_embedded(tokenizer: Any, model: ModelConfig, size: int) -> None:
     """Refuse a chat template that writes tokens beyond the model's embeddings."""
-    size = _embeddings(model)
     ids = tokenizer(rendered(tokenizer, ANSWER), add_special_tokens=False)["input_ids"]
     if beyond := sorted({i for i in ids if i >= size}):
         raise UserError(

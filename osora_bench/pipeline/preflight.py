@@ -33,6 +33,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         json.dumps(plain([c.config.model, c.config.trainer.attention, c.config.trains])): c
         for c in cells
     }
+    by_model = {json.dumps(plain(c.config.model)): c for c in cells}
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
@@ -44,8 +45,10 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (check_precision, cells if here else []),
         (_check_tracker, cells if here else []),
         (_check_weights, cells),
+        (_check_context, list(by_model.values())),
         (_check_dialogues, list(by_dialogues.values())),
         (_check_layers, cells),
+        (_check_merge, cells),
         (check_sharing, [c for c in cells if c.config.processes > 1]),
     )
     for check, subset in checks:
@@ -96,6 +99,13 @@ def _check_weights(cell: Cell) -> None:
     weights.check_weights(cell.config.model)
 
 
+def _check_context(cell: Cell) -> None:
+    from osora_bench.models import context, weights
+
+    weights.check_weights(cell.config.model)  # what is not there has been told already
+    context.check_context(cell.config.model)
+
+
 def _check_dialogues(cell: Cell) -> None:
     """The tokenizer and its chat template, tried on each row that is trained on."""
     from osora_bench.models import tokenizers, weights
@@ -118,3 +128,15 @@ def _check_layers(cell: Cell) -> None:
         weights.check_weights(model)  # what is not there has been told already
     counting.check_layers(cell.config)
     counting.check_tied(cell.config)
+
+
+def _check_merge(cell: Cell) -> None:
+    """Adapters that could not be merged once they are trained."""
+    model, method = cell.config.model, cell.config.method
+    if not cell.config.eval.merge or method.peft is None:
+        return
+    from osora_bench.models import merging, weights
+
+    if model.architecture is None:
+        weights.check_weights(model)  # what is not there has been told already
+    merging.check_method(cell.config)

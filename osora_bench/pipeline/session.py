@@ -13,7 +13,7 @@ import transformers
 from osora_bench.common import interruption, paths
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import evaluate, suites
-from osora_bench.models import adapters, trial
+from osora_bench.models import adapters, merge_trial, trial
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
 from osora_bench.pipeline.recording import (
@@ -43,6 +43,7 @@ class Session:
         self.workspace = Workspace()
         self._tokenised: dict[str, data.TokenisedTask] = {}
         self._sets: dict[str, suites.PreparedSets] = {}
+        self._merges: set[str] = set()
 
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Load the questions of every suite once; a set of the wrong size stops all now."""
@@ -76,6 +77,7 @@ class Session:
     def _run(self, cell: Cell, tracker: Tracker) -> Record:
         cell.paths.failure.unlink(missing_ok=True)
         check_precision(cell)  # of a cell that was planned on another machine
+        self._check_merge(cell)
         circumstances, outcome = circumstances_of(cell), UNTRAINED
         if cell.config.processes > 1:
             outcome = self._train_shared(cell, circumstances, tracker)
@@ -117,6 +119,23 @@ class Session:
             scores=scores,
             seconds=seconds,
         )
+
+    def _check_merge(self, cell: Cell) -> None:
+        """Where `eval.merge` asks for it, try it on a fresh adapter, once a model and method.
+
+        Raises:
+            UserError: it cannot be merged, or merged it is another model.
+        """
+        cfg = cell.config
+        key = json.dumps([plain(cfg.model), plain(cfg.method)])
+        if not (cfg.eval.merge and cfg.trains) or cfg.method.full or key in self._merges:
+            return
+        model = _started(cell, self.workspace.base(cfg))
+        try:
+            merge_trial.check_equal(model, cfg.method.name)
+        finally:
+            self.workspace.clear()  # what is merged and taken out again is off by round-off
+        self._merges.add(key)
 
     def _trained(
         self, cell: Cell, base: Base, circumstances: Circumstances, tracker: Tracker

@@ -520,7 +520,7 @@ def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
         LlamaForCausalLM.from_pretrained(TOY),
         peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
     )
-    with pytest.raises(UserError, match="eval.merge: this kind of adapter cannot be merged"):
+    with pytest.raises(UserError, match="eval.merge=true: PromptTuningConfig cannot be merged"):
         scored(virtual, toy[1], merged, cell.paths.evaluation, "test")
 
 
