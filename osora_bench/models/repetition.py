@@ -1,8 +1,8 @@
 """Layers of a model without weights that are alike, so that counting one counts all.
 
-A decoder has dozens of layers of one shape, and what an adapter adds to one of them it adds to each.
-Of every kind of layer the first two are kept. Two, since what both of them hold in common (VeRA's
-projections) is no layer's own; and since both must have got the same, or the count is refused.
+A decoder has dozens of layers of one shape, and what an adapter adds to one it adds to each. Of
+every kind of layer the first two are kept. Two, since what both of them hold in common (VeRA's
+projections) is no layer's own; and since both must have got the same, or the whole is counted.
 """
 
 import json
@@ -33,8 +33,8 @@ LAYERWISE = {
     | {"train_s", "train_o", "o_side", "o_init", "o_init_std"}
     | {"use_dora", "dora_detach_norm", "save_projection"},
 }
-"""PEFT's configurations, and settings of theirs, with which like layers get like adapters, whichever
-and however many they are. All else is counted on the whole model."""
+"""PEFT's configurations, and settings of theirs, with which like layers get like adapters,
+whichever and however many they are. All else is counted on the whole model."""
 ADAPTED = "base_model.model."
 """What PEFT puts before the names of the model's own modules."""
 
@@ -75,10 +75,13 @@ class Thinned:
         expanded = {}
         for name, tensor in tensors.items():
             layer = self.layer_of(name)
-            for own in self.stands_for[layer] if layer else ():
-                expanded[name.replace(f"{layer}.", f"{own}.", 1)] = tensor
             if layer is None:
                 expanded[name] = tensor
+                continue
+            bare = name.removeprefix(ADAPTED)
+            before, inner = name[: len(name) - len(bare)], bare.removeprefix(f"{layer}.")
+            for own in self.stands_for[layer]:
+                expanded[f"{before}{own}.{inner}"] = tensor
         return expanded
 
     def check(self, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -186,8 +186,10 @@ def test_what_peft_refuses_is_said_in_place_of_a_number():
 
 def test_a_process_without_torch_composes_beside_the_import():
     code = (
-        "import sys; from osora_bench.cli.main import main; assert 'torch' not in sys.modules; "
-        "sys.exit(main(['params', 'model=toy', 'method=lora,osora', 'rank=8,65', '--csv']))"
+        "import gc, sys; from osora_bench.cli.main import main; assert 'torch' not in sys.modules; "
+        "status = main(['params', 'model=toy', 'method=lora,osora', 'rank=8,65', '--csv']); "
+        "assert gc.get_freeze_count() > 100_000  # else a second of garbage collection at the end\n"
+        "sys.exit(status)"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (

@@ -169,6 +169,15 @@ def test_made_up_files_cover_every_file_of_the_papers_tasks_and_suites(tmp_path,
             assert all(paths.data_file(f).is_file() for f in needed), needed
 
 
+def test_an_experiment_that_is_edited_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path)
+    for title in ("A", "B"):
+        (tmp_path / "edited.yaml").write_text(GRID.replace("title: T", f"title: {title}"))
+        experiment = load_experiment("edited")
+        assert (experiment.title, experiment.seed) == (title, [0])
+        experiment.seed.append(1)  # what a reader does with it is no other's
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
