@@ -31,7 +31,7 @@ from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from osora_bench.evaluation import checks, evaluate, suites, tasks
-from osora_bench.evaluation.decoder import _shared
+from osora_bench.evaluation.batched_model import _shared
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import EvalConfig
