@@ -18,6 +18,7 @@ The stock wrapper calls a tokenizer method that transformers 5 no longer has; it
 
 import argparse
 import contextlib
+import random
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,18 +27,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from osora_bench.evaluation import checks, evaluate, suites, tasks
-from osora_bench.evaluation.decoder import _shared
+from osora_bench.evaluation.batched_model import _shared
 from osora_bench.evaluation.in_memory_model import InMemoryModel
+from osora_bench.evaluation.token_trees import grow
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import EvalConfig
 
 TIE = 1e-3
 """Between the two best logits, or two losses: what the order of sums may account for."""
+
+LETTERS = "ABCD"
+WORDS = (
+    "the of and a to in is that for it as was with be by on not he this are or his from at which "
+    "but have an had they you were their one all we can her has there been if more when will would "
+    "who so no cell law market energy treaty axis enzyme court price planet theory nerve verdict"
+)
+"""What made-up questions are made of."""
 
 
 class Asked(Exception):
@@ -51,13 +62,19 @@ class Recorder(InMemoryModel):
         self.asked = ("generate", inputs, max_out_len)
         raise Asked
 
-    def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
-        self.asked = ("ppl", inputs, 0)
+    def look_ahead(self, dry_run: Callable[[], None]) -> None:
+        self.texts: list[list[Any]] = []  # of each label
+        dry_run()
+        self.asked = ("ppl", [text for label in self.texts for text in label], 0)
         raise Asked
+
+    def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
+        self.texts.append(inputs)
+        return np.zeros(len(inputs))
 
 
 def questions(suite: dict[str, Any], model: Any, tokenizer: Any, runs: Path) -> dict[str, Any]:
-    """(kind, prompts, most new tokens) of each set of a suite."""
+    """(kind, prompts, most new tokens) of each set of a suite; by perplexity, label by label."""
     configs = suites.prepare(suite, runs)
     found = {}
     for name, config in configs.items():
@@ -92,15 +109,17 @@ class Task:
     kind: str  # "generate" or "ppl"
     prompts: list[Any]
     most: int
+    at_once: int  # prompts that OpenCompass asks for together: by perplexity, those of one label
 
     def stock(self, model: Any, size: int) -> list[Any]:
         """Answers of OpenCompass's wrapper, `size` prompts at a time."""
         answers: list[Any] = []
-        for begin in range(0, len(self.prompts), size):
-            batch = self.prompts[begin : begin + size]
-            with torch.inference_mode():
-                made = model.generate(batch, self.most) if self.chat else model.get_ppl(batch)
-            answers += list(made)
+        for begin in range(0, len(self.prompts), self.at_once):
+            label = self.prompts[begin : begin + self.at_once]
+            for batch in (label[i : i + size] for i in range(0, len(label), size)):
+                with torch.inference_mode():
+                    made = model.generate(batch, self.most) if self.chat else model.get_ppl(batch)
+                answers += list(made)
         return answers
 
     def ours(self, model: InMemoryModel) -> list[Any]:
@@ -146,16 +165,39 @@ def gap(model: Remembering, prompt: Any, ours: str, theirs: str) -> float:
     return float(best[0] - best[1])
 
 
-def floor(model: InMemoryModel, prompts: list[Any], outputs: list[str]) -> float:
-    """Seconds that the weights' products must take: prompts read once, their prefix once in all."""
-    encoded = [model._encode(p) for p in prompts]
-    shared = _shared(encoded)
-    tokens = shared + sum(len(ids) - shared for ids in encoded)
-    tokens += sum(len(model.tokenizer(o, add_special_tokens=False)["input_ids"]) for o in outputs)
+def floor(model: InMemoryModel, task: Task, outputs: list[Any]) -> float:
+    """Seconds that the weights' products must take: prompts read once, their prefix once in all; of
+    texts, whatever several begin with, and the output layer."""
+    encoded = [model._encode(prompt, followed=task.chat) for prompt in task.prompts]
     weights = sum(p.numel() for n, p in model.model.named_parameters() if "embed" not in n)
+    if task.chat:
+        shared = _shared(encoded)
+        tokens = shared + sum(len(ids) - shared for ids in encoded)
+        made = (model.tokenizer(o, add_special_tokens=False)["input_ids"] for o in outputs)
+        tokens += sum(map(len, made))
+    else:
+        tokens = sum(map(len, grow(encoded, worth=1 << 60)))
+        weights += model.model.get_output_embeddings().weight.numel()
     x, w = torch.randn(512, 2048), torch.randn(2048, 2048)
-    seconds = min(timed(lambda: x @ w).clock for _ in range(20))
+    seconds = min(timed(lambda: x @ w).processor for _ in range(20))
     return float(weights * tokens * seconds / (512 * 2048 * 2048))
+
+
+def made_up(count: int) -> list[str]:
+    """Texts of questions as MMLU asks them, label by label: five worked examples, which all share,
+    a question of some length with four options, and the letter of one."""
+    words, choose = WORDS.split(), random.Random(0)
+
+    def text(low: int, high: int) -> str:
+        return " ".join(choose.choices(words, k=choose.randint(low, high)))
+
+    def question() -> str:
+        options = "".join(f"{letter}. {text(2, 8)}\n" for letter in LETTERS)
+        return f"{text(40, 90)}?\n{options}Answer:"
+
+    examples = "".join(f"{question()} {choose.choice(LETTERS)}\n\n" for _ in range(5))
+    questions = [question() for _ in range(count)]
+    return [f"{examples}{q} {letter}" for letter in LETTERS for q in questions]
 
 
 def fastest(before: Took | None, now: Took) -> Took:
@@ -203,7 +245,7 @@ def compare(task: Task, args: argparse.Namespace, model: Any, tokenizer: Any) ->
         f"{ours[b].clock:.1f} ({b})",
         f"{theirs[a].clock / ours[b].clock:.2f}",
         f"{least[0] / least[1]:.2f}",
-        f"{floor(mine(1), task.prompts, answers):.1f}" if task.chat else "",
+        f"{floor(mine(1), task, answers):.1f}",
         told(task, gaps),
         "" if turned is None else told(task, turned),
     ]
@@ -246,6 +288,7 @@ def main() -> int:
     parser.add_argument("--stock", type=int, nargs="+", default=[8], help="batch sizes")
     parser.add_argument("--ours", type=int, nargs="+", default=[128], help="batch sizes")
     parser.add_argument("--repeat", type=int, default=1, help="times that everything is measured")
+    parser.add_argument("--made-up", type=int, default=0, help="questions like MMLU's, made up")
     parser.add_argument("--again", type=int, help="rows of another pass in reverse order")
     args = parser.parse_args()
     PreTrainedTokenizerBase.batch_encode_plus = lambda self, texts, **k: self(texts, **k)
@@ -260,9 +303,14 @@ def main() -> int:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     asked = questions(suite, model, tokenizer, runs)
-    gaps = []
-    for name, (kind, prompts, most) in asked.items():
-        gaps += compare(Task(name, kind, prompts, args.most or most), args, model, tokenizer)
+    sizes = {d.name: len(suite.asked(d)) for d in suite.datasets}
+    asking = [
+        Task(name, kind, prompts, args.most or most, sizes[name])
+        for name, (kind, prompts, most) in asked.items()
+    ]
+    if args.made_up:
+        asking.append(Task("made up like MMLU", "ppl", made_up(args.made_up), 0, args.made_up))
+    gaps = [gap for task in asking for gap in compare(task, args, model, tokenizer)]
     wide = [one for one in gaps if one >= TIE]
     if wide:
         print(f"{len(wide)} differ by {TIE} or more: {' '.join(f'{one:.1e}' for one in wide)}")

@@ -96,6 +96,7 @@ def _evaluate(
     model.dialogues = cfg.model.chat and not by_perplexity(config)
     model.too_long.clear()
     model.cut.clear()
+    model.ahead.clear()
     metric, name = dataset.metric, dataset.name
     with _full_disk_told(folder), output_to(folder / "opencompass.log"), _work(folder) as work:
         _run(model, config, cfg.eval.max_out_len, work)
@@ -161,8 +162,16 @@ def _run(model: InMemoryModel, config: ConfigDict, max_out_len: int, work: Path)
     # one call gets all questions, so that the model can batch by length, and a place in it is one
     # in the set; a configuration's own size would win over the task's
     config.infer_cfg.inferencer.batch_size = 1 << 30
-    task = infer_task.OpenICLInferTask(tasks.task(config, work, {"max_out_len": max_out_len}))
-    task.run(cur_model=model, cur_model_abbr="cell")
+
+    def run(folder: Path) -> None:
+        settings = {"max_out_len": max_out_len}
+        # the task writes into its configuration
+        task = infer_task.OpenICLInferTask(tasks.task(copy.deepcopy(config), folder, settings))
+        task.run(cur_model=model, cur_model_abbr="cell")
+
+    if by_perplexity(config):
+        model.look_ahead(lambda: run(work / "dry"))
+    run(work)
     predictions = tasks.predictions(config, work)
     if by_perplexity(config) and model.too_long:
         # the inferencer would take the first label: losses that were not asked for are alike

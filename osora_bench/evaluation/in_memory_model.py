@@ -18,9 +18,11 @@ from opencompass.models.base_api import APITemplateParser
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from osora_bench.common import progress
-from osora_bench.evaluation.decoder import Decoder, need_numbers
+from osora_bench.evaluation.batched_model import need_numbers
+from osora_bench.evaluation.decoder import Decoder
 from osora_bench.evaluation.decoder_support import supports
 from osora_bench.evaluation.journal import Journal
+from osora_bench.evaluation.scorer import Scorer
 from osora_bench.models import memory
 from osora_bench.models.context import UNBOUNDED, context_of
 from osora_bench.models.dialogue import prompt_ids, turn_end
@@ -44,6 +46,7 @@ NEUTRAL = {
 """What a model's generation_config.json may hold that changes greedy answers, beside
 `repetition_penalty`, with the value at which it does not."""
 Finished = Callable[[int, list[int]], None]
+Asked = tuple[str, int]  # a text, and how many of its first tokens do not count
 
 
 class InMemoryModel(BaseModel):
@@ -81,6 +84,8 @@ class InMemoryModel(BaseModel):
         self.asking = ""  # names the set in the progress bar
         self.too_long: set[int] = set()  # places of the set's questions that do not fit
         self.cut: set[int] = set()  # and of those with an answer that ended at its length limit
+        self.ahead: dict[Asked, float] = {}  # perplexities known before they are asked for
+        self._asked: list[Asked] | None = None  # those that a dry run asks for
         self.eos_ids = _eos_ids(model, tokenizer, chat)
         self.end_texts = [text for text in map(tokenizer.decode, self.eos_ids) if text]
         self.penalty = float(model.generation_config.repetition_penalty or 1)
@@ -152,6 +157,23 @@ class InMemoryModel(BaseModel):
                 self.cut.add(index)
         return outputs
 
+    def look_ahead(self, dry_run: Callable[[], None]) -> None:
+        """Find out which perplexities a run will ask for, and compute all of them together.
+
+        OpenCompass asks for one answer's texts after the other's. Texts of one question begin
+        alike, and what they share is read once if all are known.
+
+        Args:
+            dry_run: asks `get_ppl` for all, and gets zeros.
+        """
+        self._asked = []
+        try:
+            dry_run()
+        finally:
+            asked, self._asked = self._asked, None
+        distinct = list(dict.fromkeys(asked))
+        self.ahead = dict(zip(distinct, self._perplexities(distinct), strict=True))
+
     def get_ppl(self, inputs: list[Any], mask_length: list[int] | None = None) -> Any:
         """Mean loss of each text as OpenCompass norms it: summed over tokens, over their number.
 
@@ -161,11 +183,22 @@ class InMemoryModel(BaseModel):
         Args:
             mask_length: first tokens of each text whose loss does not count.
         """
-        all_ids = [self._encode(_plain(prompt), followed=False) for prompt in inputs]
+        masks = [0] * len(inputs) if mask_length is None else mask_length
+        asked = list(zip(map(_plain, inputs), masks, strict=True))
+        if self._asked is not None:
+            self._asked += asked
+            return np.zeros(len(asked))
+        known = all(one in self.ahead for one in asked)
+        losses = [self.ahead[one] for one in asked] if known else self._perplexities(asked)
+        self.too_long |= {i for i, loss in enumerate(losses) if math.isinf(loss)}
+        return np.array(losses)
+
+    def _perplexities(self, asked: Sequence[Asked]) -> list[float]:
+        """The mean losses of texts, but for each one's first tokens; infinite if it is too long."""
+        all_ids = [self._encode(text, followed=False) for text, _ in asked]
         indices = [i for i, ids in enumerate(all_ids) if len(ids) <= self.max_seq_len]
-        self.too_long |= set(range(len(inputs))).difference(indices)
         encoded = [all_ids[i] for i in indices]
-        masked = [mask_length[i] if mask_length else 0 for i in indices]
+        masked = [asked[i][1] for i in indices]
         questions = [["ppl", ids, mask] for ids, mask in zip(encoded, masked, strict=True)]
 
         def answer(missing: list[int], keep: Callable[[int, Any], None]) -> None:
@@ -178,13 +211,17 @@ class InMemoryModel(BaseModel):
                 keep(missing[index], total / (int(counts.sum()) - mask))
 
             if self.batched:
-                self._decoder().losses([encoded[m] for m in missing], finished)
+                Scorer(self.model, **self._batches()).losses(
+                    [encoded[m] for m in missing], finished
+                )
                 return
             for index, m in enumerate(missing):
                 finished(index, plain_losses(self.model, encoded[m]))
 
-        losses = np.full(len(inputs), np.inf)
-        losses[indices] = self._through_journal(questions, answer)
+        losses = [math.inf] * len(asked)
+        found = self._through_journal(questions, answer, unit="texts")
+        for index, loss in zip(indices, found, strict=True):
+            losses[index] = loss
         return losses
 
     def get_loglikelihood(self, inputs: list[Any], conts: list[str]) -> Any:
@@ -200,6 +237,7 @@ class InMemoryModel(BaseModel):
         self,
         questions: list[Any],
         answer: Callable[[list[int], Callable[[int, Any], None]], None],
+        unit: str = "questions",
     ) -> list[Any]:
         """An answer for each question: from the journal, or by `answer` and then kept there."""
         answers = [None if self.journal is None else self.journal.get(q) for q in questions]
@@ -211,7 +249,7 @@ class InMemoryModel(BaseModel):
         initial = len(questions) - len(missing)
         description = f"evaluate {self.label}{self.asking}"
         # answers come in bursts: the time left is by the mean rate of this start
-        settings = {"unit": " questions", "initial": initial, "smoothing": 0}
+        settings = {"unit": f" {unit}", "initial": initial, "smoothing": 0}
         with progress.bar(len(questions), description, **settings) as bar:
 
             def keep(index: int, value: Any) -> None:
@@ -238,15 +276,16 @@ class InMemoryModel(BaseModel):
             finished(index, self._one_by_one(prompt, room[index]))
 
     def _decoder(self) -> Decoder:
+        return Decoder(self.model, eos_ids=self.eos_ids, penalty=self.penalty, **self._batches())
+
+    def _batches(self) -> dict[str, Any]:
+        """How large batches may be, and what they are filled up with."""
         device = next(self.model.parameters()).device
-        return Decoder(
-            self.model,
-            eos_ids=self.eos_ids,
-            pad_id=self.tokenizer.pad_token_id,
-            memory=memory.for_batches(device),
-            most_rows=self.batch_size or memory.MOST_ROWS[device.type],
-            penalty=self.penalty,
-        )
+        return {
+            "pad_id": self.tokenizer.pad_token_id,
+            "memory": memory.for_batches(device),
+            "most_rows": self.batch_size or memory.MOST_ROWS[device.type],
+        }
 
     @torch.inference_mode()
     def _one_by_one(self, prompt: list[int], max_new: int) -> list[int]:

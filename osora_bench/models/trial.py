@@ -8,9 +8,14 @@ from torch import Tensor
 
 from osora_bench.models.base import inside
 
-TRIAL = [[5, 3, 9, 2, 7, 4, 8, 6, 1, 5, 4, 9], [5, 3, 9, 2, 4, 8, 1]]
-"""Made-up texts (a shared prefix, sequences of two lengths), in tenths of the vocabulary, whose
-first tokens are marks: their activations can be so large that bfloat16 rounds the rest away."""
+TRIAL = [
+    [5, 3, 9, 2, 7, 4, 8, 6, 1, 5, 4, 9],
+    [5, 3, 9, 2, 7, 4, 8, 1, 9],
+    [5, 3, 9, 2, 4, 8, 1],
+]
+"""Made-up texts, longest first, in tenths of the vocabulary: a prefix that all share, two that go
+on alike. Their first tokens are marks, whose activations can be so large that bfloat16 rounds the
+rest away."""
 
 
 def nll(logits: Tensor, tokens: Sequence[int]) -> Tensor:
@@ -26,7 +31,7 @@ def trial_texts(model: Any) -> list[list[int]]:
 
 
 def trial_losses(model: Any) -> Tensor:
-    """The losses of two made-up texts by the model's own forward pass."""
+    """The losses of the made-up texts by the model's own forward pass."""
     return torch.cat([plain_losses(model, text) for text in trial_texts(model)])
 
 

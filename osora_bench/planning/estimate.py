@@ -30,8 +30,6 @@ GPU_RATE = 0.4 * 989e12
 TOKENS_A_CHARACTER = 0.25
 QUESTION_TOKENS, SHOT_TOKENS, ANSWER_TOKENS = 100, 150, 150
 """Of a question, a worked example and an answer, where nothing better is known."""
-OPTIONS = 3
-"""How often a question is read whose options are scored by perplexity."""
 LIBRARIES = 1.5e9
 """Bytes of the process without any model."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -209,7 +207,7 @@ def _sampled_tokens(path: str) -> float | None:
 def _tokens(dataset: DatasetConfig, suite: EvalConfig) -> float:
     questions = len(suite.asked(dataset))
     if "_ppl_" in dataset.config:
-        return float(OPTIONS * questions * QUESTION_TOKENS)
+        return float(questions * QUESTION_TOKENS)  # its options included: it is read once
     answer = min(ANSWER_TOKENS, dataset.max_out_len or suite.max_out_len)
     return float(questions * (QUESTION_TOKENS + SHOT_TOKENS * (dataset.shots or 0) + answer))
 

@@ -101,7 +101,7 @@ def trained_with(model: Any, attention: str, *, on_cpu: bool) -> Iterator[None]:
 
 
 def _takes_grouped(model: Any) -> bool:
-    """Whether the losses of two short texts stay the same."""
+    """Whether the losses of short texts stay the same."""
     base, training = inside(model), model.training
     own = base.config.get_text_config()._attn_implementation
     if own != "sdpa" or not base._can_set_attn_implementation():

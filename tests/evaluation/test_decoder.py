@@ -7,45 +7,20 @@ import pytest
 import torch
 import transformers as tf
 
-from osora_bench.evaluation.decoder import Decoder, _shared
+from osora_bench.evaluation.batched_model import _shared
+from osora_bench.evaluation.decoder import Decoder
 from osora_bench.evaluation.decoder_support import supports
 from osora_bench.models import memory
 from osora_bench.osora import OsoraConfig
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
+from tests.evaluation.families import FAMILIES, SHAPE, family
 
-SHAPE = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-FAMILIES = {
-    "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SHAPE)),
-    "qwen2": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**SHAPE)),
-    "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**SHAPE, sliding_window=None)),
-    "window": lambda: tf.MistralForCausalLM(tf.MistralConfig(**SHAPE, sliding_window=6)),
-    "capped": lambda: tf.Gemma2ForCausalLM(
-        tf.Gemma2Config(**SHAPE, head_dim=8, sliding_window=5, attn_logit_softcapping=2.0)
-    ),
-    "gpt2": lambda: tf.GPT2LMHeadModel(
-        tf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=128)
-    ),
-}
 END = 7
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
 def model(request):
-    torch.manual_seed(4)  # one with which all of them end some answers early
-    made = FAMILIES[request.param]().eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.3)  # far from uniform, so that ties are rare
-    return made
+    return family(request.param)
 
 
 def prompts(begin=(5, 9, 4, 11), n=12):
@@ -108,21 +83,6 @@ def test_a_stop_ends_its_row_alone(model):
     whole = decode(model, prompts())
     made = decode(model, prompts(), stopped=lambda tokens: len(tokens) == 2 and tokens[0] % 2 == 0)
     assert made == [m[:2] if m[0] % 2 == 0 else m for m in whole]
-
-
-def test_losses_are_those_of_the_plain_forward_pass(model):
-    asked = [*prompts(), [3], [5, 9]]
-    for some in (asked[:12], asked, asked[:1]):
-        found = {}
-        decoder = Decoder(model, eos_ids=[], pad_id=0, memory=1 << 22, most_rows=4)
-        decoder.losses(some, found.__setitem__)
-        for index, prompt in enumerate(some):
-            with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([prompt])).logits[0]
-            expected = torch.nn.functional.cross_entropy(
-                logits[:-1], torch.tensor(prompt[1:], dtype=torch.long), reduction="none"
-            )
-            torch.testing.assert_close(found[index], expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize(

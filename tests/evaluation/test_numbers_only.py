@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from osora_bench.common import paths
-from osora_bench.evaluation.decoder import NoNumbers
+from osora_bench.evaluation.batched_model import NoNumbers
 from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.journal import Journal
 
