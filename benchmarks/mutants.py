@@ -160,20 +160,20 @@ def _is_one(mutant: Mutant) -> bool:
 
 
 def _unchanged(node: Any, cst: Any) -> bool:
-    """What is left out by rule: types, imports, wording, docstrings, how objects show themselves."""
-    if isinstance(node, cst.Annotation | cst.Import | cst.ImportFrom | cst.Raise | cst.Decorator):
-        return True
-    if isinstance(node, cst.FunctionDef) and node.name.value == "__repr__":
-        return True
-    if isinstance(node, cst.Expr) and isinstance(node.value, cst.BaseString):
-        return True
-    if isinstance(node, cst.Arg) and node.keyword is not None:
-        return node.keyword.value in UNCHANGED_ARGUMENTS
-    if isinstance(node, cst.Assign) and isinstance(node.targets[0].target, cst.Name):
-        return node.targets[0].target.value == "__all__"
-    if isinstance(node, cst.Call):
-        name = node.func.attr if isinstance(node.func, cst.Attribute) else node.func
-        return isinstance(name, cst.Name) and name.value in UNCHANGED_CALLS
+    """What is left out by rule: types, imports, wording, docstrings, how an object shows itself."""
+    match node:
+        case cst.Annotation() | cst.Import() | cst.ImportFrom() | cst.Raise() | cst.Decorator():
+            return True
+        case cst.FunctionDef(name=cst.Name(value="__repr__")):
+            return True
+        case cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString()):
+            return True
+        case cst.Assign(value=cst.Subscript(value=cst.Name(value="tuple"))):
+            return True  # the name of a type
+        case cst.Arg(keyword=cst.Name(value=name)):
+            return name in UNCHANGED_ARGUMENTS
+        case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))):
+            return name in UNCHANGED_CALLS
     return False
 
 
@@ -196,10 +196,10 @@ class Order:
         self.took: Counter[str] = Counter()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(
-            key=lambda item: -(self.kills[item.nodeid] + 0.2)
-            / (self.seconds.get(item.nodeid, 0.1) + 0.02)
-        )
+        def worth(item: pytest.Item) -> float:
+            return (self.kills[item.nodeid] + 0.2) / (self.seconds.get(item.nodeid, 0.1) + 0.02)
+
+        items.sort(key=worth, reverse=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.took[report.nodeid] += report.duration
