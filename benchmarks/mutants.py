@@ -162,14 +162,17 @@ def _is_one(mutant: Mutant) -> bool:
 def _unchanged(node: Any, cst: Any) -> bool:
     """What is left out by rule: types, imports, wording, docstrings, how an object shows itself."""
     match node:
-        case cst.Annotation() | cst.Import() | cst.ImportFrom() | cst.Raise() | cst.Decorator():
+        case (
+            cst.Annotation()
+            | cst.Import()
+            | cst.ImportFrom()
+            | cst.Raise()
+            | cst.Decorator()
+            | cst.FunctionDef(name=cst.Name(value="__repr__"))
+            | cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString())
+            | cst.Assign(value=cst.Subscript(value=cst.Name(value="tuple")))  # the name of a type
+        ):
             return True
-        case cst.FunctionDef(name=cst.Name(value="__repr__")):
-            return True
-        case cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString()):
-            return True
-        case cst.Assign(value=cst.Subscript(value=cst.Name(value="tuple"))):
-            return True  # the name of a type
         case cst.Arg(keyword=cst.Name(value=name)):
             return name in UNCHANGED_ARGUMENTS
         case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))):
