@@ -41,8 +41,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "runs" / "mutants"
 TREE = PLACE / "tree"
-READERS = ("evaluation/test_reading.py", "evaluation/test_dresses.py")
-JUDGES = ("evaluation/test_judging.py", "evaluation/test_reading.py", "evaluation/test_bounded.py",
+JUDGES = ("evaluation/test_scores.py", "evaluation/test_judging.py", "evaluation/test_bounded.py",
           "evaluation/test_answering.py", "cli/test_judge.py")  # fmt: skip
 TABLES = ("reporting/test_numbers.py", "reporting/test_against.py", "reporting/test_tabulate.py",
           "reporting/test_reference.py", "reporting/test_committed.py")  # fmt: skip
@@ -61,11 +60,20 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/decoder.py": ("evaluation/test_decoder.py", "evaluation/test_numbers_only.py"),
     "evaluation/judging.py": JUDGES,
     "evaluation/scores.py": JUDGES,
-    "evaluation/corrections.py": (*READERS, "evaluation/test_judging.py", "cli/test_judge.py"),
-    "evaluation/choices.py": READERS,
-    "evaluation/numbers.py": READERS,
-    "evaluation/formulas.py": READERS,
-    "evaluation/turns.py": READERS,
+    "evaluation/corrections.py": (
+        "evaluation/test_corrections.py",
+        "evaluation/test_reading.py",
+        "evaluation/test_judging.py",
+        "cli/test_judge.py",
+    ),
+    "evaluation/choices.py": ("evaluation/test_choices.py", "evaluation/test_reading.py"),
+    "evaluation/numbers.py": ("evaluation/test_numbers.py", "evaluation/test_reading.py"),
+    "evaluation/formulas.py": ("evaluation/test_formulas.py", "evaluation/test_reading.py"),
+    "evaluation/turns.py": (
+        "evaluation/test_choices.py",
+        "evaluation/test_numbers.py",
+        "evaluation/test_formulas.py",
+    ),
     "records/record.py": ("records/test_record.py", "reporting/test_against.py"),
     "planning/identity.py": ("planning/test_identity.py", "planning/test_grid.py"),
     "reporting/numbers.py": TABLES,
