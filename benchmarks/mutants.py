@@ -43,8 +43,8 @@ PLACE = ROOT / "runs" / "mutants"
 TREE = PLACE / "tree"
 JUDGES = ("evaluation/test_scores.py", "evaluation/test_judging.py", "evaluation/test_bounded.py",
           "evaluation/test_answering.py", "cli/test_judge.py")  # fmt: skip
-TABLES = ("reporting/test_numbers.py", "reporting/test_against.py", "reporting/test_tabulate.py",
-          "reporting/test_reference.py", "reporting/test_committed.py")  # fmt: skip
+TABLES = ("reporting/test_numbers.py", "reporting/test_rows.py", "reporting/test_against.py",
+          "reporting/test_tabulate.py")  # fmt: skip
 TESTS: dict[str, tuple[str, ...]] = {
     "osora/layer.py": (
         "osora/test_equations.py",
@@ -69,11 +69,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/choices.py": ("evaluation/test_choices.py", "evaluation/test_reading.py"),
     "evaluation/numbers.py": ("evaluation/test_numbers.py", "evaluation/test_reading.py"),
     "evaluation/formulas.py": ("evaluation/test_formulas.py", "evaluation/test_reading.py"),
-    "evaluation/turns.py": (
-        "evaluation/test_choices.py",
-        "evaluation/test_numbers.py",
-        "evaluation/test_formulas.py",
-    ),
+    "evaluation/turns.py": ("evaluation/test_turns.py", "evaluation/test_choices.py"),
     "records/record.py": ("records/test_record.py", "reporting/test_against.py"),
     "planning/identity.py": ("planning/test_identity.py", "planning/test_grid.py"),
     "reporting/numbers.py": TABLES,
