@@ -90,6 +90,18 @@ field: $(STAMP)  ## the situations of public bug reports (tests/field.py), one a
 test-slow: $(STAMP)  ## the slow tests only
 	$(BIN)/python -m pytest -m slow
 
+# of mutmut its operators alone are used: its own dependencies stay away, and .venv as it is
+MUTANTS := runs/mutants/tool
+$(MUTANTS)/.installed: pyproject.toml | $(STAMP)
+	rm -rf $(MUTANTS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(MUTANTS) \
+		$$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['mutants'])")
+	@touch $@
+
+mutants: $(MUTANTS)/.installed  ## what no test notices (an hour and more): SAMPLE=20 FILES=osora/svd.py REPORT=1
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(FILES) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report)
+
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import opencompass.tasks.openicl_eval as eval_task
 import opencompass.tasks.openicl_infer as infer_task
 from mmengine.config import ConfigDict
 
@@ -28,7 +27,6 @@ JOURNAL = "journal.jsonl"
 
 
 infer_task.build_dataset_from_cfg = build_dataset
-eval_task.build_dataset_from_cfg = build_dataset
 
 
 def evaluate(

@@ -18,6 +18,8 @@ from osora_bench.evaluation.scores import Answer
 from osora_bench.evaluation.tasks import build_dataset, predictions, read_results, rewrite, task
 from osora_bench.records.record import pack
 
+eval_task.build_dataset_from_cfg = build_dataset  # here, since `osora-bench judge` needs no more
+
 
 @dataclass(frozen=True)
 class Again:

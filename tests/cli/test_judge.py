@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -132,3 +134,15 @@ def test_a_cells_answers_are_judged_as_its_record_says(session, make_cell, judge
     status, _, err = judge("--cell", cell.run_id, ledger)
     assert status == 2
     assert "is not there (any more): the cell's answers cannot be judged" in err
+
+
+@pytest.mark.long
+def test_judging_needs_nothing_that_another_command_has_set_up(tmp_path):
+    """In a process that has evaluated nothing."""
+    place = written(tmp_path / "answers.jsonl", answer(0, "no letter"))
+    start = "from osora_bench.cli.main import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", start, "judge", *TOY, place, f"runs={tmp_path}/runs"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    first, _ = map(json.loads, ended.stdout.splitlines())
+    assert (first["position"], first["right"], first["unread"]) == (0, False, True)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from peft import PromptLearningConfig
 
 from osora_bench.common import paths
 from osora_bench.planning import identity
@@ -48,3 +49,15 @@ def test_prompt_methods_answer_through_the_outermost_forward_pass(make_cell):
     prompt = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4}
     config = replace(cell.config, method=replace(cell.config.method, peft=prompt))
     assert identity.identity(config)["numerics_version"] == 2
+
+
+def test_prompt_methods_are_those_that_peft_calls_so():
+    """Each of PEFT's own configurations, by its name alone: planning loads no torch."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kinds = [kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING.values() if "peft." in kind.__module__]
+    assert len(kinds) > 20
+    named = {k.__name__ for k in kinds if any(w in k.__name__ for w in identity.PROMPT_CLASSES)}
+    prompts = {k.__name__ for k in kinds if issubclass(k, PromptLearningConfig)}
+    assert named - prompts == {"AdaptionPromptConfig"}  # a version too many harms no one
+    assert prompts <= named

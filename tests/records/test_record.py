@@ -1,7 +1,11 @@
 """Records are whole, written once, and damage is found."""
 
+import base64
+import hashlib
 import json
+import os
 
+import numpy as np
 import pytest
 
 from osora_bench.records import record
@@ -21,6 +25,31 @@ BODY = {
 def test_verdicts_survive_packing(n):
     verdicts = [i % 3 == 0 for i in range(n)]
     assert record.unpack(record.pack(verdicts), n) == verdicts
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 500])
+def test_packing_is_numpys_in_base64(n):
+    """Others can read the verdicts of a record without this program."""
+    verdicts = [i % 3 == 0 or i % 7 == 2 for i in range(n)]
+    assert record.pack(verdicts) == base64.b64encode(np.packbits(verdicts).tobytes()).decode()
+    assert record.pack([]) == ""
+
+
+def test_the_same_record_is_the_same_bytes(tmp_path):
+    """In whatever order its parts came, a line each; with a checksum that others can take."""
+    nested = {**BODY, "measured": {"b": 1, "a": {"d": 2.5, "c": None}}}
+    turned = {**dict(reversed(nested.items())), "measured": {"a": {"c": None, "d": 2.5}, "b": 1}}
+    first, second = (
+        record.write_record(body, tmp_path / name).read_text()
+        for name, body in (("one", nested), ("other", turned))
+    )
+    assert first == second
+    read = json.loads(first)
+    assert first == json.dumps(read, indent=1, sort_keys=True) + "\n"
+    told = read.pop("sha256")
+    assert (read.pop("schema"), read) == (1, nested)
+    body = json.dumps({**nested, "schema": 1}, sort_keys=True)
+    assert told == hashlib.sha256(body.encode()).hexdigest()
 
 
 def test_a_record_is_read_back_and_leaves_no_other_file(tmp_path):
@@ -84,3 +113,59 @@ def test_a_whole_record_is_read_again_only_when_it_has_changed(tmp_path, monkeyp
     path.write_text(path.read_text().replace('"training": null', '"training": 5'))
     assert not record.is_whole(path)
     assert not record.is_whole(tmp_path / "fedcba987654.json")
+
+
+@pytest.mark.parametrize("part", record.REQUIRED)
+def test_a_part_that_is_missing_is_named(tmp_path, part):
+    path = record.write_record(BODY, tmp_path)
+    content = json.loads(path.read_text())
+    del content[part]
+    path.write_text(json.dumps(content))
+    with pytest.raises(record.DamagedRecord, match=f"lacks {part}$"):
+        record.read_record(path)
+
+
+def test_the_loss_on_the_rows_that_were_kept_out_is_read_where_there_is_one():
+    validation = {"rows": 8, "tokens": 16, "loss": 0.5}
+    trained = {**BODY, "training": {"validation": validation}}
+    assert record.held_out_loss(trained) == validation
+    assert record.held_out_loss({**BODY, "training": {"validation": None}}) is None
+    assert record.held_out_loss({**BODY, "training": {"diverged": "a loss of NaN"}}) is None
+    assert record.held_out_loss(BODY) is None
+
+
+def test_contents_are_those_of_most_records_and_of_the_ledger_as_it_is(tmp_path):
+    def written(number, fingerprints):
+        provenance = {"fingerprints": fingerprints} if fingerprints else {}
+        body = {**BODY, "run_id": f"{number:012d}", "provenance": provenance}
+        record.write_record(body, tmp_path / "ledger")
+
+    assert record.contents(tmp_path / "ledger") == {}
+    for number, content in enumerate(["old", "new", "new"]):
+        written(number, {"rows.jsonl": content, f"only{number}": "x"})
+    written(3, None)  # of before there were any
+    expected = {"rows.jsonl": "new", "only0": "x", "only1": "x", "only2": "x"}
+    assert record.contents(tmp_path / "ledger") == expected
+    (tmp_path / "ledger" / "damaged.json").write_text("{")
+    written(4, {"model": "y"})
+    assert record.contents(tmp_path / "ledger") == {**expected, "model": "y"}
+
+
+def test_a_path_is_recorded_without_what_is_of_one_machine():
+    assert record.portable("/somewhere/else/model") == "model"
+    assert record.portable("siqa/train.jsonl") == "siqa/train.jsonl"
+    assert record.portable("org/name") == "org/name"
+
+
+def test_a_record_of_another_size_or_time_or_file_is_read_again(tmp_path):
+    """Whatever changes with a file's content shows."""
+    path = record.write_record(BODY, tmp_path)
+    assert record.is_whole(path)
+    text = path.read_text()
+    for damaged in (text[:-9], text.replace("{}", "[]", 1)):
+        times = path.stat()
+        path.write_text(damaged)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert not record.is_whole(path)
+        path.write_text(text)
+        assert record.is_whole(path)

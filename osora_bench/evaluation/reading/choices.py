@@ -17,11 +17,13 @@ SAID = r"(?=(?P<said>[^\n]*(?:\n+[^\n]+)?))"
 STATED = re.compile(
     r"(?:\b(?:answer|ans|option|choice)\b"
     r"(?:\s+(?:to|for|of|here|choice|option|letter)\b[^.\n:]{0,60}?)?[\s*]*"
-    r"(?:(?:is|are|was|would be|should be|must be|will be)\b[\s*]*[:=]?|[:=])[\s*]*"
+    r"(?:\b(?:is|are|was|would be|should be|must be|will be)\b[\s*]*[:=]?|[:=])[\s*]*"
     r"|\b(?:it|that|this)(?:'s|\s+is|\s+must be|\s+should be|\s+would be)\s+"
     r"(?=[(*$]*[A-Z][)*$]*\W*$)"
     r"|\b(?:choose|chose|pick|select|go with|choosing|going with)\s+"
-    r"|^\W*(?:answer|option|choice)\s+|<answer>)"
+    r"|^[^\w\n]*(?:answer|option|choice)\s+"
+    r"(?!\s|[:=]|(?:is|are|was|would|should|must|will|to|for|of|here|choice|option|letter)\b)"
+    r"|<answer>)"
     r"(?:(?:most likely|likely|probably|clearly|therefore|thus|definitely)[\s,]+)?"
     r"(?:(?:the\s+)?(?:option|choice|letter)\b[\s:]*)?" + SAID,
     re.IGNORECASE | re.MULTILINE,

@@ -11,10 +11,13 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*")
 BETWEEN = re.compile(r"[\s$.]*(?:,?\s*(?:and|or)|,)[\s$]*(?:[a-zA-Z]\w?\s*=\s*)?$")
 """What stands between two boxes that are one answer: `\\boxed{1} and \\boxed{2}`."""
 STATED = re.compile(
-    r"\banswers?\b(?:\s+(?:to|for|of)\b[^.\n:]{0,60}?)?[\s*]*(?:(?:is|are|was|would be|:)[\s*]*)+"
-    r"(?:(?:thus|therefore|then|simply|just)\s+)?(?P<said>[^\n]*(?:\n[^\n]+)?)",
+    r"\banswers?\b(?:\s+(?:to|for|of)\b[^.\n:]{0,60}?)?[\s*]*"
+    r"(?:(?:\b(?:is|are|was|would be)\b|:)[\s*]*)+"
+    r"(?:(?:thus|therefore|then|simply|just)\s+)?(?=(?P<said>[^\n]*(?:\n[^\n]+)?))",
     re.IGNORECASE,
 )
+PRAISE = re.compile(r"(?:correct|right|wrong|incorrect|clear|known|found)\b", re.IGNORECASE)
+"""What an answer is said to be, and is not."""
 MATHS = re.compile(
     r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
 )
@@ -66,8 +69,9 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def _stated(turn: str) -> str | None:
-    statements = [m["said"] for m in STATED.finditer(turn) if m["said"].strip()]
-    return _formula(statements[-1]) if statements else None
+    found = [_formula(match["said"]) for match in STATED.finditer(turn)]
+    said = [formula for formula in found if formula is not None and not PRAISE.match(formula)]
+    return said[-1] if said else None
 
 
 def _formula(statement: str) -> str | None:
@@ -150,7 +154,7 @@ def is_formula(value: str) -> bool:
 
 
 REPLACED = (
-    (r"\\(?:left|right|displaystyle|!|,|;|:|quad|qquad|big|Big|bigg|Bigg)(?![a-zA-Z])", ""),
+    (r"\\(?:left|right|displaystyle|quad|qquad|big|Big|bigg|Bigg)(?![a-zA-Z])|\\[!,;:]", ""),
     (r"\\[dtc]frac", r"\\frac"),
     (r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|textit)\s*\{\s*([^{}]*?)\s*\}", r"\1"),
     (r"\\\s|~", ""),

@@ -7,15 +7,18 @@ from osora_bench.evaluation.reading.turns import first_read
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 """Digits with their thousands set apart by commas or spaces, or not at all."""
-VALUE = rf"(?<![\w.,])(?P<value>(?:-\s?)?(?:{NUMBER})(?:\s?[-\u2013/:]\s?-?(?:{NUMBER})(?!\w))?)"
+VALUE = (
+    r"(?<![^\W_])(?<![.,])(?<!\w_)"  # `_18_` is a number in italics, `x_18` is none
+    rf"(?P<value>(?:-\s?)?(?:{NUMBER})(?:\s?[-\u2013/:]\s?-?(?:{NUMBER})(?!\w))?)"
+)
 """A number, a range, a fraction or a ratio: one of two numbers is not the one that is meant."""
 LEAD = r"[\s*_$\u20ac\u00a3(\[{~=:\"'`]*(?:\\[(\[]\s*)?"
 ABOUT = r"(?:(?:approximately|about|equal to|exactly|a total of|only|just|USD|US)\s+)?"
 AFTER_MARK = re.compile(rf"####{LEAD}{VALUE}(?![.)]\s+[A-Za-z])")
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(?P<said>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 STATED = re.compile(
-    r"\banswer\b(?:\s+(?:to|for|of)\b[^.\n:]{0,60}?)?[\s*]*(?:(?:is|are|was|would be|=|:)[\s*]*)+"
-    r"(?P<said>[^\n]*)",
+    r"\banswer\b(?:\s+(?:to|for|of)\b[^.\n:]{0,60}?)?[\s*]*"
+    r"(?:(?:\b(?:is|are|was|would be)\b|=|:)[\s*]*)+(?=(?P<said>[^\n]*))",
     re.IGNORECASE,
 )
 FIRST = re.compile(rf"^{LEAD}{ABOUT}{LEAD}{VALUE}", re.IGNORECASE)
