@@ -42,7 +42,7 @@ class Locks(contextlib.ExitStack):
     def take(self, place: Path) -> None:
         """Lock one more file, or raise BlockingIOError."""
         file = self.enter_context(place.open("w"))
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim.lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.handles.append(file.fileno())
 
 
