@@ -61,8 +61,10 @@ def evaluate_verb(arguments: Sequence[str]) -> int:
     from osora_bench.evaluation import evaluate, suites
     from osora_bench.models.adapters import with_saved_adapter
     from osora_bench.models.base import Workspace, quiet_libraries
+    from osora_bench.models.memory import bound_threads
 
     quiet_libraries()
+    bound_threads()
     sets = suites.prepare(cfg.eval, Path(cfg.runs))
     base = Workspace().base(cfg, own_tokenizer(args))
     model = base.model if args.adapter is None else with_saved_adapter(base, args.adapter, cfg)

@@ -9,7 +9,7 @@ from importlib import import_module
 from osora_bench.common.errors import UserError, tell, unknown
 from osora_bench.common.exits import exit_status_of
 from osora_bench.common.interruption import Interrupted
-from osora_bench.common.process import open_what_is_closed
+from osora_bench.common.process import name_user, open_what_is_closed
 
 USAGE = """\
 usage: osora-bench VERB [KEY=VALUE ...]
@@ -76,6 +76,7 @@ OWN_HELP = ("cell", "evaluate", "judge", "export", "svd")
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch a verb. Exit status: 0 all well, 1 a cell failed, 2 a mistake in the call."""
     open_what_is_closed()
+    name_user()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb, rest = (arguments or ["help"])[0], arguments[1:]
     help_asked = {"-h", "--help"} & set(rest) and verb not in OWN_HELP

@@ -99,7 +99,13 @@ def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
 def text(plan: Sequence[PlanLine]) -> list[str]:
     """The lines of a plan for people, with what must be known of them before and after."""
     cells = [line.cell for line in plan]
-    output = [f"WARNING: {line}" for line in warnings(cells)]
+    told = [
+        *warnings(cells),
+        *estimate.over_memory(
+            (line.cell, line.cost) for line in plan if line.state not in (State.DONE, State.DAMAGED)
+        ),
+    ]
+    output = [f"WARNING: {line}" for line in told]
     widths = max(len(c.label) for c in cells), max(len(line.suite) for line in plan)
     output += [line.text(*widths) for line in plan]
     output += _precision(cells)

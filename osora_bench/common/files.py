@@ -94,6 +94,16 @@ def check_writable(folder: Path) -> None:
         )
 
 
+def check_open(folder: Path) -> None:
+    """Raise UserError if a folder is there and this user may not write in it."""
+    if os.access(folder, os.F_OK) and not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{folder}: is of user {folder.stat().st_uid}, and this user ({os.geteuid()}) may not "
+            "write there: name another runs folder (runs=FOLDER), or have its owner let the group "
+            "write in all of it (chmod -R g+w, and umask 002 from then on)"
+        )
+
+
 @contextlib.contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
     try:

@@ -25,6 +25,11 @@ name that it lacks would change numbers and no run id."""
 
 
 def _store() -> Path:
+    """Where sums are remembered.
+
+    Raises:
+        RuntimeError: this user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "osora_bench" / "fingerprints"
 
@@ -50,20 +55,21 @@ def _digest(path: Path, size: int, changed: tuple[int, int], inode: int) -> str:
     if size < CHUNK:
         return file_sha256(path)
     key = f"{path}:{size}:{changed}:{inode}"
-    entry = _store() / hashlib.sha256(key.encode()).hexdigest()
     try:
+        entry = _store() / hashlib.sha256(key.encode()).hexdigest()
         cached = entry.read_text()
-    except OSError:
+    except (OSError, RuntimeError):
         cached = ""
     if len(cached) == 64:
         return cached
     digest = file_sha256(path)
     try:
+        entry = _store() / hashlib.sha256(key.encode()).hexdigest()
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = entry.with_suffix(f".{os.getpid()}")
         temporary.write_text(digest)
         temporary.replace(entry)
-    except OSError:  # a read-only home only costs time: the next call computes it again
+    except (OSError, RuntimeError):  # no home, or a read-only one: the next call computes it again
         pass
     return digest
 

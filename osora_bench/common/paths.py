@@ -29,10 +29,18 @@ def resolve(path: str) -> Path | None:
     if path.startswith("pkg://"):
         package, _, inner = path.removeprefix("pkg://").partition("/")
         return Path(str(files(package))) / inner
-    place = Path(path).expanduser()
+    place = _expanded(path)
     if place.exists() or path.startswith(("/", ".", "~")):
         return place.absolute()
     return None
+
+
+def _expanded(path: str) -> Path:
+    """A path whose `~` is a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home on this machine") from error
 
 
 def data_file(path: str) -> Path:
@@ -42,7 +50,7 @@ def data_file(path: str) -> Path:
         place = resolve(path)
         assert place is not None
         return place
-    return data_root() / Path(path).expanduser()
+    return data_root() / _expanded(path)
 
 
 def experiment_file(name: str) -> Path:

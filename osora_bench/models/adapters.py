@@ -20,6 +20,7 @@ from osora_bench.models import embeddings
 from osora_bench.models.adapter_config import instantiate, read_settings, start
 from osora_bench.models.base import Base, digest, weights_digest
 from osora_bench.osora import SvdStore, use_store
+from osora_bench.osora.saving import as_new_files
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.checks import DTYPES
 from osora_bench.planning.config import Config, MethodConfig
@@ -152,3 +153,4 @@ def save(
     write_origin(cell.paths.adapter, base, cell.config.method)
     if cell.config.method.full:  # a whole model, then
         base.tokenizer.save_pretrained(cell.paths.adapter)
+    as_new_files(cell.paths.adapter)

@@ -1,7 +1,6 @@
 """The tiny random models that scale=smoke runs. Imports no torch before one is written: every verb
 asks for them, and most find them there."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +11,14 @@ def write_models(models: Mapping[Path, dict[str, Any]]) -> None:
     """Write the models, architectures by folder, that are not there, each whole or not at all."""
     for folder, architecture in models.items():
         if not folder.is_dir():
+            from osora_bench.osora.saving import as_new_files
+
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-            try:
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
+                temporary = Path(scratch) / folder.name  # the other is for its owner alone
                 write_model(architecture, temporary)
+                as_new_files(temporary)
                 temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_model(architecture: dict[str, Any], folder: Path) -> None:

@@ -1,25 +1,26 @@
-"""How much memory a batch may take on this machine."""
+"""How much memory a batch may take on this machine, and how many threads compute."""
 
-from pathlib import Path
+import os
 
 import psutil
 import torch
+
+from osora_bench.common.allowance import OURS, Allowance
 
 SHARE = 0.5
 """Of what is free: the rest is for activations, the libraries and the neighbours."""
 MOST_ROWS = {"cpu": 128, "cuda": 512}
 """Beyond these, more rows a batch answer no more questions a second."""
-CGROUP = Path("/sys/fs/cgroup")
 
 
-def for_batches(device: torch.device) -> int:
+def for_batches(device: torch.device, allowance: Allowance = OURS) -> int:
     """Bytes that the keys, values and logits of a batch may take."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # what torch keeps for itself and does not use is free as well
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
-        free = min(psutil.virtual_memory().available, _group_free())
+        free = min(psutil.virtual_memory().available, allowance.memory_left())
     return int(free * SHARE)
 
 
@@ -30,9 +31,12 @@ def used(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _group_free() -> float:
-    """Bytes that are left within the memory limit of the process's control group, if it has one."""
-    limit, usage = CGROUP / "memory.max", CGROUP / "memory.current"
-    if not limit.is_file() or limit.read_text().strip() == "max":
-        return float("inf")
-    return max(0, int(limit.read_text()) - int(usage.read_text()))
+def bound_threads(allowance: Allowance = OURS) -> None:
+    """Have torch compute on no more threads than the process may use processors: it sees the
+    affinity by itself, but no quota. OMP_NUM_THREADS, where it is set, is somebody's word.
+
+    Raises:
+        UserError: as `Allowance.processors`.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), allowance.processors()))

@@ -10,11 +10,11 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from peft.utils.save_and_load import get_base_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .config import PEFT_TYPE, OsoraConfig
 from .layer import OsoraLayer
+from .saving import as_new_files, save_tensors
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def save_lora(model: PeftModel, folder: str | Path, adapter_name: str = "default
     config, tensors = to_lora(model, adapter_name)
     config.inference_mode = True
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(tensors, Path(folder, SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+    save_tensors(tensors, Path(folder, SAFETENSORS_WEIGHTS_NAME), {"format": "pt"})
     config.save_pretrained(str(folder))
 
 
@@ -109,6 +109,7 @@ def save_merged(model: PeftModel, folder: str | Path, adapter_name: str = "defau
         model.merge_adapter(adapter_names=[adapter_name], safe_merge=True)
         tensors = get_base_model_state_dict(model)
         base.save_pretrained(folder, state_dict=tensors)
+        as_new_files(Path(folder))
     finally:
         for layer in layers:
             if layer.merged:

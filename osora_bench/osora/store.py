@@ -12,6 +12,7 @@ write into the folder anyway; two of a million weights agree by chance with a pr
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import tempfile
@@ -20,14 +21,14 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from .saving import save_tensors
 from .svd import Triplets, top_triplets
 
 FORMAT = "osora-svd-2"
@@ -36,6 +37,9 @@ DEFAULT_GB = 50.0
 WHOLE_SIZE = 1024
 LEADING_SHARE = 4
 NAMES = Triplets._fields
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_told: set[tuple[Path, str]] = set()
+"""What this process has said of which store: each thing once."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Entry:
     rank: int
     size: int  # bytes
     used: float  # seconds since the epoch
+    owner: int  # id of the user whose file it is
 
 
 class SvdStore:
@@ -55,14 +60,32 @@ class SvdStore:
 
     Several processes may share a folder: a lock for each weight makes them compute it once. A
     damaged or foreign file is named in a warning, computed again and replaced.
+
+    Several users may, too. A store that can be read and not written serves what it has, and what it
+    lacks is computed and not stored. A file that this user may not read stays as it is, and no
+    user's files make room for another's. Each of these is said once, in a warning.
+
+    Raises:
+        ValueError: `root` is no folder, can neither be read nor made, or is below an unknown home;
+            a size limit that is no number above 0.
     """
 
     def __init__(self, root: str | Path, limit_gb: float = DEFAULT_GB) -> None:
-        self.root = Path(root).expanduser()
+        try:
+            self.root = Path(root).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"the store of decompositions {root}: {error}") from error
         self.limit = int(size_limit(limit_gb) * 1e9)
-        if self.root.exists() and not self.root.is_dir():
-            raise ValueError(f"the store of decompositions {self.root} is no folder")
-        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        try:
+            if self.root.exists() and not self.root.is_dir():
+                raise ValueError(f"the store of decompositions {self.root} is no folder")
+            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if not os.access(self.root, os.R_OK | os.X_OK):
+                raise ValueError(_cannot_use(self.root, error.strerror)) from error
+            # what it holds can be read; what it lacks is another matter, told when it comes to it
+        if not os.access(self.root, os.R_OK | os.X_OK):
+            raise ValueError(_cannot_use(self.root, "it may not be read"))
 
     def get(self, weight: Tensor, r: int) -> Triplets:
         """The r largest singular triplets of `weight` (d_out, d_in), on the CPU.
@@ -86,12 +109,14 @@ class SvdStore:
         """What is stored, least recently used first. Unreadable files are named in a warning."""
         found = []
         for path in self.root.glob("*.safetensors"):
+            if self._withheld(path):
+                continue
             try:
                 meta, _ = _header(path)
                 shape = tuple(int(n) for n in meta["shape"].split("x"))
                 stat = path.stat()
                 entry = Entry(path.stem, path, (shape[0], shape[1]), int(meta["rank"]),
-                              stat.st_size, stat.st_mtime)  # fmt: skip
+                              stat.st_size, stat.st_mtime, stat.st_uid)  # fmt: skip
             except FileNotFoundError:  # evicted by another process
                 continue
             except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -100,36 +125,85 @@ class SvdStore:
             found.append(entry)
         return sorted(found, key=lambda entry: entry.used)
 
-    def evict(self, limit: int, keep: Path | None = None) -> list[Entry]:
-        """Remove the least recently used decompositions until at most `limit` bytes are left."""
+    def evict(self, limit: int, keep: Path | None = None, own: bool = False) -> list[Entry]:
+        """Remove the least recently used decompositions until at most `limit` bytes are left; of
+        this user's own alone, if that is said."""
         entries = self.entries()
         total = sum(entry.size for entry in entries)
         removed = []
         for entry in entries:
             if total <= limit:
                 break
-            if entry.path != keep:
+            if entry.path != keep and (not own or entry.owner == os.geteuid()):
                 entry.path.unlink(missing_ok=True)
                 total -= entry.size
                 removed.append(entry)
+        if own and total > limit and any(entry.owner != os.geteuid() for entry in entries):
+            self._tell(
+                "full",
+                f"holds {total / 1e9:.3g} GB, above its limit of {limit / 1e9:.3g}: other users' "
+                "files stay; `osora-bench svd clean` removes them",
+            )
         return removed
+
+    def _withheld(self, path: Path) -> bool:
+        """Whether a file is there and this user may not read it, which is said."""
+        if not path.exists() or os.access(path, os.R_OK):
+            return False
+        self._tell(
+            "withheld",
+            f"holds files that this user may not read, such as {path.name} of user "
+            f"{path.stat().st_uid}: they are computed anew for this run and left as they are. "
+            "Their owner can let others read them: chmod a+r",
+        )
+        return True
+
+    def _tell(self, what: str, line: str) -> None:
+        """Say something of this store, once a process."""
+        if (self.root, what) not in _told:
+            _told.add((self.root, what))
+            warnings.warn(f"the store of decompositions {self.root} {line}", stacklevel=4)
+
+    def _tell_unwritable(self) -> None:
+        self._tell(
+            "unwritable",
+            "cannot be written by this user: what it has is used, what it lacks is computed and "
+            "not stored",
+        )
 
     @contextlib.contextmanager
     def _locked(self, key: str) -> Iterator[None]:
         # The kernel drops the lock when its holder dies. The file stays: removing it would let a
         # third process lock a new file of the same name while a second still waits on this one.
-        with (self.root / "locks" / key).open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as held:
+            try:
+                handle = held.enter_context(_lock_file(self.root / "locks" / key))
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError as error:
+                # files are written whole: without a lock two processes may only compute one twice
+                if error.errno in REFUSED | {errno.ENOENT}:
+                    self._tell_unwritable()
+                else:
+                    self._tell(
+                        "unlocked",
+                        f"is on a file system without locks (flock: {error.strerror}): processes "
+                        "that start together may each compute the same decomposition",
+                    )
             yield
 
     def _compute(self, weight: Tensor, rank: int, path: Path) -> Triplets:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         found = Triplets(*(t.to("cpu", dtype) for t in top_triplets(weight, rank)))
+        if self._withheld(path):  # whatever it is, it is not this user's to replace
+            return found
         try:
             self._write(path, found, weight)
-            self.evict(self.limit, keep=path)
+            self.evict(self.limit, keep=path, own=True)
         except OSError as error:
-            warnings.warn(f"cannot store a decomposition as {path}: {error}", stacklevel=2)
+            if error.errno in REFUSED:
+                self._tell_unwritable()
+            else:
+                warnings.warn(f"cannot store a decomposition as {path}: {error}", stacklevel=2)
         return found
 
     def _write(self, path: Path, found: Triplets, weight: Tensor) -> None:
@@ -145,7 +219,7 @@ class SvdStore:
         handle, name = tempfile.mkstemp(dir=self.root, prefix=".new-")
         os.close(handle)
         try:
-            save_file(tensors, name, metadata=metadata)
+            save_tensors(tensors, Path(name), metadata)
             with Path(name).open("rb") as file:
                 os.fsync(file.fileno())
             Path(name).replace(path)
@@ -153,7 +227,9 @@ class SvdStore:
             Path(name).unlink(missing_ok=True)
 
     def _read(self, path: Path, weight: Tensor) -> Triplets | None:
-        """The stored triplets, None if there are none or the file is not sound."""
+        """The stored triplets, None if there are none, the file is not sound or not to be read."""
+        if self._withheld(path):
+            return None
         try:
             meta, tensors = _header(path, load=True)
         except FileNotFoundError:
@@ -167,8 +243,26 @@ class SvdStore:
                 f"{path} is not what its name or checksum says; it is computed again", stacklevel=3
             )
             return None
-        os.utime(path)
+        with contextlib.suppress(OSError):  # of another user, or not to be written: as it was
+            os.utime(path)
         return Triplets(tensors["u"].T, tensors["s"], tensors["vh"])
+
+
+def _cannot_use(root: Path, reason: str | None) -> str:
+    return (
+        f"the store of decompositions {root} can be neither read nor written ({reason}): have its "
+        "owner let this user read it (chmod -R a+rX), or name another folder"
+    )
+
+
+def _lock_file(path: Path) -> IO[str]:
+    """A file to lock; that of another user may be one to read only, which is enough."""
+    try:
+        return path.open("a")
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        return path.open()
 
 
 def size_limit(value: float | str) -> float:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Sequence
 
+from osora_bench.common.claim import check_locks
 from osora_bench.common.errors import UserError
-from osora_bench.common.files import check_writable
+from osora_bench.common.files import check_open, check_writable
 from osora_bench.evaluation.checks import check_suite
 from osora_bench.models.adapter_config import check_start, start
 from osora_bench.pipeline import tracker
@@ -37,6 +38,8 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
     problems: dict[str, None] = {}
     checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
         (_check_place, list(by_place.values())),
+        (_check_folders, cells),
+        (_check_store, cells),
         (check_rows, list(by_data.values())),
         (_check_suite, list(by_data.values())),
         (check_optimizer, list(by_trainer.values())),
@@ -64,6 +67,31 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
 def _check_place(cell: Cell) -> None:
     for folder in (cell.paths.runs, cell.ledger):
         check_writable(folder)
+    check_locks(cell.paths.runs)
+
+
+def _check_folders(cell: Cell) -> None:
+    """What another user has made below `runs`, and a cell writes in."""
+    own = (cell.paths.folder, cell.paths.adapter, cell.paths.evaluation, cell.paths.trainer)
+    shared = cell.paths.trained(cell.training_id)
+    for folder in (cell.paths.folder.parent, shared.parent, shared, *own):
+        check_open(folder)
+
+
+def _check_store(cell: Cell) -> None:
+    """The store of decompositions, if the cell's method takes them from it: one that can only be
+    read is used."""
+    method = cell.config.method
+    names = (method.start, (method.peft or {}).get("_target_"))
+    if not any(str(name).startswith("osora_bench.osora.") for name in names):
+        return
+    from osora_bench.osora.store import SvdStore, current_store
+
+    try:
+        if current_store() is None:
+            SvdStore(cell.paths.decompositions)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _check_suite(cell: Cell) -> None:

@@ -16,6 +16,7 @@ from osora_bench.evaluation import evaluate, suites
 from osora_bench.models import adapters, merge_trial, trial
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
+from osora_bench.models.memory import bound_threads
 from osora_bench.pipeline.recording import (
     circumstances_of,
     parameters_of,
@@ -40,6 +41,7 @@ class Session:
 
     def __init__(self) -> None:
         quiet_libraries()
+        bound_threads()
         self.workspace = Workspace()
         self._tokenised: dict[str, data.TokenisedTask] = {}
         self._sets: dict[str, suites.PreparedSets] = {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from osora_bench.common import paths
+from osora_bench.common.allowance import OURS, Allowance
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import (
     Config,
@@ -126,6 +127,28 @@ def estimate_of(cell: Cell, medians: Known) -> Estimate | None:
         training, evaluation = training or by_size[0], evaluation or by_size[1]
     gigabytes = max(training.gigabytes, evaluation.gigabytes)
     return Estimate(training.hours + evaluation.hours, gigabytes, from_records, training.hours)
+
+
+def over_memory(
+    costs: Iterable[tuple[Cell, Estimate | None]], allowance: Allowance = OURS
+) -> list[str]:
+    """What to say of cells that are expected to need more memory than the process's control groups
+    let it have; of the one that needs most. Cells on a GPU need its memory, which is another."""
+    limit = allowance.memory_limit() / 1e9
+    larger = [
+        (cost.gigabytes, cell)
+        for cell, cost in costs
+        if cost is not None
+        and cost.gigabytes > limit
+        and (cell.config.device == "cpu" or not cell.config.model.needs_gpu)
+    ]
+    if not larger:
+        return []
+    most, cell = max(larger, key=lambda entry: entry[0])
+    return [
+        f"{len(larger)} cells are expected to need more memory than a process may use here, "
+        f"{limit:.1f} GB (limit of its control group): {cell.label} {most:.1f} GB"
+    ]
 
 
 def _by_size(cfg: Config) -> tuple[Part, Part] | None:

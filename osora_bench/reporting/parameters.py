@@ -8,7 +8,6 @@ import copy
 import gc
 import itertools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from osora_bench.common import paths
+from osora_bench.common.allowance import OURS
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
 from osora_bench.planning.checks import DTYPES
@@ -127,7 +127,7 @@ def _lines(cells: Sequence[Config], one_model: bool) -> list[CountLine]:
 
     if one_model:
         skeleton.blank(cells[0].model)  # refused here, once, and not in every line
-    workers = min(len(os.sched_getaffinity(0)), len(cells) // CELLS_A_PROCESS)
+    workers = min(OURS.processors(), len(cells) // CELLS_A_PROCESS)
     if workers < 2:
         return [_line(cell) for cell in cells]
     # forked, so that none imports the libraries again, which takes longer than the counting

@@ -9,6 +9,7 @@ from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import DeviceLost, attempt, session
 from osora_bench.pipeline.messages import counted, damage, verdict, warnings, where
+from osora_bench.planning import estimate
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.experiments import Experiment
 from osora_bench.planning.grid import Expansion, expansion
@@ -96,7 +97,9 @@ def run_missing(
     say(f"{len(cells)} cells: {counted(states.values())}")
     if missing:
         preflight.check_cells([*missing, *waiting], hint, here=not options.launcher)
-        for line in warnings(missing):
+        # jobs have the memory that they ask for, not this process's
+        here = [] if options.launcher else [(c, estimate.estimate_of(c, {})) for c in missing]
+        for line in [*warnings(missing), *estimate.over_memory(here)]:
             say(f"WARNING: {line}")
     try:
         run_by(todo, options)

@@ -12,6 +12,7 @@ from pathlib import Path
 from osora_bench.common.errors import UserError, tell
 from osora_bench.common.exits import BROKEN, FAILED, LOST, MISTAKE, OK, exit_status_of
 from osora_bench.common.interruption import Interrupted
+from osora_bench.common.process import name_user
 from osora_bench.common.progress import say
 from osora_bench.pipeline.attempt import DeviceLost, attempt
 from osora_bench.planning.cell import State
@@ -58,6 +59,7 @@ def main() -> int:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--allow-changed", action="store_true")
     args = parser.parse_args()
+    name_user()
     try:
         return work(frozen_plan.thaw(args.plan), args.allow_changed)
     except UserError as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from osora_bench.common import claim
+from osora_bench.common.allowance import OURS
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.exits import INTERRUPTED, LOST, MISTAKE
 from osora_bench.common.files import last_line
@@ -41,7 +42,7 @@ class Locks(contextlib.ExitStack):
     def take(self, place: Path) -> None:
         """Lock one more file, or raise BlockingIOError."""
         file = self.enter_context(place.open("w"))
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim.lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.handles.append(file.fileno())
 
 
@@ -117,9 +118,8 @@ class Workers:
             self.folder.mkdir()
             say(f"up to {self.count} workers; their output: {self.folder}")
         env = dict(os.environ)
-        cores = os.cpu_count() or 1
         # another number of threads is another order of sums: a record names it
-        env.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.count)))
+        env.setdefault("OMP_NUM_THREADS", str(max(1, OURS.processors() // self.count)))
         if self.devices:
             env["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
         command = [sys.executable, "-m", "osora_bench.sweep.worker_process", str(self.sweep.path)]

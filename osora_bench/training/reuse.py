@@ -73,7 +73,10 @@ class FinishedTraining:
     def take(self, cell: Cell) -> None:
         """Copy the adapter's files to where the cell's own would be."""
         if self.folder != cell.paths.adapter:
-            shutil.copytree(self.folder, cell.paths.adapter, dirs_exist_ok=True)
+            for place in (p for p in self.folder.rglob("*") if p.is_file()):
+                target = cell.paths.adapter / place.relative_to(self.folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(place, target)  # without the mode of another user's
 
     def tell(self, log: Callable[[dict[str, float]], None]) -> None:
         """Give a live tracker the curve that the record has."""

@@ -1,6 +1,7 @@
 """Counts from the real PEFT modules on the meta device: the paper's, the formula's, the file's."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -203,7 +204,7 @@ def test_several_processes_count_what_one_does(monkeypatch):
     one = parameters.count_table(*asked)
     assert any(line.problem for line in one)
     monkeypatch.setattr(parameters, "CELLS_A_PROCESS", 1)
-    monkeypatch.setattr(parameters.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     children = []
     real = parameters.ProcessPoolExecutor
     monkeypatch.setattr(

@@ -10,7 +10,6 @@ import transformers as tf
 from osora_bench.evaluation.batched_model import _shared
 from osora_bench.evaluation.decoder import Decoder
 from osora_bench.evaluation.decoder_support import supports
-from osora_bench.models import memory
 from osora_bench.osora import OsoraConfig
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
 from tests.evaluation.families import FAMILIES, SHAPE, family
@@ -213,16 +212,6 @@ def test_a_batch_that_is_too_large_for_the_gpu_is_halved(monkeypatch):
     assert sorted(told) == [(i, m[: room[i]]) for i, m in enumerate(expected)]
     assert max(sizes) == 12
     assert sizes[-1] <= 3
-
-
-def test_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    free = memory.for_batches(torch.device("cpu"))
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.for_batches(torch.device("cpu")) == pytest.approx(free, rel=0.2)
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("400\n")
-    assert memory.for_batches(torch.device("cpu")) == 300
 
 
 def test_a_model_that_keeps_its_own_attention_is_noticed(monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from osora_bench.osora import SvdStore, start_pissa, use_store
+from osora_bench.osora import SvdStore, saving, start_pissa, use_store
 from osora_bench.osora import store as store_module
 from osora_bench.osora.store import content_key, current_store, decompose
 from osora_bench.osora.svd import Triplets, top_triplets
@@ -127,7 +127,7 @@ def test_no_space_is_told_and_costs_nothing_else(
         raise OSError(28, "No space left on device")
 
     store, w = SvdStore(tmp_path), weight()
-    monkeypatch.setattr(store_module, "save_file", full)
+    monkeypatch.setattr(saving, "save_file", full)
     with pytest.warns(UserWarning, match="cannot store a decomposition.*No space"):
         found = store.get(w, 4)
     torch.testing.assert_close(found.s, top_triplets(w, 4).s.float())

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from osora_bench.cli.main import main
+from osora_bench.common.allowance import Allowance
 from osora_bench.planning import estimate
 from osora_bench.planning.config import plain
 from osora_bench.records import record
@@ -60,6 +61,32 @@ def test_what_costs_more_is_estimated_to_cost_more(make_cell, tmp_path):
 )
 def test_durations(hours, told):
     assert estimate.duration(hours) == told
+
+
+def test_cells_that_need_more_memory_than_the_group_allows_are_told(make_cell, tmp_path):
+    small, large = make_cell("model=toy"), make_cell("model=smollm2-135m", "method=full")
+    costs = [(cell, estimate.estimate_of(cell, {})) for cell in (small, large)]
+    most = costs[1][1].gigabytes
+    assert costs[0][1].gigabytes < 2 < most
+    (tmp_path / "self").write_text("0::/a\n")
+    (tmp_path / "a").mkdir()
+    allowance = Allowance(tmp_path / "self", tmp_path, {})
+
+    def told(limit):
+        (tmp_path / "a" / "memory.max").write_text(f"{limit}\n")
+        return estimate.over_memory(costs, allowance)
+
+    (line,) = told(2 * 10**9)
+    assert line == (
+        "1 cells are expected to need more memory than a process may use here, 2.0 GB (limit of "
+        f"its control group): {large.label} {most:.1f} GB"
+    )
+    assert told(10**9)[0].startswith("2 cells are expected")
+    assert told("max") == told(int(1e9 * most) + 10**6) == []
+    on_gpu = make_cell("model=qwen2-7b", "task=gsm8k", "trainer.learning_rate=1e-3")
+    costs[:] = [(on_gpu, estimate.estimate_of(on_gpu, {}))]
+    assert costs[0][1] is not None
+    assert told(10**9) == []
 
 
 def test_the_plan_tells_states_costs_and_errors(places, make_cell, capsys, tmp_path, session):

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.process import name_user
 from osora_bench.common.progress import say
 from osora_bench.sweep import frozen_plan
 
@@ -18,6 +19,7 @@ def run_cell(plan: Path, run_id: str, allow_changed: bool) -> None:
     What refuses to run (other code or files than the sweep's, no GPU on this node) is written down
     as a failure of the cell: nobody reads this process's own exit status.
     """
+    name_user()
     from osora_bench.pipeline import preflight
     from osora_bench.sweep import worker_process  # torch
 

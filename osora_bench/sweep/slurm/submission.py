@@ -77,7 +77,7 @@ class Submission:
             *(str(self.folder), str(len(self.cells)), *overrides),
         ]
         with (self.folder / claim.LOCK).open("w") as lock, (self.folder / LOG).open("wb") as log:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the process's, once this copy is closed
+            claim.lock(lock, fcntl.LOCK_EX)  # the process's, once this copy is closed
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

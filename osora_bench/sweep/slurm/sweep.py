@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from osora_bench.common import claim
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.files import last_line_of
 from osora_bench.common.progress import say
@@ -266,7 +267,7 @@ class Sweep:
 def _alone(place: Path) -> Iterator[None]:
     """Between looking at the queue and submitting, no other start does either."""
     with place.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        claim.lock(file, fcntl.LOCK_EX)
         yield
 
 
