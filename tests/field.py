@@ -38,11 +38,11 @@ REPORTS: dict[str, list[str]] = {
     "the checkout of another user": ["tests/records/test_code_state.py"],
     # what is read of an answer
     "dresses of a right answer, wrong ones taken for right": [
-        f"{E}/test_dresses.py",
-        f"{E}/test_reading.py",
+        f"{E}/reading/test_dresses.py",
+        f"{E}/reading/test_reading.py",
     ],
     "answers judged without a model": ["tests/cli/test_judge.py"],
-    "a solver that hangs": [f"{E}/test_bounded.py", f"{E}/test_judging.py"],
+    "a solver that hangs": [f"{E}/reading/test_bounded.py", f"{E}/test_judging.py"],
     # lost or stuck work
     "stray files in a model's folder": ["tests/common/test_fingerprint.py"],
     "SLURM: names of places, held jobs, other squeues, slow clocks": [
@@ -63,7 +63,7 @@ REPORTS: dict[str, list[str]] = {
     "methods that cannot be merged, or are merged wrongly": ["tests/pipeline/test_merging.py"],
     "models without max_position_embeddings": ["tests/models/test_context.py"],
     "a home that cannot be written": ["tests/pipeline/test_home.py"],
-    "ranks of 0, embeddings beside an adapter, another precision": ["tests/models/test_adapters.py"],
+    "ranks of 0, saved embeddings, another precision": ["tests/models/test_adapters.py"],
     "methods that cannot be counted without weights": ["tests/cli/test_more_counts.py"],
     # messages
     "names that Hydra's grammar does not take": [

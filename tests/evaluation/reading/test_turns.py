@@ -1,7 +1,6 @@
 """Where an answer's turn ends, and what signs become before anything is read."""
 
 import pytest
-
 from osora_bench.evaluation.turns import first_read, plain
 
 

@@ -1,7 +1,6 @@
 """What number an output gives as its answer, one line for each way of writing it."""
 
 import pytest
-
 from osora_bench.evaluation.numbers import equal, is_number, read_number
 
 
