@@ -87,9 +87,8 @@ def choice(options: dict[str, str], key: str, valid: str) -> bool:
 
 def members(selection: str | None, group: str) -> list[str]:
     """The members of a config group that a list names; by default every one."""
-    choices = compose.group_choices(group)
-    names = choices if selection is None else selection.split(",")
+    names = compose.group_choices(group) if selection is None else selection.split(",")
     for name in names:
-        if name not in choices:
-            raise UserError(unknown(group, name, choices))
+        if (problem := compose.member_problem(group, name)) is not None:
+            raise UserError(problem)
     return names

@@ -80,14 +80,23 @@ def instantiate(method: MethodConfig) -> Any:
     """Build the method's PEFT configuration from its `peft` section.
 
     Raises:
-        UserError: a class that cannot be imported, or arguments that it refuses.
+        UserError: a class that cannot be imported or is none of PEFT's kind, or arguments that it
+            refuses.
     """
     from hydra.errors import HydraException
     from hydra.utils import instantiate as build
+    from peft import PeftConfig
 
     try:
         # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
-        return build(method.peft, _convert_="all")
+        settings = build(method.peft, _convert_="all")
     except HydraException as error:
         cause = error.__cause__ or error
         raise UserError(f"method {method.name}: {cause}") from error
+    if not isinstance(settings, PeftConfig):
+        target = (method.peft or {}).get("_target_")
+        raise UserError(
+            f"method {method.name}: peft._target_={target} makes no PEFT configuration "
+            "(a subclass of peft.PeftConfig)"
+        )
+    return settings

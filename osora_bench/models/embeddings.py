@@ -19,7 +19,7 @@ def saved_words(folder: Path) -> int:
     if not (folder / FILE).is_file():
         return 0
     with safe_open(folder / FILE, "pt") as file:
-        names = [n for n in file.keys() if _is_embedding(n)]  # noqa: SIM118: no mapping
+        names = [n for n in file.keys() if _is_embedding(n)]  # noqa: SIM118 (no mapping)
         return max((int(file.get_slice(n).get_shape()[0]) for n in names), default=0)
 
 
@@ -58,7 +58,7 @@ def make_room(model: Any, stored: Mapping[str, torch.Tensor]) -> None:
     tied = bool(model.config.get_text_config().tie_word_embeddings)
     if len(rows) > 1 or (not tied and {id(m) for m in found.values()} != layers):
         raise ValueError(
-            f"its embeddings have {max(rows)} words, the model {own}, and embeddings and output layer "
-            "were not both saved with them"
+            f"its embeddings have {max(rows)} words, the model {own}, and embeddings and output "
+            "layer were not both saved with them"
         )
     model.resize_token_embeddings(rows.pop(), mean_resizing=False)

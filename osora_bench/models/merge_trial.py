@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from osora_bench.common.errors import UserError
-from osora_bench.models.trial import trial_losses
 from osora_bench.models import merging
+from osora_bench.models.trial import trial_losses
 
 STEPS = (0.05, 0.2, 0.8)
 """Standard deviations of what is added to each trained number, until the losses move by MOVED."""

@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -70,8 +71,8 @@ def _override_problems(override: Override, also: Collection[str]) -> Iterator[st
         members = value.list if isinstance(value, ChoiceSweep) else [value]
         for member in members:
             name = str(getattr(member, "text", member))
-            if name not in group_choices(key):
-                yield unknown(key, name, group_choices(key))
+            if (problem := member_problem(key, name)) is not None:
+                yield problem
         return
     node: Any = config.Config
     prefix = ""
@@ -85,6 +86,26 @@ def _override_problems(override: Override, also: Collection[str]) -> Iterator[st
             return
         node = get_type_hints(node)[part]
         prefix += f"{part}."
+
+
+def member_problem(group: str, name: str) -> str | None:
+    """Why a config group has no such member, or what is wrong with its file."""
+    choices = group_choices(group)
+    if name not in choices:
+        return unknown(group, name, choices)
+    return _file_problem(paths.CONF / group / f"{name}.yaml")
+
+
+@lru_cache(maxsize=512)
+def _file_problem(file: Path) -> str | None:
+    """What is wrong with a file of conf/ that Hydra would tell with a traceback, or not at all."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return f"{file}, line {line}: not YAML ({error.problem})"
+    name = content.get("name", file.stem) if isinstance(content, dict) else file.stem
+    return None if name == file.stem else f"{file}: name: {name}, but its file is {file.name}"
 
 
 def quoted(text: str) -> str:

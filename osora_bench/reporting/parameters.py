@@ -57,8 +57,8 @@ def count_table(
 
     Args:
         ranks: for all methods; None takes, for each model and method, the ranks that the
-            experiments run it at, and leaves out what none of them runs; for a `config_file`,
-            which no experiment runs, the method's own.
+            experiments run it at, and leaves out models that none of them runs it on; the method's
+            own rank for a method, or a `config_file`, that no experiment runs.
         config_file: a hub-style config.json in place of the models' architecture.
         modules: the modules to adapt in place of the models' own.
     """
@@ -145,8 +145,10 @@ def _ranks(
 ) -> Sequence[int | None]:
     if cfg.method.rank is None:
         return [None]
-    if trained_ranks is None:
-        return [None] if ranks is None else ranks
+    if ranks is not None:
+        return ranks
+    if trained_ranks is None or method not in {ran for _, ran in trained_ranks}:
+        return [None]
     return trained_ranks.get((model, method), [])
 
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.models.trial import plain_losses
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Workspace, load_base
+from osora_bench.models.trial import plain_losses
 from tests.conftest import QUICK
 
 TOY = paths.resolve("pkg://osora_bench.toy/model")
@@ -127,7 +127,7 @@ def test_an_output_layer_that_was_not_saved_is_told(make_cell, tmp_path):
         ("pissa", "float32", "bfloat16"),
     ],
 )
-def test_the_same_weights_in_another_precision_are_said_and_evaluated(
+def test_the_same_weights_in_another_precision_are_said_and_evaluated(  # noqa: PLR0917
     method, trained, asked, make_cell, session, tmp_path, capsys
 ):
     cell = make_cell(

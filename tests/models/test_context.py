@@ -59,9 +59,8 @@ def write_model(kind, folder):
         words.pop("vocab_size")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **told, **words)).save_pretrained(
-            folder
-        )
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **told, **words))
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
