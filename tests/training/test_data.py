@@ -1,6 +1,7 @@
 """Training rows: what is refused, and which tokens carry the loss."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -148,3 +149,129 @@ def test_a_json_file_that_is_no_list_of_objects_is_refused(tmp_path, text):
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(UserError, match=r"rows.json: not"):
         data.read_rows(str(tmp_path / "rows.json"), 1)
+
+
+def test_rows_of_every_kind_of_file_are_read(tmp_path):
+    rows = [{"q": "1,\u2028x", "a": '"2"'}, {"q": "3\n4", "a": ""}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    text = 'q,a\n"1,\u2028x","""2"""\n"3\n4",\n'
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8", newline="")
+    for kind in ("json", "jsonl", "csv"):
+        assert data.read_rows(str(tmp_path / f"rows.{kind}"), 2) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"q": 1}\n{"q": "\xe9"}\n', r"rows.jsonl, line 2: not UTF-8 \(.*, byte 0xe9\)"),
+        (b'\xef\xbb\xbf{"q": 1}\n', r"line 1: begins with a byte order mark"),
+        (b'{"q": NaN}\n', r"line 1: not JSON \(NaN is no JSON value\)"),
+        (b'{"q": 1}\n\n', r"line 2: not JSON"),
+        (b'{"q": ' + b"[" * 100_000 + b"\n", r"line 1: not JSON"),
+    ],
+)
+def test_a_file_that_is_no_plain_text_is_refused(tmp_path, content, told):
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        data.read_rows(str(tmp_path / "rows.jsonl"), 2)
+
+
+def test_a_csv_whose_quote_is_not_closed_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text('q,a\n1,2\n"' + "x" * 140_000, encoding="utf-8")
+    with pytest.raises(UserError, match=r"rows.csv, line 3: .*; a quote that is not closed makes"):
+        data.read_rows(str(tmp_path / "rows.csv"), 2)
+
+
+def test_all_rows_up_to_the_last_may_be_asked_for(tmp_path):
+    path = jsonl(tmp_path, *(json.dumps({"q": i, "a": i}) for i in range(5)))
+    assert [n for n, _ in data.source_rows(source(path, rows=5, first=5))] == [1, 2, 3, 4, 5]
+    task = TaskConfig(sources=[source(path, rows=5)], max_rows=5)
+    assert [pair.prompt for pair in data.dialogues(task, 3)] == list("01234")
+
+
+def test_options_are_as_python_shuffles_them_with_the_seed(tmp_path):
+    """The same rows on every machine and in every version."""
+    rows = [{"good": f"right{i}", "x": f"x{i}", "y": f"y{i}"} for i in range(8)]
+    path = jsonl(tmp_path, *map(json.dumps, rows))
+    options = ["good", "x", "y"]
+    more = {"rows": 8, "prompt": "{A} {B} {C}", "response": "{answer}", "options": options}
+    task = TaskConfig(sources=[source(path, **more)], max_rows=5)
+    generator = random.Random(7)
+    expected = []
+    for row in rows:
+        places = [0, 1, 2]
+        generator.shuffle(places)
+        prompt = " ".join(row[options[place]] for place in places)
+        expected.append(Dialogue(prompt, "ABC"[places.index(0)]))
+    assert data.dialogues(task, 7) == generator.sample(expected, 5)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"good": "1", "x": None}, "row 1: the option 'x' is null"),
+        ({"good": "1", "y": "2"}, "row 1: the option 'x' is not in the row: good, y"),
+    ],
+)
+def test_an_option_that_a_row_lacks_is_named(tmp_path, row, told):
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    more = {"rows": 1, "prompt": "{A}", "response": "{answer}", "options": ["good", "x"]}
+    task = TaskConfig(sources=[source(str(tmp_path / "rows.json"), **more)], max_rows=None)
+    with pytest.raises(UserError, match=told):
+        data.dialogues(task, 0)
+
+
+def test_validation_rows_are_those_of_no_seed(tmp_path):
+    rows = [json.dumps({"q": i, "a": i}) for i in range(30)]
+    task = TaskConfig(
+        sources=[source(jsonl(tmp_path, *rows), rows=30)], max_rows=None, validation_rows=6
+    )
+    kept = data.validation_dialogues(task)
+    expected = sorted(random.Random(0).sample(range(30), 6))
+    assert [int(pair.prompt) for pair in kept] == expected
+    for seed in (0, 1):
+        trained = [int(pair.prompt) for pair in data.dialogues(task, seed)]
+        assert trained == [i for i in range(30) if i not in expected]
+    with pytest.raises(UserError, match="validation_rows=30: 30 rows, and one at least"):
+        data.dialogues(replace(task, validation_rows=30), 0)
+    assert len(data.dialogues(replace(task, validation_rows=29), 0)) == 1
+    assert data.validation_dialogues(replace(task, validation_rows=None)) == []
+
+
+def test_without_a_chat_template_a_row_is_prompt_answer_and_end(tokenizer):
+    pairs = [Dialogue("Add 12 and 30.", " 12+30=42")]
+    made = data.tokenise(pairs, tokenizer, chat=False, loss_on="answer", max_length=99)
+    (row,) = made.rows
+    assert tokenizer.decode(row["input_ids"]).endswith(
+        "Add 12 and 30. 12+30=42" + tokenizer.eos_token
+    )
+    answer = tokenizer(" 12+30=42", add_special_tokens=False)["input_ids"]
+    assert row["labels"][-len(answer) - 1 :] == [*answer, tokenizer.eos_token_id]
+    assert made.truncated == 0
+    length = len(row["input_ids"])
+    for room, cut in ((length, 0), (length - 1, 1)):
+        found = data.tokenise(pairs, tokenizer, chat=False, loss_on="answer", max_length=room)
+        assert found.truncated == cut
+        assert found.rows[0]["labels"] == row["labels"][:room]
+    prompt = length - len(answer) - 1
+    with pytest.raises(UserError, match="leaves no row"):
+        data.tokenise(pairs, tokenizer, chat=False, loss_on="answer", max_length=prompt)
+    one = data.tokenise(pairs, tokenizer, chat=False, loss_on="answer", max_length=prompt + 1)
+    assert one.rows[0]["labels"][-1] == answer[0]
+
+
+def test_a_cells_rows_are_its_own_and_its_held_out_ones_apart(make_cell, tokenizer):
+    cfg = make_cell("task.max_rows=4", "seed=3").config
+    pairs = data.dialogues(cfg.task, 3)
+    settings = {"loss_on": cfg.task.loss_on, "max_length": cfg.task.max_length}
+    made = data.tokenise(pairs, tokenizer, chat=cfg.model.chat, **settings)
+    assert data.tokenised(cfg, tokenizer) == made
+    assert len(made.rows) == 4
+    assert data.held_out(cfg, tokenizer) is None
+    kept = make_cell("task.max_rows=4", "task.validation_rows=5").config
+    apart = data.validation_dialogues(kept.task)
+    expected = data.tokenise(apart, tokenizer, chat=cfg.model.chat, **settings)
+    assert data.held_out(kept, tokenizer) == expected
+    assert len(expected.rows) == 5
