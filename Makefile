@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math
 
 help:  ## this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## install the locked versions into .venv (3 minutes, 2.3 GB; more with CUDA)
 

@@ -1,4 +1,4 @@
-"""Types and cross-field checks of a composed configuration; every value lives in conf/.
+"""The types of a composed configuration; every value lives in conf/.
 
 A field whose metadata says `identity=False` cannot change a cell's numbers and stays out of
 its run id (names shown in tables, places on disk, how the work is split up).
