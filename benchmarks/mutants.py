@@ -41,7 +41,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "runs" / "mutants"
 TREE = PLACE / "tree"
-JUDGES = ("evaluation/test_scores.py", "evaluation/test_judging.py", "evaluation/reading/test_bounded.py",
+R = "evaluation/reading"
+JUDGES = ("evaluation/test_scores.py", "evaluation/test_judging.py", f"{R}/test_bounded.py",
           "evaluation/test_answering.py", "cli/test_judge.py")  # fmt: skip
 TABLES = ("reporting/test_numbers.py", "reporting/test_rows.py", "reporting/test_against.py",
           "reporting/test_tabulate.py")  # fmt: skip
@@ -64,27 +65,26 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/decoder.py": ("evaluation/test_decoder.py", "evaluation/test_numbers_only.py"),
     "evaluation/judging.py": JUDGES,
     "evaluation/scores.py": JUDGES,
-    "evaluation/reading/corrections.py": (
-        "evaluation/reading/test_corrections.py",
-        "evaluation/reading/test_reading.py",
+    f"{R}/corrections.py": (
+        f"{R}/test_reading.py",
         "evaluation/test_judging.py",
         "cli/test_judge.py",
     ),
-    "evaluation/reading/choices.py": (
-        "evaluation/reading/test_choices.py",
-        "evaluation/reading/test_reading.py",
+    f"{R}/choices.py": (
+        f"{R}/test_choices.py",
+        f"{R}/test_reading.py",
     ),
-    "evaluation/reading/numbers.py": (
-        "evaluation/reading/test_numbers.py",
-        "evaluation/reading/test_reading.py",
+    f"{R}/numbers.py": (
+        f"{R}/test_numbers.py",
+        f"{R}/test_reading.py",
     ),
-    "evaluation/reading/formulas.py": (
-        "evaluation/reading/test_formulas.py",
-        "evaluation/reading/test_reading.py",
+    f"{R}/formulas.py": (
+        f"{R}/test_formulas.py",
+        f"{R}/test_reading.py",
     ),
-    "evaluation/reading/turns.py": (
-        "evaluation/reading/test_turns.py",
-        "evaluation/reading/test_choices.py",
+    f"{R}/turns.py": (
+        f"{R}/test_turns.py",
+        f"{R}/test_choices.py",
     ),
     "records/record.py": ("records/test_record.py", "reporting/test_against.py"),
     "planning/identity.py": ("planning/test_identity.py", "planning/test_grid.py"),
