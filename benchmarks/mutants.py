@@ -66,6 +66,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/judging.py": JUDGES,
     "evaluation/scores.py": JUDGES,
     f"{R}/corrections.py": (
+        f"{R}/test_corrections.py",
         f"{R}/test_reading.py",
         "evaluation/test_judging.py",
         "cli/test_judge.py",

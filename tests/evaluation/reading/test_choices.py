@@ -1,7 +1,8 @@
 """What option an output names, one line for each way in which people and models say it."""
 
 import pytest
-from osora_bench.evaluation.choices import read_choice
+
+from osora_bench.evaluation.reading.choices import read_choice
 
 METALS = {"A": "copper", "B": "iron", "C": "tin", "D": "a piece of gold, or what looks like it"}
 

@@ -3,9 +3,9 @@
 from fractions import Fraction
 
 import pytest
-from osora_bench.evaluation.formulas import equal, is_formula, normal, number, read_formula
 
-from osora_bench.evaluation import formulas
+from osora_bench.evaluation.reading import formulas
+from osora_bench.evaluation.reading.formulas import equal, is_formula, normal, number, read_formula
 
 
 @pytest.mark.parametrize(

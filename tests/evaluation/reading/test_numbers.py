@@ -1,7 +1,8 @@
 """What number an output gives as its answer, one line for each way of writing it."""
 
 import pytest
-from osora_bench.evaluation.numbers import equal, is_number, read_number
+
+from osora_bench.evaluation.reading.numbers import equal, is_number, read_number
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Where an answer's turn ends, and what signs become before anything is read."""
 
 import pytest
-from osora_bench.evaluation.turns import first_read, plain
+
+from osora_bench.evaluation.reading.turns import first_read, plain
 
 
 def turns(output):

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import ConfigDict
 
-from osora_bench.evaluation import corrections
+from osora_bench.evaluation.reading import corrections
 
 
 def config(post=None, judge="AccEvaluator", prompt="Q\nA. {x}\nB. {y}\nAnswer:", **more):
