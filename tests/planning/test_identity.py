@@ -124,7 +124,7 @@ def test_fingerprints_are_of_what_is_named_and_looked_at_once(make_cell, tmp_pat
     assert found["b.json"] == "absent:b.json"
     assert found[config.model.path] == fingerprint(paths.resolve(config.model.path))
     assert content == {**found, "other": "X"}
-    parts = dict.fromkeys(("config", "parameters", "training", "scores", "measured"), {})
+    parts = {key: {} for key in ("config", "parameters", "training", "scores", "measured")}
     made_with = {"fingerprints": {"b.json": "B"}}
     body = {**parts, "run_id": "0123456789ab", "provenance": made_with}
     records.write_record(body, tmp_path / "other")
