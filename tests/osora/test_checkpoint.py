@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from osora_bench.osora import OsoraConfig
+from osora_bench.osora.checkpoint import difference, fingerprint
 from tests.osora.conftest import LLAMA, VARIANTS, disturb, logits, make_base, make_inputs
 from tests.osora.test_peft_features import config, same_weights
 
@@ -56,6 +58,56 @@ def test_size_for_mistral_7b_is_below_one_megabyte(tmp_path: Path) -> None:
     state = peft.get_peft_model_state_dict(model)
     save_file({k: torch.zeros(t.shape, dtype=t.dtype) for k, t in state.items()}, tmp_path / FILE)
     assert (tmp_path / FILE).stat().st_size < 1_000_000
+
+
+def test_a_fingerprint_is_what_its_docstring_says() -> None:
+    """By numpy, sums written out: a checkpoint of another version would be refused otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(70, 40, generator=generator)
+    u = torch.randn(70, 5, generator=generator, dtype=torch.float64)
+    vh = torch.randn(5, 40, generator=generator, dtype=torch.float64)
+
+    def probe(size: int, prime: int) -> Any:
+        return np.cos(np.pi * np.sqrt(prime) * np.arange(1, size + 1, dtype=float) ** 2)
+
+    w = weight.double().numpy()
+    norm = np.sqrt((w**2).sum())
+    expected = [norm, *(probe(70, k) @ w @ probe(40, k) / norm for k in (2, 3))]
+    for prime in (5, 7, 11, 13):
+        left, right = probe(70, prime) @ u.numpy(), vh.numpy() @ probe(40, prime)
+        expected.append((np.sign(probe(5, prime)) * left * right).sum() / np.sqrt(5))
+    found = fingerprint(weight, u, vh)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-6)
+    assert torch.isfinite(fingerprint(torch.zeros(3, 2), u[:3], vh[:, :2])).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "projection", "told"),
+    [
+        ([0.0] * 7, False, None),
+        ([9e-5 * 3, 9e-5, 0.0, 0.0, 0.0, 0.0, 9e-5], False, None),
+        ([1.1e-4 * 3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], False, "norm is 3.00033 there and 3 here"),
+        ([0.0, 1.1e-4, 0.0, 0.0, 0.0, 0.0, 0.0], False, "norm agrees but its entries do not"),
+        ([0.0, 0.0, 1.1e-4, 0.0, 0.0, 0.0, 0.0], False, "norm agrees but its entries do not"),
+        ([0.0, 0.0, 0.0, 1.1e-4, 0.0, 0.0, 0.0], False, "subspace could not be reproduced"),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.1e-4], False, "subspace could not be reproduced"),
+        ([0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 9.0], True, None),
+        ([0.14, 0.049, 0.0, 0.0, 0.0, 0.0, 0.0], True, None),
+        ([0.16, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], True, "norm is 3.16 there"),
+        ([0.0, 0.051, 0.0, 0.0, 0.0, 0.0, 0.0], True, "norm agrees but its entries do not"),
+        ([float("nan"), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], False, "norm is nan there"),
+    ],
+)
+def test_fingerprints_agree_to_round_off(
+    change: list[float], projection: bool, told: str | None
+) -> None:
+    here = torch.tensor([3.0, 0.5, -0.5, 1.0, 0.1, 0.0, -1.0], dtype=torch.float64)
+    found = difference(here + torch.tensor(change, dtype=torch.float64), here, projection)
+    assert (found is None) if told is None else (told in (found or ""))
+    assert difference(here[:5], here, projection) == (
+        "the fingerprint has (5,) entries, (7,) expected"
+    )
 
 
 def test_projection_is_taken_from_the_file_on_a_base_of_other_precision(tmp_path: Path) -> None:
