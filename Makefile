@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow check clean \
+.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow mutants check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math
 

@@ -4,15 +4,8 @@
     make mutants SAMPLE=20 FILES="osora/svd.py records/record.py"
     make mutants REPORT=1                         # what the runs so far have found, no run
 
-The mutants are those of mutmut's operators, but of every line: mutmut itself leaves out what stands
-outside functions (regular expressions) and decorated functions. One process has the libraries
-loaded and forks for each mutant; the child sees a copy of the checkout with the mutant in it and
-runs the fast tests of the file's room, those first that have killed the most for their time, up to
-the first that fails. A mutant that takes five times the processor time of the file's tests is
-killed too. docs/mutants.md has the rules and the results.
-
-Results are kept below runs/mutants, each under its changed code, so that a start goes on where the
-last one stopped. A survivor is tried again when its tests have changed.
+docs/mutants.md says which mutants, how they are run and what came out. Results are kept below
+runs/mutants, each under its changed code, so that a start goes on where the last one stopped.
 """
 
 import argparse
@@ -42,57 +35,36 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "runs" / "mutants"
 TREE = PLACE / "tree"
 R = "evaluation/reading"
-JUDGES = ("evaluation/test_scores.py", "evaluation/test_judging.py", f"{R}/test_bounded.py",
+JUDGES = ("evaluation/test_judging.py", f"{R}/test_bounded.py",
           "evaluation/test_answering.py", "cli/test_judge.py")  # fmt: skip
 TABLES = ("reporting/test_numbers.py", "reporting/test_rows.py", "reporting/test_against.py",
           "reporting/test_tabulate.py")  # fmt: skip
 TESTS: dict[str, tuple[str, ...]] = {
-    "osora/layer.py": (
-        "osora/test_equations.py",
-        "osora/test_bad_input.py",
-        "osora/test_checkpoint.py",
-        "osora/test_export.py",
-        "osora/test_peft_features.py",
-    ),
+    "osora/layer.py": ("osora/test_equations.py", "osora/test_bad_input.py",
+                       "osora/test_checkpoint.py", "osora/test_export.py",
+                       "osora/test_peft_features.py"),
     "osora/svd.py": ("osora/test_svd.py", "osora/test_store.py"),
     "osora/checkpoint.py": ("osora/test_checkpoint.py", "osora/test_bad_input.py"),
     "training/data.py": ("training/test_data.py", "training/test_template.py"),
-    "training/collator.py": (
-        "training/test_collator.py",
-        "training/test_train.py",
-        "training/test_micro_batches.py",
-    ),
+    "training/collator.py": ("training/test_collator.py", "training/test_train.py",
+                             "training/test_micro_batches.py"),
     "evaluation/decoder.py": ("evaluation/test_decoder.py", "evaluation/test_numbers_only.py"),
+    "evaluation/batched_model.py": ("evaluation/test_decoder.py", "evaluation/test_scorer.py"),
+    "evaluation/scorer.py": ("evaluation/test_scorer.py",),
+    "evaluation/shared_prefix.py": ("evaluation/test_decoder.py", "evaluation/test_scorer.py"),
     "evaluation/judging.py": JUDGES,
-    "evaluation/scores.py": JUDGES,
-    f"{R}/corrections.py": (
-        f"{R}/test_corrections.py",
-        f"{R}/test_reading.py",
-        "evaluation/test_judging.py",
-        "cli/test_judge.py",
-    ),
-    f"{R}/choices.py": (
-        f"{R}/test_choices.py",
-        f"{R}/test_reading.py",
-    ),
-    f"{R}/numbers.py": (
-        f"{R}/test_numbers.py",
-        f"{R}/test_reading.py",
-    ),
-    f"{R}/formulas.py": (
-        f"{R}/test_formulas.py",
-        f"{R}/test_reading.py",
-    ),
-    f"{R}/turns.py": (
-        f"{R}/test_turns.py",
-        f"{R}/test_choices.py",
-    ),
+    "evaluation/scores.py": ("evaluation/test_scores.py",),
+    f"{R}/corrections.py": (f"{R}/test_corrections.py", f"{R}/test_reading.py"),
+    f"{R}/choices.py": (f"{R}/test_choices.py", f"{R}/test_reading.py"),
+    f"{R}/numbers.py": (f"{R}/test_numbers.py", f"{R}/test_reading.py"),
+    f"{R}/formulas.py": (f"{R}/test_formulas.py", f"{R}/test_reading.py"),
+    f"{R}/turns.py": (f"{R}/test_turns.py", f"{R}/test_choices.py"),
     "records/record.py": ("records/test_record.py", "reporting/test_against.py"),
-    "planning/identity.py": ("planning/test_identity.py", "planning/test_grid.py"),
+    "planning/identity.py": ("planning/test_identity.py",),
     "reporting/numbers.py": TABLES,
     "reporting/layouts/against.py": TABLES,
     "reporting/rows.py": TABLES,
-}
+}  # fmt: skip
 """The files of osora_bench that make numbers, and the tests that mirror each."""
 MARKS = "not slow and not sweep and not long and not real_data"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "pandas", "hydra",
@@ -321,12 +293,12 @@ def copy_of_checkout() -> None:
 
 
 def tests_of(file: str) -> list[str]:
-    return [f"tests/{t}" for t in TESTS[file] if (ROOT / "tests" / t).exists()]
+    return [f"tests/{t}" for t in TESTS[file] if (TREE / "tests" / t).exists()]
 
 
 def _hash_of_tests(file: str) -> str:
     parts = [*map(Path, tests_of(file)), Path("tests/conftest.py")]
-    return hashlib.sha256(b"".join((ROOT / p).read_bytes() for p in parts)).hexdigest()[:16]
+    return hashlib.sha256(b"".join((TREE / p).read_bytes() for p in parts)).hexdigest()[:16]
 
 
 def results_of(file: str) -> dict[str, Result]:

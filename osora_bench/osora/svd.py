@@ -68,9 +68,9 @@ def _refined(tall: Tensor, r: int) -> Found | None:
     the r-th value, which is small in real weights. It is then bounded by the residual.
     """
     size = tall.shape[1]
-    kept = r + max(64, r // 4)
-    if size < REFINE_SIZE or REFINE_SHARE * r > size or kept >= size:
+    if size < REFINE_SIZE or REFINE_SHARE * r > size:
         return None
+    kept = r + max(64, r // 4)  # below `size`, with these constants
     low = tall.to(torch.float32)
     values, vectors = torch.linalg.eigh(low.T @ low)
     if not values[-r] - values[-kept - 1] > FLOAT32_GAP * values[-1]:

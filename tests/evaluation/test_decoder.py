@@ -1,6 +1,7 @@
 """Decoding and scoring of batches gives what the model itself gives, one prompt at a time."""
 
 import contextlib
+from collections import deque
 
 import peft
 import pytest
@@ -221,3 +222,27 @@ def test_a_model_that_keeps_its_own_attention_is_noticed(monkeypatch):
     monkeypatch.setattr(Decoder, "_exchanged_attention", contextlib.nullcontext)
     with pytest.raises(RuntimeError, match="handed 0 of its 2 layers"):
         decode(base, prompts())
+
+
+def test_a_gpu_that_one_sequence_does_not_fit_is_told_of(monkeypatch):
+    """It would be tried for ever."""
+    tries = []
+
+    def fail(*_, **__):
+        tries.append(1)
+        assert len(tries) < 10
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Decoder, "_forward", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        decode(FAMILIES["llama"]().eval(), [[5, 9, 4], [8, 7, 7, 1]])
+    assert len(tries) == 2  # two sequences, then one
+
+
+def test_a_batch_may_fill_the_memory_to_the_byte():
+    decoder = Decoder(FAMILIES["llama"]().eval(), eos_ids=[END], pad_id=0, memory=0, most_rows=64)
+    # 2 layers, keys and values of 2 heads of 8 float32; 50 logits, as they are and as float32
+    one = 20 * (2 * 2 * 2 * 8 * 4) + 50 * (4 + 4)
+    for memory, rows in ((3 * one, 3), (3 * one - 1, 2), (0, 1)):
+        decoder.memory = memory
+        assert len(decoder._entering(deque(range(5)), [], lambda _: 20)) == rows

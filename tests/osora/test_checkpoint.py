@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from osora_bench.osora import OsoraConfig
-from osora_bench.osora.checkpoint import difference, fingerprint
+from osora_bench.osora.checkpoint import difference, fingerprint, shortened
 from tests.osora.conftest import LLAMA, VARIANTS, disturb, logits, make_base, make_inputs
 from tests.osora.test_peft_features import config, same_weights
 
@@ -321,3 +321,9 @@ def test_configuration_round_trip(tmp_path: Path) -> None:
     original.save_pretrained(str(tmp_path))
     assert PeftConfig.from_pretrained(str(tmp_path)) == original
     assert OsoraConfig.from_pretrained(str(tmp_path)) == original
+
+
+def test_a_list_of_problems_is_cut_where_it_is_long() -> None:
+    assert shortened(["a", "b"]) == "a; b"
+    assert shortened(list("abcde")) == "a; b; c; d; e"
+    assert shortened(list("abcdefg")) == "a; b; c; d; e; and 2 more"

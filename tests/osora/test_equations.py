@@ -167,3 +167,16 @@ def test_a_row_of_zeros_under_dora_stays_zero() -> None:
     assert torch.equal(y[:, 2], linear.bias[2].expand(5))
     y.sum().backward()
     assert all(p.grad.isfinite().all() for p in layer.parameters() if p.requires_grad)
+
+
+def test_what_else_a_layer_is_called_with_reaches_the_base_layer() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: Tensor, plus: float, *, times: float = 1.0) -> Tensor:
+            return times * (super().forward(x) + plus)
+
+    torch.manual_seed(0)
+    base = Scaled(6, 4).double()
+    config = OsoraConfig(r=2, target_modules=["a"])
+    layer: Any = peft.get_peft_model(nn.ModuleDict({"a": base}), config).base_model.model["a"]
+    x = torch.randn(3, 6, dtype=torch.float64)
+    assert torch.equal(layer(x, 2.0, times=3.0), base(x, 2.0, times=3.0))

@@ -154,6 +154,8 @@ def test_on_request_other_seeds_and_limited_runs_join_their_row(cell):
     (row,) = reporting_rows.rows([one, two], by_id, others=True)
     assert [r["run_id"] for r in row.runs] == [one.run_id]
     assert [r["run_id"] for r in row.others] == [two.run_id, three.run_id]
+    (row,) = reporting_rows.rows([one], by_id, others=True)
+    assert [r["run_id"] for r in row.others] == [two.run_id, three.run_id]
     (row,) = reporting_rows.rows([one, two], by_id)
     assert [r["run_id"] for r in row.runs] == [one.run_id, two.run_id]
     assert row.others == []

@@ -167,6 +167,7 @@ def test_rows_of_every_kind_of_file_are_read(tmp_path):
     [
         (b'{"q": 1}\n{"q": "\xe9"}\n', r"rows.jsonl, line 2: not UTF-8 \(.*, byte 0xe9\)"),
         (b'\xef\xbb\xbf{"q": 1}\n', r"line 1: begins with a byte order mark"),
+        (b"\n\xe9\n", r"rows.jsonl, line 2: not UTF-8"),
         (b'{"q": NaN}\n', r"line 1: not JSON \(NaN is no JSON value\)"),
         (b'{"q": 1}\n\n', r"line 2: not JSON"),
         (b'{"q": ' + b"[" * 100_000 + b"\n", r"line 1: not JSON"),
@@ -275,3 +276,17 @@ def test_a_cells_rows_are_its_own_and_its_held_out_ones_apart(make_cell, tokeniz
     expected = data.tokenise(apart, tokenizer, chat=cfg.model.chat, **settings)
     assert data.held_out(kept, tokenizer) == expected
     assert len(expected.rows) == 5
+
+
+def test_validation_rows_are_in_the_same_words_for_every_seed(tmp_path):
+    rows = [json.dumps({"good": f"right{i}", "x": f"x{i}"}) for i in range(30)]
+    more = {"rows": 30, "prompt": "{A} {B}", "response": "{answer}", "options": ["good", "x"]}
+    task = TaskConfig(
+        sources=[source(jsonl(tmp_path, *rows), **more)], max_rows=None, validation_rows=20
+    )
+    trained_on_all = replace(task, validation_rows=None)
+    words = {pair.prompt for pair in data.dialogues(trained_on_all, 0)}
+    kept = data.validation_dialogues(task)
+    assert kept == data.validation_dialogues(task)
+    assert {pair.prompt for pair in kept} < words  # those of seed 0
+    assert {pair.response for pair in kept} == {"A", "B"}

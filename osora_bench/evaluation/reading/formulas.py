@@ -116,7 +116,7 @@ def _last(turn: str) -> str | None:
         return None
     line = turn.rstrip().rpartition("\n")[2]
     maths = [next(filter(None, m.groups())) for m in MATHS.finditer(turn)]
-    if maths and (MATHS.search(line) or "\n" not in turn):
+    if maths and MATHS.search(line):
         return _value(maths[-1]) or None
     formula = _ended(SENTENCE.sub("\n", line).strip().rpartition("\n")[2])
     if formula is not None and (re.search(r"[\d\\^]", formula) or turn == line):

@@ -74,7 +74,7 @@ def _last(turn: str) -> str | None:
 
 
 def _digits(value: str) -> str:
-    return re.sub(r"(?<=\d)[, ](?=\d{3})", "", value).replace(" ", "").rstrip(".")
+    return re.sub(r"(?<=\d)[, ](?=\d{3})", "", value).replace(" ", "")
 
 
 def equal(value: str, gold: str) -> bool:

@@ -82,6 +82,7 @@ def test_what_names_none(said):
         ("a piece of gold, or what looks like it", "D"), ("a piece of gold", None),
         ("A piece of gold, or what looks like it.", "D"),
         ("a piece of gold or what looks like it", "D"),
+        ("The answer is a piece of gold or what looks like it\nIt shines.", "D"),
         ("a piece of gold, or what looks like it; tin", None),
         ("D a piece of gold, or what looks like it", "D"),
         ("B because iron rusts", "B"), ("B since it rusts", "B"), ("B as it rusts", "B"),

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import ConfigDict
 
-from osora_bench.evaluation.reading import corrections
+from osora_bench.evaluation.reading import corrections, solver
 
 
 def config(post=None, judge="AccEvaluator", prompt="Q\nA. {x}\nB. {y}\nAnswer:", **more):
@@ -115,3 +115,10 @@ def test_readers_of_numbers_and_formulas():
         assert reader.right("0.5", r"\frac{1}{2}") is True
     assert [formula.possible(text) for text in ("x", "no,sir")] == [True, False]
     assert [verified.possible(t) for t in ("[1]", "[]", "timeout", "x[1]")] == [True] + 3 * [False]
+
+
+def test_what_is_written_otherwise_is_asked_of_the_solver(monkeypatch):
+    asked = []
+    monkeypatch.setattr(solver, "equal", lambda *pair: asked.append(pair))
+    assert corrections.FORMULA.right("x + 1", "1 + x") is None
+    assert asked == [("x+1", "1+x")]

@@ -54,6 +54,8 @@ from osora_bench.evaluation.reading.formulas import equal, is_formula, normal, n
         ("Well.\nNothing of it is clear to me here", None),
         ("x" * 1001, None), (r"\boxed{" + "1" * 998 + "}", "1" * 998),
         (r"\boxed{" + "1" * 1001 + "}", None),
+        ("The answer is x + 1,", "x + 1"), ("The answer is .5", ".5"),
+        ("Well.\nSo $x+1$ is it, I say", "x+1"), ("Well, $x+1$ is it, I say", "x+1"),
         # turns
         (r"\boxed{5}" + "\n\nProblem:\nWhat is 1+1?\n" + r"\boxed{2}", "5"),
         (r"Problem: What? \boxed{5}", "5"),

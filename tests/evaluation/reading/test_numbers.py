@@ -63,6 +63,10 @@ from osora_bench.evaluation.reading.numbers import equal, is_number, read_number
         ("First 3, then 18", "18"), ("18 apples.", "18"), ("It costs $18.", "18"),
         ("x18 and 3", "3"),
         ("18.5.", "18.5"), ("None", None), ("", None), ("eighteen", None),
+        # what LaTeX sets as text
+        (r"\text{The answer is }18\text{ of }20", "18"), (r"\textbf{The answer is }18 of 20", "18"),
+        (r"\mathbf{The answer is }18 of 20", "18"), (r"\mathrm{The answer is }18 of 20", "18"),
+        (r"\mbox {The answer is }18 of 20", "18"),
         # turns
         ("18\n\nQuestion: What is 1 and 1?\n#### 2", "18"), ("Question: What?\n#### 18", "18"),
         ("18<|im_end|>5", "18"),
