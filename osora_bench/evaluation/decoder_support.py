@@ -21,8 +21,8 @@ def supports(model: Any) -> bool:
 
     What the configuration tells is asked first: a layer that reaches over its tokens in another
     way, positions whose frequencies depend on how long the longest sequence is, or an adapter of
-    virtual tokens or one that looks for a token (aLoRA). Else both ways are tried on two short
-    texts.
+    virtual tokens or one that looks for a token (aLoRA). Else both ways are tried on three
+    short texts.
     """
     base = inside(model)
     config = base.config.get_text_config()
