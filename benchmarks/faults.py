@@ -9,7 +9,7 @@
 runs a cell, a worker or job that starts up, the one that was started at the terminal, the one that
 submits, the cluster's daemons. Now and then a byte of a checkpoint or of the answers so far is
 turned, or a record is cut short. Whenever it ends, the sweep is started again, until every cell is
-done.
+done; and while kills are wanted, the same sweep begins anew in another folder.
 
 `disk`: one cell on a file system of its own that is full after 1, 2, 3, ... pages, up to all that
 the cell writes; then again with room. It mounts a tmpfs, as root or below
@@ -33,6 +33,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -121,18 +122,24 @@ class Sweep:
 
 
 class Attack:
-    """What is done to a sweep, and how often.
+    """What is done to sweeps, one after another, and how often.
 
     Each deed returns whether there was anything to do it to.
     """
 
-    def __init__(self, sweep: Sweep, chance: random.Random, cluster: Cluster | None) -> None:
-        self.sweep = sweep
+    sweep: Sweep
+    spoilt: Counter[str]
+    """How often a record of this sweep was damaged, by run id."""
+
+    def __init__(self, chance: random.Random, cluster: Cluster | None) -> None:
         self.chance = chance
         self.cluster = cluster
         self.kills = 0
         self.told: Counter[str] = Counter()
-        self.spoilt: Counter[str] = Counter()  # records, by run id
+
+    def turn_to(self, sweep: Sweep) -> None:
+        """Attack this one from now on."""
+        self.sweep, self.spoilt = sweep, Counter()
 
     def strike(self, enough: int) -> bool:
         """One fault of a random kind, if there is anything that it could hit; whether that was
@@ -235,17 +242,19 @@ class Attack:
                 one.record.rename(self.sweep.place / f"{one.run_id}.damaged-{times}")
 
 
-def attacked(sweep: Sweep, attack: Attack, kills: int) -> None:
-    """Strike at a sweep until it had enough; let it end then."""
+def attacked(sweep: Sweep, attack: Attack, kills: int) -> bool:
+    """Strike at a sweep until every cell is done; whether more is wanted."""
     wanted = True
-    while wanted or not sweep.done:
+    attack.turn_to(sweep)
+    while not sweep.done:
         if sweep.ended:
             attack.mend()
             sweep.start()
-        time.sleep(attack.chance.uniform(1.0, 8.0))
+        time.sleep(attack.chance.uniform(0.5, 5.0))
         wanted = attack.strike(kills)
     assert sweep.process is not None
     sweep.process.wait()
+    return wanted
 
 
 def times_done(sweep: Sweep, of: Cell) -> int:
@@ -256,24 +265,52 @@ def times_done(sweep: Sweep, of: Cell) -> int:
     return sum(log.read_text(errors="replace").count(line) for log in logs)
 
 
-def report(sweep: Sweep, attack: Attack, whole: list[dict[str, object]], seconds: float) -> bool:
+class Outcome(NamedTuple):
+    """What is left of sweeps that were attacked, in records."""
+
+    wanted: int = 0
+    """As many as there are cells."""
+    same: int = 0
+    """Equal to those of a sweep that was left alone."""
+    others: int = 0
+    """Other files in the ledger."""
+    twice: int = 0
+    """Cells that were said to be done more often than their records were spoilt."""
+    starts: int = 0
+
+    @property
+    def fine(self) -> bool:
+        return self.same == self.wanted and not self.others and not self.twice
+
+
+def outcome(sweep: Sweep, attack: Attack, whole: list[dict[str, object]]) -> Outcome:
+    """Hold a sweep that is done against one that was left alone."""
+    found = [numbers(one) for one in sweep.cells]
+    ledger = {p.name for p in sweep.cells[0].ledger.iterdir()}
+    twice = [c for c in sweep.cells if times_done(sweep, c) > 1 + attack.spoilt[c.run_id]]
+    return Outcome(
+        wanted=len(sweep.cells),
+        same=sum(a == b for a, b in zip(whole, found, strict=True)),
+        others=len(ledger - {one.record.name for one in sweep.cells}),
+        twice=len(twice),
+        starts=sweep.starts,
+    )
+
+
+def report(attack: Attack, outcomes: list[Outcome], seconds: float) -> bool:
     """Print the table; whether nothing was lost."""
     print("| fault | times |\n|---|---|")
     for what, count in sorted(attack.told.items()):
         if count:
             print(f"| {what} | {count} |")
-    found = [numbers(one) for one in sweep.cells]
-    same = sum(a == b for a, b in zip(whole, found, strict=True))
-    ledger = {p.name for p in sweep.cells[0].ledger.iterdir()}
-    others = ledger - {one.record.name for one in sweep.cells}
-    twice = [c.label for c in sweep.cells if times_done(sweep, c) > 1 + attack.spoilt[c.run_id]]
+    total = Outcome(*map(sum, zip(*outcomes, strict=True)))
     print(
-        f"\n{attack.kills} kills, {len(sweep.cells)} cells, {sweep.starts} starts, "
-        f"{seconds / 60:.0f} min: {len(ledger) - len(others)} records, {same} equal to those of a "
-        f"sweep that was left alone; other files in the ledger: {len(others)}; done twice: "
-        f"{len(twice)}"
+        f"\n{attack.kills} kills, {len(outcomes)} sweeps of {outcomes[0].wanted} cells, "
+        f"{total.starts} starts, {seconds / 60:.0f} min: {total.wanted} records, {total.same} "
+        f"equal to those of a sweep that was left alone; other files in the ledgers: "
+        f"{total.others}; done twice: {total.twice}"
     )
-    return same == len(sweep.cells) and not others and not twice
+    return total.fine
 
 
 def undisturbed(place: Path) -> list[dict[str, object]]:
@@ -301,11 +338,14 @@ def break_sweep(kind: str, place: Path, kills: int, seed: int) -> bool:
     small = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
     how = ["workers=2"] if kind == "workers" else ["hydra/launcher=slurm", *small, "wait=2"]
     with cluster_of(kind, place) as cluster:
-        sweep = Sweep(place / kind, how, {} if cluster is None else cluster.environment)
-        attack = Attack(sweep, random.Random(seed), cluster)
-        started = time.monotonic()
-        attacked(sweep, attack, kills)
-        return report(sweep, attack, whole, time.monotonic() - started)
+        environment = {} if cluster is None else cluster.environment
+        attack = Attack(random.Random(seed), cluster)
+        started, outcomes, wanted = time.monotonic(), [], True
+        while wanted and all(one.fine for one in outcomes):
+            sweep = Sweep(place / f"{kind}-{len(outcomes)}", how, environment)
+            wanted = attacked(sweep, attack, kills)
+            outcomes.append(outcome(sweep, attack, whole))
+        return report(attack, outcomes, time.monotonic() - started)
 
 
 @contextlib.contextmanager
