@@ -27,8 +27,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-demo: $(STAMP)  ## every method and rank on the embedded model: trains, evaluates, prints the tables
-	$(BIN)/osora-bench run experiment=demo $(HOW)
+demo: $(STAMP)  ## every method and rank on the embedded model, on all processors, and its tables
+	$(BIN)/osora-bench run experiment=demo $(or $(HOW),workers=auto)
 	$(BIN)/osora-bench tables experiment=demo
 
 # the published grid is Qwen2-7B's; another model is run only when it is named

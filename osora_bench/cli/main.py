@@ -17,7 +17,7 @@ usage: osora-bench VERB [KEY=VALUE ...]
   plan    experiment=NAME   the cells of an experiment, their run ids and states (--json);
                             experiment=A,B: of several, what they share once
   run     experiment=NAME   run the cells that have no record yet, in this process
-                            (workers=N: in N processes, which go on without this one;
+                            (workers=N or auto: in N processes, which go on without this;
                             hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs,
                             wait=MINUTES: left to themselves when nothing moves for so long, by
                             default a day;

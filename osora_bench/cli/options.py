@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import compose
-from osora_bench.sweep.options import RETRIES, WAIT, RunOptions
+from osora_bench.sweep.options import AUTO, RETRIES, WAIT, RunOptions
 from osora_bench.sweep.slurm import profile
 
 HOW = ("workers", "retries", "allow_changed", "wait")
@@ -29,7 +29,7 @@ def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
     values, overrides = own_options(arguments, HOW)
     launcher, overrides = _launcher(overrides)
     options = RunOptions(
-        workers=_count(values.get("workers", "1"), "workers"),
+        workers=_workers(values.get("workers", "1")),
         launcher=tuple(launcher),
         retries=_count(values.get("retries", str(RETRIES)), "retries", least=0),
         allow_changed=choice(values, "allow_changed", "true"),
@@ -37,7 +37,7 @@ def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
     )
     if launcher and "workers" in values:
         raise UserError(
-            f"workers={options.workers} and {launcher[0]}: name one way to run the cells"
+            f"workers={values['workers']} and {launcher[0]}: name one way to run the cells"
         )
     if "wait" in values and not launcher:
         raise UserError(f"wait={options.wait} is for SLURM jobs: it needs hydra/launcher=slurm")
@@ -60,9 +60,13 @@ def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, [a for a in arguments if a not in own]
 
 
-def _count(text: str, key: str, least: int = 1) -> int:
+def _workers(text: str) -> int:
+    return AUTO if text == "auto" else _count(text, "workers", also=" or auto")
+
+
+def _count(text: str, key: str, least: int = 1, also: str = "") -> int:
     if not text.isdecimal() or int(text) < least:
-        raise UserError(f"{key}={text}: a whole number of at least {least}")
+        raise UserError(f"{key}={text}: a whole number of at least {least}{also}")
     return int(text)
 
 

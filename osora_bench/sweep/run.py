@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from osora_bench.common.errors import Refused
 from osora_bench.common.exits import FAILED
@@ -13,9 +14,9 @@ from osora_bench.planning import estimate
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.experiments import Experiment
 from osora_bench.planning.grid import Expansion, expansion
-from osora_bench.sweep.options import RunOptions
+from osora_bench.sweep.options import AUTO, RunOptions
 from osora_bench.sweep.slurm.sweep import run_on_slurm
-from osora_bench.sweep.workers import run_in_workers
+from osora_bench.sweep.workers import room, run_in_workers
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that run elsewhere."""
@@ -111,6 +112,8 @@ def run_missing(
 
 def run_by(cells: Sequence[Cell], options: RunOptions) -> None:
     """Run cells in this process, in several, or as jobs."""
+    if options.workers == AUTO:
+        options = replace(options, workers=room(cells))
     if options.launcher:
         run_on_slurm(cells, options)
     elif options.workers > 1:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from osora_bench.common import claim
 from osora_bench.common.allowance import OURS
 from osora_bench.common.errors import Refused, UserError
@@ -21,6 +23,7 @@ from osora_bench.common.files import last_line
 from osora_bench.common.progress import say
 from osora_bench.pipeline.messages import less_memory, where
 from osora_bench.planning.cell import Cell, State
+from osora_bench.planning.estimate import estimate_of
 from osora_bench.sweep import frozen_plan
 from osora_bench.sweep.options import RETRIES, RunOptions
 from osora_bench.sweep.watch import Watch
@@ -235,6 +238,16 @@ def run_in_workers(cells: Sequence[Cell], options: RunOptions) -> None:
     watch.look()
     if workers.refusal is not None and watch.open:
         raise Refused(workers.refusal)
+
+
+def room(cells: Sequence[Cell]) -> int:
+    """How many workers these cells have work, processors or GPUs, and memory for; at least 1."""
+    most = len(devices(cells)) if gpus(cells) else OURS.processors()
+    sizes = [cost.gigabytes for cell in cells if (cost := estimate_of(cell, {})) is not None]
+    if sizes and not gpus(cells):
+        free = min(OURS.memory_left(), psutil.virtual_memory().available) / 1e9
+        most = min(most, int(free / max(sizes)))
+    return max(1, min(most, len(cells)))
 
 
 def devices(cells: Sequence[Cell]) -> list[str]:

@@ -175,7 +175,7 @@ def test_a_rank_is_refused_also_where_the_weights_are_missing(here, capsys):
     assert "the largest rank for osora here is 1024" in told
 
 
-@pytest.mark.parametrize("how", ["workers=2", "hydra/launcher=slurm", "retries=0"])
+@pytest.mark.parametrize("how", ["workers=2", "workers=auto", "hydra/launcher=slurm", "retries=0"])
 def test_a_plan_takes_what_its_run_takes(here, how, capsys):
     assert main(["plan", "experiment=demo"]) == 0
     expected = capsys.readouterr().out
@@ -195,6 +195,7 @@ def test_an_option_without_a_value_is_told(here, verb, option, capsys):
     ("given", "told"),
     [
         ("wrokers=2", "unknown key 'wrokers'. Did you mean 'workers'?"),
+        ("workers=some", "workers=some: a whole number of at least 1 or auto"),
         ("trainer.max_steps=abc", "trainer.max_steps takes a whole number or null"),
         ("trainer.epochs=[1", "'trainer.epochs=[1' is not KEY=VALUE as Hydra reads it: "),
         ("lora", "'lora' is not KEY=VALUE"),

@@ -15,6 +15,7 @@ from osora_bench.common import exits
 from osora_bench.common.errors import Refused, UserError
 from osora_bench.pipeline import attempt as attempts
 from osora_bench.pipeline.attempt import DeviceLost
+from osora_bench.planning import estimate
 from osora_bench.planning.cell import check_content
 from osora_bench.records import code_state, record
 from osora_bench.sweep import frozen_plan, run, worker_process, workers
@@ -253,6 +254,26 @@ def test_a_gpu_that_cells_lose_is_given_none_while_there_are_others(make_cell, m
     for status in (exits.BROKEN, exits.LOST):  # it was of use in between
         ends(crew, status)
     assert crew.lost[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("processors", "gigabytes", "expected"),
+    [(1, 64, 1), (2, 64, 2), (64, 64, 3), (64, 4, 2), (64, 0.5, 1)],
+)
+def test_as_many_workers_as_there_is_work_processors_and_memory_for(
+    processors, gigabytes, expected, make_cell, monkeypatch
+):
+    cells = [make_cell(*SHORT), make_cell("method=lora", *SHORT), make_cell("method=none")]
+    assert all(1.5 < estimate.estimate_of(cell, {}).gigabytes < 2 for cell in cells)
+    monkeypatch.setattr(type(workers.OURS), "processors", lambda self: processors)
+    monkeypatch.setattr(type(workers.OURS), "memory_left", lambda self: gigabytes * 1e9)
+    assert workers.room(cells) == expected
+
+
+def test_as_many_workers_as_gpus_that_a_cell_can_have(make_cell, monkeypatch):
+    monkeypatch.setattr(workers, "gpus", lambda cells: ["0", "1", "2"])
+    assert workers.room([make_cell(f"seed={n}", *SHORT) for n in range(5)]) == 3
+    assert workers.room([make_cell(*SHORT)]) == 1
 
 
 def test_a_slot_that_a_worker_of_an_earlier_start_has_is_left_to_it(make_cell, monkeypatch, capsys):
