@@ -26,7 +26,7 @@ def compared(experiment: Experiment, tables: Sequence[Table]) -> list[Table]:
 def beside(table: Table, reference: dict[Key, Printed]) -> Table:
     """Each row three times: ours, the paper's numbers, and ours less the paper's."""
     texts: list[dict[str, str]] = []
-    bests: list[dict[str, bool]] = []
+    marked: list[list[dict[str, bool]]] = [[], []]  # best, ties
     for index, row in enumerate(table.frame.to_dict("records")):
         paper = {
             column: _printed(number, reference)
@@ -37,15 +37,17 @@ def beside(table: Table, reference: dict[Key, Printed]) -> Table:
         blank = {c: NOT_IN_GRID for c in table.numbers if c not in paper}
         for source, values in (("ours", row), ("paper", paper), ("difference", differences)):
             texts.append({**row, **blank, SOURCE: source, **values})
-            marks = table.best.iloc[index].to_dict() if source == "ours" else {}
-            bests.append({**dict.fromkeys(row, False), SOURCE: False, **marks})
+            for of, marks in zip((table.best, table.ties), marked, strict=True):
+                own = of.iloc[index].to_dict() if of is not None and source == "ours" else {}
+                marks.append({**dict.fromkeys(row, False), SOURCE: False, **own})
     order = list(table.frame)
     order.insert(min(order.index(c) for c in table.numbers), SOURCE)
     groups = None if table.groups is None else [g for g in table.groups for _ in range(3)]
     return replace(
         table,
         frame=pd.DataFrame(texts, columns=order),
-        best=pd.DataFrame(bests, columns=order),
+        best=pd.DataFrame(marked[0], columns=order),
+        ties=pd.DataFrame(marked[1], columns=order),
         groups=groups,
         title=f"{table.title}, beside the paper's",
     )

@@ -41,5 +41,20 @@ def scientific(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def shown_points(points: float) -> str:
+    """Points with two decimals."""
+    return str(Decimal(points).quantize(CENT, ROUND_HALF_UP))
+
+
+def signed(points: float) -> str:
+    """A difference in points, two decimals."""
+    return f"{Decimal(points).quantize(CENT, ROUND_HALF_UP):+}"
+
+
+def probability(p: float) -> str:
+    """Three decimals, as journals print it; what is smaller by a bound."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def mean_or_none(values: Sequence[Decimal]) -> Decimal | None:
     return mean(values) if values else None

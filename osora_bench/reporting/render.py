@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from osora_bench.reporting.reference import PARAMS, SETTINGS
-from osora_bench.reporting.table import LIMITED, SOURCE, Table
+from osora_bench.reporting.table import LIMITED, SOURCE, TIED, Table
 
 
 def _for_reading(table: Table) -> pd.DataFrame:
@@ -41,6 +41,8 @@ def _under_headings(frame: pd.DataFrame, groups: Sequence[str] | None) -> pd.Dat
 def markdown(table: Table) -> str:
     """GitHub's table syntax, aligned so that a terminal shows it as well."""
     plain = _for_reading(table)
+    if table.ties is not None:
+        plain = plain.where(~table.ties, plain + f" {TIED}")
     display = _under_headings(plain.where(~table.best, "**" + plain + "**"), table.groups)
     body = display.to_markdown(
         index=False, disable_numparse=True, colalign=_alignment(table, "left", "right")
@@ -65,11 +67,15 @@ def latex(table: Table) -> str:
     r"""A booktabs table in a file that compiles as it stands, and that a document with
     `\usepackage{booktabs}` takes as `\input{...}`."""
     escapes = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"})
-    escapes |= str.maketrans({"η": r"$\eta$", LIMITED: r"\dag{}"})
+    escapes |= str.maketrans({"η": r"$\eta$", LIMITED: r"\dag{}", TIED: "underlined"})
     plain = _for_reading(table).map(lambda text: text.translate(escapes))
     plain.columns = [str(heading).translate(escapes) for heading in plain]
-    best = table.best.set_axis(plain.columns, axis="columns")
-    display = _under_headings(plain.where(~best, r"\textbf{" + plain + "}"), table.groups)
+    # a mark beside each of ten numbers would not fit the page
+    for command, marks in ((r"\underline{", table.ties), (r"\textbf{", table.best)):
+        if marks is not None:
+            marked = marks.set_axis(plain.columns, axis="columns")
+            plain = plain.where(~marked, command + plain + "}")
+    display = _under_headings(plain, table.groups)
     body = display.to_latex(
         index=False,
         caption=" ".join(

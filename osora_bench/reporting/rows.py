@@ -4,14 +4,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from functools import lru_cache
 from math import sqrt
+from typing import Any
+
+import numpy as np
 
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, plain
-from osora_bench.records.record import read_ledger
+from osora_bench.records.record import read_ledger, unpack
 from osora_bench.records.schema import Record
 from osora_bench.reporting.numbers import mean, percent, shown_values
 from osora_bench.reporting.reference import Key
+from osora_bench.reporting.statistics import Answers
 from osora_bench.reporting.table import LIMITED, Number
 
 
@@ -26,6 +31,20 @@ class Row:
     runs: list[Record]
     seeds: int = 1
     others: list[Record] = field(default_factory=list)
+
+    def answers(self, datasets: Sequence[str], *, corrected: bool = False) -> Answers | None:
+        """Right or wrong, of each of these sets and each seed; None where a run lacks one, or a
+        limit cut it, or runs of another kind are shown with them."""
+        if self.others:
+            return None
+        by_set = []
+        for name in datasets:
+            scores = [run["scores"].get(name) for run in self.runs]
+            if not scores or any(s is None or s["n"] != self.planned(name) for s in scores):
+                return None
+            judged = [(corrected and s["corrected"]) or s for s in scores if s is not None]
+            by_set.append([_verdicts(j["right"], self.planned(name)) for j in judged])
+        return Answers(by_set)
 
     @property
     def datasets(self) -> list[str]:
@@ -80,6 +99,12 @@ class Row:
     def key(self, column: str) -> Key:
         config = self.cell.config
         return Key(config.model.name, config.method.name, config.method.rank, column)
+
+
+@lru_cache(maxsize=4096)
+def _verdicts(packed: str, n: int) -> Any:
+    """`unpack` as an array: many comparisons are of the same answers."""
+    return np.array(unpack(packed, n), dtype=float)
 
 
 def rows(cells: Sequence[Cell], records: dict[str, Record], *, others: bool = False) -> list[Row]:

@@ -8,11 +8,14 @@ import pandas as pd
 
 from osora_bench.reporting.numbers import mean
 from osora_bench.reporting.reference import Key
+from osora_bench.reporting.statistics import ALPHA, Answers, adjusted_pairs
 
 LIMITED = "†"
 """Marks, on request, what is no full result of the experiment's own seeds."""
 SOURCE = ""
 """Heading of the column that says whose numbers a line has."""
+TIED = "≈"
+"""Marks what no test tells from the best."""
 CORRECTED = "Avg. corrected"
 
 
@@ -28,8 +31,9 @@ class Number:
 class Table:
     """A table as text, where its best values stand, and what a reader must know of it.
 
-    `groups` holds, for each row, a heading that stands above the rows that share it. `numbers`
-    holds by column what the text shows, or None where the grid has no cell.
+    `ties` are values below the best that no test tells from it. `groups` holds, for each row, a
+    heading that stands above the rows that share it. `numbers` holds by column what the text shows,
+    or None where the grid has no cell.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     groups: list[str] | None = None
     numbers: dict[str, list[Number | None]] = field(default_factory=dict)
+    ties: pd.DataFrame | None = None
 
 
 def best_marks(groups: Sequence[str], columns: dict[str, list[list[Decimal]]]) -> pd.DataFrame:
@@ -52,3 +57,26 @@ def best_marks(groups: Sequence[str], columns: dict[str, list[list[Decimal]]]) -
                 top[group] = max(top.get(group, value), value)
         marks[name] = [v is not None and v == top[g] for g, v in zip(groups, means, strict=True)]
     return pd.DataFrame(marks, index=range(len(groups)))
+
+
+def tie_marks(
+    groups: Sequence[str], best: pd.DataFrame, columns: dict[str, list[Answers | None]]
+) -> pd.DataFrame:
+    """Where a value of a column is not significantly below the best of its group: by the paired
+    tests of all pairs of the group, with Holm's adjustment.
+
+    Args:
+        columns: the answers behind each value; None: not all questions were asked.
+    """
+    marks = pd.DataFrame(False, index=best.index, columns=best.columns)
+    for column, answers in columns.items():
+        for group in dict.fromkeys(groups):
+            indexes = [i for i, g in enumerate(groups) if g == group and answers[i] is not None]
+            leaders = [i for i in indexes if best.loc[i, column]]
+            if not leaders:
+                continue
+            compared = [a for i in indexes if (a := answers[i]) is not None]
+            p = adjusted_pairs(compared)[indexes.index(leaders[0])]
+            tied = [i for i, value in zip(indexes, p, strict=True) if value >= ALPHA]
+            marks.loc[[i for i in tied if i not in leaders], column] = True
+    return marks

@@ -1,10 +1,9 @@
 """Paired differences against numbers worked out another way; the table of tried rates."""
 
-import random
-import statistics
 from dataclasses import replace
 
 import pytest
+import scipy.stats
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning.cell import Cell
@@ -12,7 +11,7 @@ from osora_bench.planning.experiments import TableSpec
 from osora_bench.records import record
 from osora_bench.reporting import render
 from osora_bench.reporting import rows as reporting_rows
-from osora_bench.reporting.layouts import against, tuning
+from osora_bench.reporting.layouts import against, ranking, tuning
 from tests.grids import cells_of
 from tests.reporting.test_tabulate import score
 
@@ -35,45 +34,6 @@ def cell():
     return cells_of("demo")[0]
 
 
-def test_a_difference_is_taken_question_by_question(cell):
-    """By the formula in plain Python, sums written out."""
-    chance = random.Random(1)
-    sizes = (40, 25)
-    one, other = (
-        [[[chance.random() < p for _ in range(n)] for n in sizes] for _ in range(seeds)]
-        for p, seeds in ((0.6, 3), (0.4, 2))
-    )
-    found = against.difference(row(cell, one), row(cell, other))
-    gaps, variance = [], 0.0
-    for s, n in enumerate(sizes):
-        by_question = [
-            statistics.mean(seed[s][q] for seed in one)
-            - statistics.mean(seed[s][q] for seed in other)
-            for q in range(n)
-        ]
-        gaps.append(statistics.mean(by_question))
-        variance += statistics.variance(by_question) / n / len(sizes) ** 2
-    for method in (one, other):
-        averages = [statistics.mean(sum(v) / len(v) for v in seed) for seed in method]
-        variance += statistics.variance(averages) / len(averages)
-    assert found.points == pytest.approx(100 * statistics.mean(gaps))
-    assert found.error == pytest.approx(100 * variance**0.5)
-    assert found.low == pytest.approx(found.points - 1.96 * found.error)
-
-
-def test_what_both_get_right_or_wrong_is_no_uncertainty(cell):
-    verdicts = [[[True] * 30 + [False] * 30] * 2]
-    found = against.difference(row(cell, verdicts), row(cell, verdicts))
-    assert (found.points, found.error, found.outcome) == (0.0, 0.0, "ties")
-
-
-@pytest.mark.parametrize(
-    ("points", "error", "outcome"), [(5, 2, "wins"), (3, 2, "ties"), (-5, 2, "loses")]
-)
-def test_an_interval_decides(points, error, outcome):
-    assert against.Difference(points, error).outcome == outcome
-
-
 def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell):
     verdicts = [[[True, True, False, True]] * 2]
     cells = {c.config.method.name: c for c in cells_of("demo", ["eval.limit=4"])}
@@ -84,12 +44,56 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
     ]
     spec = TableSpec("against", "T", baseline="osora")
     table = against.against("t", spec, rows)
-    assert list(table.frame) == ["Method", "OSoRA less it", "95 % interval", "so"]
+    assert list(table.frame) == ["Method", "OSoRA less it", "95 % interval", "p (Holm)", "so"]
     assert list(table.frame["Method"]) == ["LoRA", "VeRA"]
-    assert table.frame["OSoRA less it"].tolist() == ["+25.00", ""]
+    # 1 of 4 questions differs, in each set: a standard error of 25 / sqrt(2) points
+    margin = 1.959964 * 25 / 2**0.5
+    interval = f"{25 - margin:+.2f} to {25 + margin:+.2f}"
+    p = f"{2 * scipy.stats.norm.sf(2**0.5):.3f}"
+    assert table.frame.iloc[0].tolist() == ["LoRA", "+25.00", interval, p, "OSoRA ties"]
+    assert table.frame.iloc[1].tolist() == ["VeRA", "", "", "", ""]
+    assert "Of one seed (OSoRA, LoRA)" in table.notes[1]
     assert "paired by question" in render.markdown(table)
+    with pytest.raises(UserError, match="2 rows are of baseline osora"):
+        against.against("t", spec, [*rows, rows[0]])
     with pytest.raises(UserError, match="unknown baseline 'osra'. Did you mean 'osora'"):
         against.against("t", TableSpec("against", "T", baseline="osra"), rows)
+
+
+def test_p_is_adjusted_for_all_methods_of_the_table(cell):
+    """One set, one seed: McNemar's exact test, of two comparisons by Holm."""
+    cells = {
+        c.config.method.name: c for c in cells_of("demo", ["eval.without=[commonsenseqa-toy]"])
+    }
+    suite = cells["osora"].config.eval
+    one_set = replace(suite, datasets=[replace(suite.datasets[0], questions=40)])
+    rows = []
+    for method, right in (("osora", 30), ("lora", 20), ("vera", 27), ("pissa", 0)):
+        chosen = replace(cells[method], config=replace(cells[method].config, eval=one_set))
+        rows.append(row(chosen, [[[i < right for i in range(40)]]] if right else []))
+    table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
+    raw = [scipy.stats.binomtest(0, n).pvalue for n in (10, 3)]
+    assert table.frame["p (Holm)"].tolist() == [f"{2 * raw[0]:.3f}", f"{raw[1]:.3f}", ""]
+    assert table.frame["so"].tolist() == ["OSoRA wins", "OSoRA ties", ""]
+
+
+def test_a_ranking_says_between_which_ranks_each_method_may_stand(cell):
+    cells = {c.config.method.name: c for c in cells_of("demo", ["eval.limit=40"])}
+    rights = {"osora": 30, "vera": 29, "lora": 10, "pissa": None, "dora": 9}
+    rows = [
+        row(cells[m], [[[i < n for i in range(40)]] * 2] * 2)
+        if n
+        else reporting_rows.Row(cells[m], [])
+        for m, n in rights.items()
+    ]
+    table = ranking.ranking("t", TableSpec("ranking", "T", baseline="lora"), rows)
+    assert table.frame["Method"].tolist() == ["OSoRA", "VeRA", "LoRA", "DoRA", "PiSSA"]
+    assert table.frame["Rank"].tolist() == ["1 to 2", "1 to 2", "3 to 4", "3 to 4", ""]
+    assert table.frame["P(above LoRA)"].tolist() == ["1.00", "1.00", "", "0.00", ""]
+    assert table.frame["Seeds"].tolist() == ["2", "2", "2", "2", ""]
+    assert table.best["Avg."].tolist() == [True, True, False, False, False]
+    half = 196 * (0.75 * 0.25 / 39 / 2) ** 0.5
+    assert table.frame["95 % interval"][0] == f"{75 - half:.2f} to {75 + half:.2f}"
 
 
 def test_tried_rates_show_the_lowest_loss_of_each_method(cell):

@@ -11,7 +11,8 @@ from osora_bench.reporting.layouts.notes import notes_below, rules_below
 from osora_bench.reporting.numbers import mean_count, mean_or_none, scientific
 from osora_bench.reporting.reference import AVERAGE, PARAMS, SETTINGS
 from osora_bench.reporting.rows import Row, limit_mark, numbers_of
-from osora_bench.reporting.table import CORRECTED, Table, best_marks
+from osora_bench.reporting.statistics import Answers
+from osora_bench.reporting.table import CORRECTED, Table, best_marks, tie_marks
 
 COLUMNS = {
     "model": "Model",
@@ -50,6 +51,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
             heading = spec.headings.get(column, COLUMNS[column])
             frame[heading] = [_setting(row, column) for row in rows]
     best = best_marks(models, scores).reindex(columns=list(frame), fill_value=False)
+    ties = tie_marks(models, best, _answers(rows, columns))
     numbers = {c: numbers_of(rows, c, [mean_or_none(v) for v in scores[c]]) for c in scores}
     if "params" in columns:
         counts = [Decimal(text) if text else None for text in frame[PARAMS]]
@@ -57,7 +59,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     groups = models if "model" not in columns and len(set(models)) > 1 else None
     notes = notes_below(rows) if scores else []
     notes += rules_below(rows) if "corrected" in columns else []
-    return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers)
+    return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers, ties)
 
 
 def _ordered(rows: Sequence[Row], spec: TableSpec) -> list[Row]:
@@ -90,6 +92,24 @@ def _scores(rows: Sequence[Row], column: str) -> dict[str, list[list[Decimal]]]:
         f"{d.label}{limit_mark(suite, d)}": [row.values(d.name) for row in rows]
         for d in suite.datasets
     }
+
+
+def _answers(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, list[Answers | None]]:
+    """What is behind the scores of `_scores`, by heading."""
+    if not rows:
+        return {}
+    suite = rows[0].cell.config.eval
+    names = [d.name for d in suite.datasets]
+    by_heading: dict[str, list[Answers | None]] = {}
+    if "datasets" in columns:
+        for d in suite.datasets:
+            by_heading[f"{d.label}{limit_mark(suite, d)}"] = [row.answers([d.name]) for row in rows]
+    for column in ("average", "corrected"):
+        if column in columns:
+            corrected = column == "corrected"
+            answers = [row.answers(names, corrected=corrected) for row in rows]
+            by_heading[COLUMNS[column]] = answers
+    return by_heading
 
 
 def _setting(row: Row, column: str) -> str:

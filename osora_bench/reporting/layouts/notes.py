@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from osora_bench.planning.config import DatasetConfig
 from osora_bench.reporting.rows import Row, limit_mark
-from osora_bench.reporting.table import CORRECTED, LIMITED
+from osora_bench.reporting.table import CORRECTED, LIMITED, TIED
 
 
 def rules_below(rows: Sequence[Row]) -> list[str]:
@@ -46,11 +46,12 @@ def _precision(finished: Sequence[Row]) -> list[str]:
     counts = " + ".join(f"{finished[0].planned(d.name)} {d.label}" for d in sets)
     seeds = max(len(row.shown) for row in finished)
     error = max(row.standard_error() for row in full)
+    tests = "McNemar" if seeds == 1 and len(sets) == 1 else "paired t"
     average = "Avg." if len(sets) > 1 else "a value"
     return [
         f"n = {counts} questions; {seeds} seed{'s' if seeds > 1 else ''}; "
         f"standard error of {average} from the questions alone at most {error:.1f} points. "
-        "Best in bold."
+        f"Best in bold; {TIED}: not significantly below it ({tests}, Holm over a column's pairs)."
     ]
 
 

@@ -12,7 +12,8 @@ from osora_bench.reporting.layouts.notes import notes_below
 from osora_bench.reporting.numbers import NOT_IN_GRID, mean_or_none
 from osora_bench.reporting.reference import AVERAGE
 from osora_bench.reporting.rows import Row, numbers_of
-from osora_bench.reporting.table import Number, Table, best_marks
+from osora_bench.reporting.statistics import Answers
+from osora_bench.reporting.table import Number, Table, best_marks, tie_marks
 
 
 def by_value(
@@ -34,9 +35,11 @@ def by_value(
     frame: dict[str, list[str]] = {heading: [str(value) for value in values]}
     columns: dict[str, list[list[Decimal]]] = {}
     numbers: dict[str, list[Number | None]] = {}
+    answers: dict[str, list[Answers | None]] = {}
     for method in spec.methods or list(labels):
         method_rows = [cells.get((method, value)) for value in values]
         label = labels.get(method, method)
+        answers[label] = [row.answers(row.datasets) if row else None for row in method_rows]
         columns[label] = [row.averages() if row else [] for row in method_rows]
         frame[label] = [
             row.show(averages) if row else NOT_IN_GRID
@@ -46,7 +49,10 @@ def by_value(
             method_rows, _only_set(rows), [mean_or_none(v) for v in columns[label]]
         )
     best = best_marks([""] * len(values), columns).reindex(columns=list(frame), fill_value=False)
-    return Table(name, spec.title, pd.DataFrame(frame), best, notes_below(rows), numbers=numbers)
+    ties = tie_marks([""] * len(values), best, answers)
+    return Table(
+        name, spec.title, pd.DataFrame(frame), best, notes_below(rows), None, numbers, ties
+    )
 
 
 def _only_set(rows: Sequence[Row]) -> str:
