@@ -89,7 +89,7 @@ def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
         State.QUEUED: lambda: f"  {job}",
         State.FAILED: lambda: f"  {cell.error}",
         State.DONE: lambda: (
-            "  diverged" if cell.tries_rate and validation_loss(cell) == math.inf else ""
+            "  diverged" if cell.is_trial and validation_loss(cell) == math.inf else ""
         ),
         State.DAMAGED: lambda: f"  {cell.record}",
     }

@@ -67,7 +67,7 @@ class Session:
             try:
                 record = self._run(cell, tracker)
             except callbacks.Diverged as error:
-                if not cell.tries_rate:
+                if not cell.is_trial:
                     raise
                 training = TrainingRecord(diverged=str(error))
                 record = write_cell_record(

@@ -26,7 +26,7 @@ class State(StrEnum):
     MISSING = "missing"
     FAILED = "failed"
     DAMAGED = "damaged"  # its record cannot be read
-    WAITING = "waiting"  # for the choice of its learning rate; it has no run id as long
+    WAITING = "waiting"  # for the choice of its settings; it has no run id as long
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Cell:
     overrides: tuple[str, ...]
     content: dict[str, str] | None = field(default=None, repr=False, compare=False)
     """Of the files that the configuration names, by path, if they have been looked at."""
+    tries: tuple[str, ...] = field(default=(), compare=False)
+    """The settings that it tries for a choice, as they are told: `rate=0.001`."""
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -101,12 +103,12 @@ class Cell:
         parts = [self.config.model.name, self.config.method.name]
         parts += [] if rank is None else [f"r={rank}"]
         parts += [f"seed={self.config.seed}"] if self.config.trains else []
-        if self.tries_rate:  # one of several
-            parts.append(f"rate={self.config.trainer.learning_rate}")
+        if self.is_trial:  # one of several
+            parts += self.tries or [f"rate={self.config.trainer.learning_rate}"]
         return " ".join(parts)
 
     @property
-    def tries_rate(self) -> bool:
+    def is_trial(self) -> bool:
         """Whether all that is wanted of it is the loss on the held-out rows."""
         return not self.config.eval.datasets
 

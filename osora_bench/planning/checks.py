@@ -111,7 +111,7 @@ def _unscored_problems(cfg: Config) -> list[str]:
         return []
     return [
         f"eval {cfg.eval.name}: no set to score; name one in eval.datasets, or let "
-        "task.validation_rows hold rows out (which `rates` in an experiment need)"
+        "task.validation_rows hold rows out (which `rates` and `tune` in an experiment need)"
     ]
 
 

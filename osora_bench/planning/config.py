@@ -218,7 +218,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     seed: int = MISSING
-    tuning: dict[str, Any] | None = None  # the rates that were tried, with losses and run ids
+    tuning: dict[str, Any] | None = None  # the settings that were tried, with losses and run ids
     device: str = MISSING
     ledger: str = MISSING
     runs: str = MISSING

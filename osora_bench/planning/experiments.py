@@ -11,15 +11,17 @@ from yaml import YAMLError
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.planning.search import MOST_EXTENSIONS, RATE, Search
 
 
 @dataclass
 class Block:
     """A product of choices; `set` overrides values for all its cells.
 
-    Of `rates` each model, method and rank takes the learning rate that gives the lowest loss on the
-    task's `validation_rows`, tried with the experiment's first seed (`tuned_seed`: with that one)
-    at its own rank (`tuned_rank`: at that one).
+    Of the settings in `tune` (with `draws` and `extend`: search.py) each model, method and rank
+    takes those that give the lowest loss on the task's `validation_rows`, tried with the
+    experiment's first seed (`tuned_seed`: with that one) at its own rank (`tuned_rank`: at that
+    one). `rates` are learning rates to tune.
     """
 
     model: list[str]
@@ -27,9 +29,20 @@ class Block:
     rank: list[int] | None = None
     seed: list[int] | None = None
     rates: list[float] | None = None
+    tune: dict[str, Any] | None = None
+    draws: int | None = None
+    extend: int = MOST_EXTENSIONS
     tuned_rank: int | None = None
     tuned_seed: int | None = None
     set: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def search(self) -> Search | None:
+        """What is tried to choose settings, if any are chosen."""
+        if self.rates is None and self.tune is None:
+            return None
+        rates = {} if self.rates is None else {RATE: self.rates}
+        return Search({**rates, **(self.tune or {})}, self.draws, self.extend)
 
 
 @dataclass
@@ -111,6 +124,8 @@ def load_experiment(name: str) -> Experiment:
     experiment.blocks = blocks + experiment.blocks
     if not any(block.model and block.method for block in experiment.blocks):
         raise UserError(f"experiments/{place.name}: no blocks with a model and a method: no cells")
+    for block in experiment.blocks:
+        _check_search(block, f"experiments/{place.name}")
     for include in reversed(experiment.include):
         experiment.full = {**load_experiment(include.experiment).full, **experiment.full}
     return experiment
@@ -134,7 +149,7 @@ def _included(include: Include, where: str) -> list[Block]:
         block.model = [m for m in block.model if include.model is None or m in include.model]
         block.method = [m for m in block.method if include.method is None or m in include.method]
         block.set = {**other.set, **block.set, **include.set}
-        if block.rates is not None:
+        if block.search is not None:
             block.tuned_seed = other.seed[0] if block.tuned_seed is None else block.tuned_seed
             if include.rank is not None and block.tuned_rank is None:
                 block.tuned_rank = _only_rank(block, include.experiment)
@@ -144,10 +159,19 @@ def _included(include: Include, where: str) -> list[Block]:
     return blocks
 
 
+def _check_search(block: Block, where: str) -> None:
+    if block.rates is not None and block.tune is not None and RATE in block.tune:
+        raise UserError(f"{where}: rates and tune both name {RATE}")
+    if block.search is not None:
+        block.search.check(where)
+    elif block.draws is not None:
+        raise UserError(f"{where}: draws={block.draws}, and nothing to draw from (tune)")
+
+
 def _only_rank(block: Block, experiment: str) -> int:
     if block.rank is None or len(block.rank) != 1:
         raise UserError(
-            f"experiments/{experiment}.yaml: rates are chosen at one rank where another experiment "
-            f"takes them for its own ranks; {block.method} has {block.rank}"
+            f"experiments/{experiment}.yaml: settings are chosen at one rank where another "
+            f"experiment takes them for its own ranks; {block.method} has {block.rank}"
         )
     return block.rank[0]

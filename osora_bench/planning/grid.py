@@ -14,6 +14,7 @@ from osora_bench.planning import smoke
 from osora_bench.planning.cell import Cell, State, cell_of
 from osora_bench.planning.compose import check_overrides, compose, composer, vary, written
 from osora_bench.planning.experiments import Block, Experiment
+from osora_bench.planning.search import RATE, Point
 from osora_bench.records import record
 
 
@@ -23,10 +24,11 @@ def _as_overrides(values: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A cell whose learning rate is not chosen yet: here with one of the rates that are tried."""
+    """A cell whose settings are not chosen yet: here with the first that are tried."""
 
     cell: Cell
     trials: list[Cell]
+    what: str = "learning rates"
 
     @property
     def left(self) -> list[Cell]:
@@ -38,8 +40,8 @@ class Waiting:
         """What it waits for."""
         count, remaining = len(self.trials), len(self.left)
         if not remaining:
-            return f"all {count} learning rates that were tried diverged: name smaller ones"
-        return f"for the choice of one of {count} learning rates, {remaining} not tried yet"
+            return f"all {count} {self.what} that were tried diverged: name smaller ones"
+        return f"for the choice of one of {count} {self.what}, {remaining} not tried yet"
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,12 @@ class Grid:
     content: dict[str, str] = field(default_factory=dict)  # of files, by path
 
     def block(self, block: Block) -> Iterator[Cell | Waiting]:
-        """The cells of a block; of one with `rates`, first those that try them."""
+        """The cells of a block; of one whose settings are chosen, first those that try them."""
         values = self._values(block)
         seeds = block.seed or self.experiment.seed
         ranks: Sequence[int | None] = [None] if block.rank is None else block.rank
         for choice in itertools.product(block.model, block.method):
-            if block.rates is None:
+            if block.search is None:
                 yield from self.cells(choice, values, _variants(ranks, seeds))
             else:
                 for rank in ranks:
@@ -170,34 +172,31 @@ class Grid:
         rank: int | None,
         seeds: Sequence[int],
     ) -> Iterator[Cell | Waiting]:
-        """The cells that try a block's rates for one model, method and rank, and those that use the
-        best: its loss on the held-out rows is the lowest. One that diverges is not taken."""
-        assert block.rates is not None
+        """The cells that try a block's settings for one model, method and rank, and those that use
+        the best: its loss on the held-out rows is the lowest. One that diverges is not taken."""
+        assert block.search is not None
         training_values = {k: v for k, v in values.items() if k.partition(".")[0] != "eval"}
-        trial_seed = self.experiment.seed[0] if block.tuned_seed is None else block.tuned_seed
+        seed = self.experiment.seed[0] if block.tuned_seed is None else block.tuned_seed
         trial_rank = rank if block.tuned_rank is None else block.tuned_rank
-        trials = list(
-            self.cells(
-                choice,
-                {**training_values, "eval": "none"},
-                _variants([trial_rank], [trial_seed], block.rates),
-            )
-        )
+        trials: list[Cell] = []
+
+        def losses_of(points: Sequence[Point]) -> list[float | None]:
+            new = _variants([trial_rank], [seed], points[len(trials) :])
+            trials.extend(self.cells(choice, {**training_values, "eval": "none"}, new))
+            return [validation_loss(trial) for trial in trials]
+
+        points, best = block.search.tried(seed, losses_of)
+        trials = [
+            replace(trial, tries=_short(point)) for trial, point in zip(trials, points, strict=True)
+        ]
         yield from trials
-        losses = [validation_loss(trial) for trial in trials]
-        known_losses = [loss for loss in losses if loss is not None]
-        decided = len(known_losses) == len(losses) and min(known_losses) < math.inf
-        best = block.rates[losses.index(min(known_losses))] if decided else block.rates[0]
-        results = [None if loss == math.inf else loss for loss in losses]
-        for cell in self.cells(choice, values, _variants([rank], seeds, [best])):
-            if decided:
-                tuning = {
-                    "trainer.learning_rate": dict(zip(map(str, block.rates), results, strict=True)),
-                    "runs": [trial.run_id for trial in trials],
-                }
-                yield replace(cell, config=replace(cell.config, tuning=tuning))
+        chosen = points[0] if best is None else best
+        what = "learning rates" if list(chosen) == [RATE] else "settings"
+        for cell in self.cells(choice, values, _variants([rank], seeds, [chosen])):
+            if best is None:
+                yield Waiting(cell, trials, what)
             else:
-                yield Waiting(cell, trials)
+                yield replace(cell, config=replace(cell.config, tuning=_tuning(trials, points)))
 
     def cells(
         self, choice: tuple[str, str], values: Values, variants: Sequence[Values]
@@ -234,18 +233,32 @@ class Grid:
 
 
 def _variants(
-    ranks: Sequence[int | None], seeds: Sequence[int], rates: Sequence[float] | None = None
+    ranks: Sequence[int | None], seeds: Sequence[int], points: Sequence[Point] = ({},)
 ) -> list[Values]:
+    """`points` are tuned settings, and may name a rank of their own."""
     return [
-        {
-            "seed": seed,
-            **({} if rank is None else {"method.rank": rank}),
-            **({} if rate is None else {"trainer.learning_rate": rate}),
-        }
+        {"seed": seed, **({} if rank is None else {"method.rank": rank}), **point}
         for rank in ranks
-        for rate in rates or (None,)
+        for point in points
         for seed in seeds
     ]
+
+
+def _short(point: Point) -> tuple[str, ...]:
+    """`rate=0.001`, `lora_alpha=16`: a point's settings by the last part of their keys."""
+    names = {key: "rate" if key == RATE else key.rpartition(".")[2] for key in point}
+    return tuple(f"{names[key]}={value}" for key, value in point.items())
+
+
+def _tuning(trials: Sequence[Cell], points: Sequence[Point]) -> dict[str, Any]:
+    """What a record says of how its settings were chosen; the loss of what diverged is null."""
+    losses = [validation_loss(trial) for trial in trials]
+    return {
+        "tried": [
+            {**point, "loss": None if loss == math.inf else loss, "run": trial.run_id}
+            for trial, point, loss in zip(trials, points, losses, strict=True)
+        ]
+    }
 
 
 def validation_loss(trial: Cell) -> float | None:

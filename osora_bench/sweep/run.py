@@ -30,7 +30,7 @@ def run_experiment(
 ) -> int:
     """Run all of an experiment that has no record yet; return the exit status.
 
-    Cells that wait for the choice of their learning rate are run when it can be made.
+    Cells that wait for the choice of their settings are run when it can be made.
 
     Args:
         first: its cells as they are now, if they are known already.
@@ -43,7 +43,7 @@ def run_experiment(
     while True:
         waiting = [entry.cell for entry in plan.waiting]
         if waiting:
-            say(f"{len(waiting)} cells wait for the choice of their learning rate")
+            say(f"{len(waiting)} cells wait for the choice of their settings")
         try:
             status = run_missing(
                 plan.cells, options, hint=experiment.hint, waiting=waiting, leave=tried

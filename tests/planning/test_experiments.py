@@ -110,8 +110,8 @@ def test_an_experiment_that_chooses_its_rates_runs_at_smoke_scale(
     assert found.waiting == []
     chosen = [c for c in found.cells if c.config.tuning is not None]
     for cell in chosen:
-        losses = cell.config.tuning["trainer.learning_rate"]
-        assert losses[str(cell.config.trainer.learning_rate)] == min(losses.values())
+        best = min(cell.config.tuning["tried"], key=lambda point: point["loss"])
+        assert best["trainer.learning_rate"] == cell.config.trainer.learning_rate
     assert len(chosen) == len(expansion_of(name).waiting)
     tables, _ = tabulate.build_tables(load_experiment(name), found.cells, others=True)
     for table in tables:

@@ -22,8 +22,13 @@ set: {task: toy, eval: toy, task.validation_rows: 8, trainer.max_steps: 2, eval.
 full: {trainer.max_steps: 5, eval.limit: null}
 blocks:
   - {model: [toy], method: [none]}
-  - {model: [toy], method: [lora], rank: [4], rates: [0.1, 1e-3, 1e-2]}
-  - {model: [toy], method: [lora], rank: [4], rates: [0.1, 1e-3, 1e-2], set: {eval: toy-validation}}
+  - {model: [toy], method: [lora], rank: [4], rates: [0.1, 1e-3, 1e-2], extend: 0}
+  - model: [toy]
+    method: [lora]
+    rank: [4]
+    rates: [0.1, 1e-3, 1e-2]
+    extend: 0
+    set: {eval: toy-validation}
 """
 RANKS = """\
 title: Ranks at the rate of another experiment
@@ -97,8 +102,12 @@ def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments
     ]
     for cell in chosen:
         assert cell.config.tuning == {
-            "trainer.learning_rate": {"0.1": 2.0, "0.001": 0.5, "0.01": 0.7},
-            "runs": [trial.run_id for trial in trials],
+            "tried": [
+                {"trainer.learning_rate": rate, "loss": loss, "run": trial.run_id}
+                for rate, loss, trial in zip(
+                    (0.1, 1e-3, 1e-2), (2.0, 0.5, 0.7), trials, strict=True
+                )
+            ]
         }
     # the first seed's run is the trial, but for what is asked of it
     assert chosen[0].training_id == trials[1].training_id
@@ -118,7 +127,7 @@ def test_an_include_takes_the_rates_for_ranks_and_seeds_of_its_own(experiments, 
 def test_rates_chosen_at_several_ranks_cannot_be_taken_over(experiments):
     text = EXPERIMENT.replace("rank: [4]", "rank: [4, 8]")
     (experiments / "tuned.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"rates are chosen at one rank .* has \[4, 8\]"):
+    with pytest.raises(UserError, match=r"settings are chosen at one rank .* has \[4, 8\]"):
         expansion_of("ranks")
 
 
@@ -130,6 +139,58 @@ def test_scale_full_adds_what_the_experiment_says_of_it(experiments, places):
     assert {w.cell.config.trainer.max_steps for w in inherited} == {5}
 
 
+def test_a_choice_at_the_end_of_a_grid_waits_for_the_next_value(experiments, places):
+    text = EXPERIMENT.replace("extend: 0", "extend: 1")
+    (experiments / "tuned.yaml").write_text(text)
+    trials = expansion_of("tuned", places).cells[1:]
+    for trial, loss in zip(trials, (2.0, 0.5, 0.7), strict=True):
+        with_loss(trial, loss)
+    found = expansion_of("tuned", places)
+    assert [told(c)[-1] for c in found.cells[1:]] == [0.1, 1e-3, 1e-2, 1e-4]
+    assert found.waiting[0].why == "for the choice of one of 4 learning rates, 1 not tried yet"
+    with_loss(found.cells[4], 0.4)
+    chosen = expansion_of("tuned", places)
+    assert chosen.waiting == []
+    assert {told(c)[-1] for c in chosen.cells[5:]} == {1e-4}
+    assert [t["loss"] for t in chosen.cells[5].config.tuning["tried"]] == [2.0, 0.5, 0.7, 0.4]
+
+
+def test_any_key_of_trainer_and_method_is_tuned(experiments, places):
+    text = EXPERIMENT.replace(
+        "rates: [0.1, 1e-3, 1e-2]",
+        "tune: {method.peft.lora_alpha: [4, 8], trainer.batch_size: [32, 64]}",
+    )
+    (experiments / "tuned.yaml").write_text(text)
+    trials = expansion_of("tuned", places).cells[1:]
+    tried = [(c.config.method.peft["lora_alpha"], c.config.trainer.batch_size) for c in trials]
+    assert tried == [(4, 32), (4, 64), (8, 32), (8, 64)]
+    assert trials[1].label == "toy lora r=4 seed=3 lora_alpha=4 batch_size=64"
+    assert len({trial.run_id for trial in trials}) == 4
+    waiting = expansion_of("tuned", places).waiting[0]
+    assert waiting.why == "for the choice of one of 4 settings, 4 not tried yet"
+    for trial, loss in zip(trials, (2.0, 0.5, 0.7, 0.9), strict=True):
+        with_loss(trial, loss)
+    chosen = expansion_of("tuned", places).cells[5].config
+    assert (chosen.method.peft["lora_alpha"], chosen.trainer.batch_size) == (4, 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("tune: {trainer.learning_rat: [1e-3]}", "trainer.learning_rat"),
+        ("tune: {trainer.batch_size: [many]}", "trainer.batch_size"),
+        ("tune: {model.dtype: [float32]}", "cannot be tuned, only trainer"),
+        ("draws: 3", "nothing to draw from"),
+        ("rates: [1e-3], tune: {trainer.learning_rate: [1e-3]}", "both name"),
+    ],
+)
+def test_what_cannot_be_tuned_is_told(experiments, places, given, message):
+    text = EXPERIMENT.replace("rates: [0.1, 1e-3, 1e-2], extend: 0", given)
+    (experiments / "tuned.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        expansion_of("tuned", places)
+
+
 @pytest.mark.long
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
     assert run.run_experiment(load_experiment("tuned"), places) == exits.OK
@@ -137,7 +198,7 @@ def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys)
     assert found.waiting == []
     assert {c.state for c in found.cells} == {"done"}
     lines = capsys.readouterr().out
-    assert "4 cells wait for the choice of their learning rate" in lines
+    assert "4 cells wait for the choice of their settings" in lines
     trials, first = found.cells[1:4], found.cells[4]
     losses = {grid.validation_loss(t): t for t in trials}
     best = losses[min(losses)]
@@ -169,7 +230,9 @@ def test_a_rate_that_diverges_has_a_record_and_is_not_taken(
     assert "rate=0.1: diverged, the loss is nan at step 1 of 2" in capsys.readouterr().out
     found = expansion_of("tuned", places)
     chosen = record.read_record(found.cells[4].record)["config"]
-    assert chosen["tuning"]["trainer.learning_rate"]["0.1"] is None
+    tried = {t["trainer.learning_rate"]: t["loss"] for t in chosen["tuning"]["tried"]}
+    assert tried[0.1] is None
+    assert tried[1e-3] > 0
     assert chosen["trainer"]["learning_rate"] in (1e-3, 1e-2)
     (experiments / "tuned.yaml").write_text(
         EXPERIMENT + "tables:\n  rates: {layout: tuning, title: Rates, eval: none}\n"
@@ -202,7 +265,7 @@ def test_a_trial_that_fails_is_tried_once_a_start(
 ):
     """Its method waits, with a word on why; another start tries it again."""
     (experiments / "tuned.yaml").write_text(
-        EXPERIMENT + "  - {model: [toy], method: [osora], rank: [4], rates: [0.2, 0.3]}\n"
+        EXPERIMENT + "  - {model: [toy], method: [osora], rank: [4], rates: [0.2, 0.3], extend: 0}\n"
     )
     whole, begun = session._run, []
 

@@ -113,3 +113,23 @@ def test_tried_rates_show_the_lowest_loss_of_each_method(cell):
     ]
     assert "16 tokens in 8 rows" in text
     assert table.frame.iloc[1].tolist()[1:] == ["-", "0.9000", ""]
+
+
+def test_other_settings_that_were_tried_have_a_row_each():
+    cells = {c.config.method.name: c for c in cells_of("demo")}
+    rows = []
+    for method, tries, loss in (
+        ("lora", ("rate=0.1", "lora_alpha=8"), 0.5),
+        ("lora", ("rate=0.1", "lora_alpha=16"), 0.4),
+        ("vera", ("rate=0.1", "d_initial=0.5"), 0.9),
+    ):
+        runs = [{"training": {"validation": {"rows": 8, "tokens": 16, "loss": loss}}}]
+        rows.append(reporting_rows.Row(replace(cells[method], tries=tries), runs))
+    table = tuning.tuning("t", TableSpec("tuning", "T"), rows)
+    ranks = {name: cells[name].config.method.rank for name in ("lora", "vera")}
+    assert table.frame.to_numpy().tolist() == [
+        [f"LoRA, r = {ranks['lora']}", "rate=0.1, lora_alpha=8", "0.5000"],
+        [f"LoRA, r = {ranks['lora']}", "rate=0.1, lora_alpha=16", "0.4000"],
+        [f"VeRA, r = {ranks['vera']}", "rate=0.1, d_initial=0.5", "0.9000"],
+    ]
+    assert table.best["Loss"].tolist() == [False, True, True]

@@ -1,4 +1,4 @@
-"""Layout `tuning`: the learning rates that were tried, and their losses."""
+"""Layout `tuning`: the settings that were tried, and their losses."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,27 @@ from osora_bench.reporting.table import Table
 
 
 def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
-    """The loss on held-out rows by method and learning rate; the lowest of a method in bold."""
+    """The loss on held-out rows by method and learning rate, or by method and the settings that
+    were tried where these are others; the lowest of a method in bold."""
+    only_rates = all(not row.cell.tries or _is_rate(row.cell.tries) for row in rows)
+    frame, best = (_by_rate if only_rates else _by_settings)(rows)
+    sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
+    notes = [
+        f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
+        for count, tokens in sorted(sizes)
+    ]
+    return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
+
+
+def _is_rate(tries: Sequence[str]) -> bool:
+    return len(tries) == 1 and tries[0].startswith("rate=")
+
+
+def _by_rate(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A column a rate."""
     by_label: dict[str, dict[float, str]] = {}
     for row in rows:
-        config = row.cell.config
-        label = f"{config.method.label}, r = {config.method.rank}"
-        losses = [validation["loss"] for validation in _validations(row)]
-        loss = f"{np.mean(losses):.4f}" if losses else "diverged" if row.runs else ""
-        by_label.setdefault(label, {})[config.trainer.learning_rate] = loss
+        by_label.setdefault(_label(row), {})[row.cell.config.trainer.learning_rate] = _loss(row)
     rates = sorted({rate for by_rate in by_label.values() for rate in by_rate})
     frame = pd.DataFrame(
         [
@@ -33,12 +46,27 @@ def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     losses_only = frame.iloc[:, 1:].apply(pd.to_numeric, errors="coerce")
     best = losses_only.eq(losses_only.min(axis="columns"), axis="index")
     best.insert(0, "Method", False)
-    sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
-    notes = [
-        f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
-        for count, tokens in sorted(sizes)
-    ]
-    return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
+    return frame, best
+
+
+def _by_settings(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a trial."""
+    lines = [[_label(row), ", ".join(row.cell.tries), _loss(row)] for row in rows]
+    frame = pd.DataFrame(lines, columns=["Method", "Tried", "Loss"], dtype=str)
+    losses = pd.to_numeric(frame["Loss"], errors="coerce")
+    best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
+    best["Loss"] = losses.eq(losses.groupby(frame["Method"]).transform("min"))
+    return frame, best
+
+
+def _label(row: Row) -> str:
+    method = row.cell.config.method
+    return method.label if method.rank is None else f"{method.label}, r = {method.rank}"
+
+
+def _loss(row: Row) -> str:
+    losses = [validation["loss"] for validation in _validations(row)]
+    return f"{np.mean(losses):.4f}" if losses else "diverged" if row.runs else ""
 
 
 def _validations(row: Row) -> list[ValidationRecord]:
