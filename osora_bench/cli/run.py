@@ -40,4 +40,4 @@ def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
     if experiment.figures:
         from osora_bench.reporting import figures
 
-        figures.check_figures(experiment)
+        figures.check_figures(experiment, cells)

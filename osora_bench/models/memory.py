@@ -1,6 +1,9 @@
-"""How much memory a batch may take on this machine, and how many threads compute."""
+"""How much memory a batch may take on this machine, what was used, and how many threads compute."""
 
+import ctypes
 import os
+import threading
+from pathlib import Path
 
 import psutil
 import torch
@@ -29,6 +32,77 @@ def used(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
+
+
+class Peak:
+    """The most memory that this process has from now on: of a GPU what torch has allocated, else
+    what is resident.
+
+    `ru_maxrss` never falls, so that a later cell would inherit an earlier one's. Linux forgets the
+    high-water mark when it is asked to; where it does not, the memory is sampled. One may begin
+    while another counts, which keeps what it has seen.
+
+    Attributes:
+        before: bytes when it began, once what is not needed was given back.
+    """
+
+    def __init__(
+        self, device: torch.device, kernel: Path = Path("/proc/self"), every: float = 0.01
+    ) -> None:
+        self.device, self._kernel, self._every = device, kernel, every
+        self._sampled: int | None = None
+        self._ended = threading.Event()
+        self._seen = 0
+        for other in _counting:
+            other._seen = other.most()
+        _counting.append(self)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+            return
+        _give_back()
+        self.before = int(psutil.Process().memory_info().rss)
+        try:
+            (kernel / "clear_refs").write_text("5")  # proc(5): resets VmHWM
+        except OSError:
+            self._sampled = self.before
+            threading.Thread(target=self._sample, daemon=True).start()
+
+    def _sample(self) -> None:
+        own = psutil.Process()
+        while not self._ended.wait(self._every):
+            self._sampled = max(self._sampled or 0, int(own.memory_info().rss))
+
+    def most(self) -> int:
+        """Bytes, the most until now."""
+        return max(self._seen, self._mark())
+
+    def _mark(self) -> int:
+        """The most since one began last."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self._sampled is not None:
+            return max(self._sampled, int(psutil.Process().memory_info().rss))
+        lines = (self._kernel / "status").read_text(encoding="ascii", errors="replace").splitlines()
+        (mark,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+        return int(mark) << 10
+
+    def end(self) -> int:
+        """Count no more; the bytes of the most."""
+        self._ended.set()
+        self._seen = self.most()
+        _counting.remove(self)
+        return self._seen
+
+
+_counting: list[Peak] = []
+
+
+def _give_back() -> None:
+    """Have the C library give freed memory back, which would count as resident; glibc's can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def bound_threads(allowance: Allowance = OURS) -> None:

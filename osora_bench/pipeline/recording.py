@@ -19,6 +19,7 @@ from osora_bench.records.schema import (
     Parameters,
     Record,
     ScoreRecord,
+    TrainingCosts,
     TrainingRecord,
 )
 
@@ -35,8 +36,10 @@ def write_cell_record(
     parameters: Parameters,
     scores: dict[str, Score],
     seconds: dict[str, float],
+    resident: int,
+    costs: TrainingCosts | None = None,
 ) -> Record:
-    """A cell's record, written."""
+    """A cell's record, written; `resident` are the most bytes of memory that it had."""
     cell_record: Record = {
         "run_id": cell.run_id,
         "config": portable_config(cell.config),
@@ -49,7 +52,7 @@ def write_cell_record(
         "training": training,
         "scores": {name: cast(ScoreRecord, asdict(score)) for name, score in scores.items()},
         "not_run": not_run(cell.config.eval, scores),
-        "measured": _measured(seconds, cell),
+        "measured": _measured(seconds, cell, resident, costs),
     }
     record.write_record(cell_record, cell.ledger)
     evaluate.forget(cell.paths.evaluation)
@@ -85,13 +88,17 @@ def tracked(result: Record) -> dict[str, Any]:
     return {**scores, **seconds, **result["parameters"], "peak_memory_mb": peak}
 
 
-def _measured(seconds: dict[str, float], cell: Cell) -> Measured:
+def _measured(
+    seconds: dict[str, float], cell: Cell, resident: int, costs: TrainingCosts | None
+) -> Measured:
     """Costs of this run: seconds by stage since its last start, how many starts it took, peak
-    memory so far of the process or of the largest that it started, when it ended."""
-    scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return {
+    memory of the cell or, if larger, of a process that it started, when it ended."""
+    if cell.config.processes > 1:
+        resident = max(resident, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10)
+    measured: Measured = {
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "starts": claim.note(cell.paths.folder).get("starts", 1),
-        "peak_memory_mb": max(resource.getrusage(who).ru_maxrss for who in scopes) >> 10,
+        "peak_memory_mb": resident >> 20,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return measured if costs is None else {**measured, "training": costs}

@@ -16,7 +16,7 @@ from osora_bench.evaluation import evaluate, suites
 from osora_bench.models import adapters, merge_trial, trial
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
-from osora_bench.models.memory import bound_threads
+from osora_bench.models.memory import Peak, bound_threads
 from osora_bench.pipeline.recording import (
     circumstances_of,
     parameters_of,
@@ -30,6 +30,7 @@ from osora_bench.planning.config import Config, plain
 from osora_bench.records.schema import Circumstances, Record, TrainingRecord
 from osora_bench.training import callbacks, data, reuse, train
 from osora_bench.training.checks import check_precision
+from osora_bench.training.costs import CostMeter, Meter
 from osora_bench.training.fsdp import launch
 
 UNTRAINED = reuse.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
@@ -63,6 +64,7 @@ class Session:
     def run(self, cell: Cell) -> Record:
         """Train, evaluate and record one cell; return its record."""
         cell.paths.folder.mkdir(parents=True, exist_ok=True)
+        self._peak = Peak(torch.device("cpu"))
         with tracking(cell, portable_config(cell.config)) as tracker:
             try:
                 record = self._run(cell, tracker)
@@ -71,8 +73,11 @@ class Session:
                     raise
                 training = TrainingRecord(diverged=str(error))
                 record = write_cell_record(
-                    cell, circumstances_of(cell), training, parameters={}, scores={}, seconds={}
-                )
+                    cell, circumstances_of(cell), training, parameters={}, scores={}, seconds={},
+                    resident=self._peak.most(),
+                )  # fmt: skip
+            finally:
+                self._peak.end()
             tracker.end(tracked(record), failed=False)
         return record
 
@@ -120,6 +125,8 @@ class Session:
             parameters=outcome.parameters,
             scores=scores,
             seconds=seconds,
+            costs=outcome.costs,
+            resident=self._peak.most(),
         )
 
     def _check_merge(self, cell: Cell) -> None:
@@ -144,7 +151,9 @@ class Session:
     ) -> tuple[Any, reuse.Trained]:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         start = time.time()
-        model = _started(cell, base)
+        meter = CostMeter(base.model, device_of(cell.config))
+        with meter.start():
+            model = _started(cell, base)
         earlier = reuse.find_training(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
             if earlier.load(cell, model):
@@ -154,13 +163,18 @@ class Session:
             base = self.workspace.base(cell.config)
             model = _started(cell, base)
         trainable = adapters.trainable(model)
-        training = self._train(cell, base, model, tracker)
-        outcome = reuse.Trained(training, parameters_of(cell, trainable), time.time() - start)
+        with meter.training():
+            training = self._train(cell, base, model, tracker, meter.loop)
+        outcome = reuse.Trained(
+            training, parameters_of(cell, trainable), time.time() - start, meter.costs(model)
+        )
         if not cell.config.method.full:
             reuse.note_training(cell, model, outcome, circumstances)
         return model, outcome
 
-    def _train(self, cell: Cell, base: Base, model: Any, tracker: Tracker) -> train.Training:
+    def _train(
+        self, cell: Cell, base: Base, model: Any, tracker: Tracker, meter: Meter
+    ) -> train.Training:
         setup = train.TrainingSetup(
             cell.config,
             rows=self.tokenised(cell, base.tokenizer),
@@ -170,6 +184,7 @@ class Session:
             device=device_of(cell.config),
             label=cell.label,
             log=tracker.log,
+            meter=meter,
         )
         training = train.train(model, setup)
         adapters.save(model, base, cell)

@@ -83,6 +83,9 @@ class FigureSpec:
     title: str
     methods: list[str] | None = None
     reference: str | None = None
+    eval: str | None = None  # as in TableSpec
+    cost: str | None = None  # of kind `costs`: which
+    baseline: str | None = None  # of kind `forest`
 
 
 @dataclass

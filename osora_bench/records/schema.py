@@ -78,6 +78,18 @@ class ScoreRecord(TypedDict):
     corrected: Corrected | None
 
 
+class TrainingCosts(TypedDict):
+    """Of a training since it was started last: the adapter's start, the loop, tokens without
+    padding a second, the most memory above that of the base model, and the bytes that the adapter
+    holds beside what is trained."""
+
+    start_seconds: float
+    seconds: float
+    tokens_per_second: float
+    memory_mb: float
+    frozen_bytes: int
+
+
 class Measured(TypedDict):
     """Costs: the only part in which two runs of a cell may differ."""
 
@@ -85,6 +97,7 @@ class Measured(TypedDict):
     starts: int
     peak_memory_mb: int
     finished: str  # UTC, ISO 8601
+    training: NotRequired[TrainingCosts]
 
 
 class Record(TypedDict):

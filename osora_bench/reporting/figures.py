@@ -4,6 +4,7 @@ Kinds, after the paper's figures:
     parameters  trainable parameters against rank, a line a method (Figure 1)
     bars        accuracy by dataset, a bar a method (Figure 3), beside the paper's where it has them
     ranks       Avg. against rank with its standard error, a line a method (Table 3 as a picture)
+    costs, forest: plots.py
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +18,16 @@ import matplotlib.pyplot as plt
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, FigureSpec
-from osora_bench.reporting import reference
+from osora_bench.reporting import plots, reference
 from osora_bench.reporting.numbers import mean
-from osora_bench.reporting.rows import recorded_rows
+from osora_bench.reporting.rows import Row, recorded_rows
+from osora_bench.reporting.rows import rows as rows_of
 
 matplotlib.use("agg")
 
-KINDS = ("parameters", "bars", "ranks")
+Kind = Callable[[FigureSpec, Sequence[Cell]], Any]
+
+KINDS = ("parameters", "bars", "ranks", "costs", "forest")
 SUFFIXES = (".png", ".svg", ".pdf")
 LINES = ("-", "--", ":", "-.")
 MARKS = ("o", "s", "^", "D")
@@ -47,12 +51,18 @@ def draw(
     Raises:
         UserError: a kind of figure that is not known.
     """
-    kinds: dict[str, Callable[[FigureSpec, Sequence[Cell]], Any]] = {
+
+    def from_rows(plot: Callable[[FigureSpec, Sequence[Row]], Any]) -> Kind:
+        return lambda spec, cells: plot(spec, _of(spec, recorded_rows(cells, others=others)[0]))
+
+    kinds: dict[str, Kind] = {
         "parameters": parameters,
         "bars": partial(bars, others=others),
         "ranks": partial(ranks, others=others),
+        "costs": from_rows(plots.costs),
+        "forest": from_rows(plots.forest),
     }
-    check_figures(experiment)
+    check_figures(experiment, cells)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     with plt.rc_context({"svg.hashsalt": "osora_bench", "font.size": 9}):
@@ -65,11 +75,24 @@ def draw(
     return files
 
 
-def check_figures(experiment: Experiment) -> None:
-    """Raise UserError if an experiment has a figure of a kind that is not known."""
-    for spec in experiment.figures.values():
+def check_figures(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise UserError if a figure cannot be made of an experiment's cells, whatever their records:
+    a kind, cost or baseline that is not known."""
+    for name, spec in experiment.figures.items():
         if spec.kind not in KINDS:
             raise UserError(unknown("kind of figure", spec.kind, KINDS))
+        plots.check(name, spec, _of(spec, rows_of(cells, {})))
+
+
+def _of(spec: FigureSpec, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a figure shows."""
+    configs = [(row, row.cell.config) for row in rows]
+    return [
+        row
+        for row, config in configs
+        if (spec.methods is None or config.method.name in spec.methods)
+        and (spec.eval is None or config.eval.name == spec.eval)
+    ]
 
 
 def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Any:

@@ -96,6 +96,12 @@ class Row:
             text += f" ({len(values)} of {self.seeds} seeds)"
         return text + LIMITED if text and self.others else text
 
+    @property
+    def name(self) -> str:
+        """`LoRA r=16`."""
+        method = self.cell.config.method
+        return method.label if method.rank is None else f"{method.label} r={method.rank}"
+
     def key(self, column: str) -> Key:
         config = self.cell.config
         return Key(config.model.name, config.method.name, config.method.rank, column)

@@ -5,7 +5,7 @@ Layouts, after the paper's tables:
              (Tables 1, 2, 4 to 8); models without a column of their own head their rows
     ranks    rows rank, columns method, the value is Avg. (Table 3)
     rates    the same with rows learning rate
-    tuning, against, ranking: in files of these names in layouts/
+    tuning, against, ranking, costs: in files of these names in layouts/
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, TableSpec
 from osora_bench.reporting.beside_paper import compared
-from osora_bench.reporting.layouts import against, ranking, tuning
+from osora_bench.reporting.layouts import against, costs, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
@@ -65,6 +65,7 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
         "tuning": tuning.tuning,
         "against": against.against,
         "ranking": ranking.ranking,
+        "costs": costs.costs,
     }
     if name not in layouts:
         raise UserError(unknown("table layout", name, layouts))

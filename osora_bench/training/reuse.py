@@ -21,17 +21,19 @@ from osora_bench.common.fingerprint import file_sha256
 from osora_bench.common.progress import say
 from osora_bench.models import base
 from osora_bench.planning.cell import Cell
-from osora_bench.records.schema import Circumstances, Parameters
+from osora_bench.records.schema import Circumstances, Parameters, TrainingCosts
 from osora_bench.training.train import Training
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a record says of a training, and how many seconds it took; None: there was none."""
+    """What a record says of a training, how many seconds it took, and its costs where one process
+    trained; None: there was none."""
 
     training: Training | None
     parameters: Parameters
     seconds: float
+    costs: TrainingCosts | None = None
 
 
 def note_training(cell: Cell, model: Any, done: Trained, provenance: Circumstances) -> None:
@@ -100,7 +102,12 @@ def find_training(cell: Cell, provenance: Circumstances) -> FinishedTraining | N
 
 
 def _done(record: dict[str, Any]) -> Trained:
-    return Trained(Training.of(record["training"]), record["parameters"], record["seconds"])
+    return Trained(
+        Training.of(record["training"]),
+        record["parameters"],
+        record["seconds"],
+        record.get("costs"),
+    )
 
 
 def _files(folder: Path) -> dict[str, str]:

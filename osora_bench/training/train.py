@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from osora_bench.training.collator import (
     takes_places,
     with_places,
 )
+from osora_bench.training.costs import Meter
 from osora_bench.training.data import IGNORED_LABEL, TokenisedTask
 from osora_bench.training.hidden_state import ChangingState
 from osora_bench.training.linear_loss import linear_loss
@@ -108,7 +109,7 @@ class TrainingSetup:
 
     `held_out` are rows to take the loss of when it is done. `checkpoints` is the folder where they
     are kept, and gone on from. `label` names the cell in the progress bar. `log` is told of each
-    step's loss, learning rate, speed and memory.
+    step's loss, learning rate, speed and memory. `meter` counts seconds and tokens.
     """
 
     config: Config
@@ -119,6 +120,7 @@ class TrainingSetup:
     device: torch.device
     label: str
     log: Callable[[dict[str, float]], None]
+    meter: Meter = field(default_factory=Meter)
 
 
 class WholeTrainer(Trainer):
@@ -199,7 +201,7 @@ def train(
         args=arguments(setup.config, folder, setup.device),
         train_dataset=setup.rows.rows,
         data_collator=Collator(setup.pad_token_id, labelled_only and trainer_class is not None),
-        callbacks=[*own_callbacks(model, setup.label, setup.log), *callbacks],
+        callbacks=[*own_callbacks(model, setup.label, setup.log), setup.meter, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     start = checkpoint.newest(folder)

@@ -265,7 +265,8 @@ def test_a_trial_that_fails_is_tried_once_a_start(
 ):
     """Its method waits, with a word on why; another start tries it again."""
     (experiments / "tuned.yaml").write_text(
-        EXPERIMENT + "  - {model: [toy], method: [osora], rank: [4], rates: [0.2, 0.3], extend: 0}\n"
+        EXPERIMENT
+        + "  - {model: [toy], method: [osora], rank: [4], rates: [0.2, 0.3], extend: 0}\n"
     )
     whole, begun = session._run, []
 

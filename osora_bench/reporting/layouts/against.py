@@ -21,7 +21,7 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     Raises:
         UserError: a baseline that is not among the methods.
     """
-    baseline = baseline_of(name, spec, rows)
+    baseline = baseline_of("table", name, spec.baseline, rows)
     label = baseline.cell.config.method.label
     others = [row for row in rows if row is not baseline]
     lines = dict(enumerate(_lines(label, baseline, others)))
@@ -31,19 +31,19 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     return Table(name, spec.title, frame, best, notes(rows))
 
 
-def baseline_of(name: str, spec: TableSpec, rows: Sequence[Row]) -> Row:
-    """The row of `baseline`; raises UserError if no method is called so, or several rows are."""
+def baseline_of(what: str, name: str, wanted: str | None, rows: Sequence[Row]) -> Row:
+    """The row of a table's or figure's baseline; UserError if no row is of it, or several."""
     methods: dict[str, list[Row]] = {}
     for row in rows:
         methods.setdefault(row.cell.config.method.name, []).append(row)
-    if spec.baseline not in methods:
-        raise UserError(f"table {name}: {unknown('baseline', str(spec.baseline), methods)}")
-    if len(methods[spec.baseline]) > 1:
+    if wanted not in methods:
+        raise UserError(f"{what} {name}: {unknown('baseline', str(wanted), methods)}")
+    if len(methods[wanted]) > 1:
         raise UserError(
-            f"table {name}: {len(methods[spec.baseline])} rows are of baseline {spec.baseline}: "
+            f"{what} {name}: {len(methods[wanted])} rows are of baseline {wanted}: "
             "`select` says which"
         )
-    return methods[spec.baseline][0]
+    return methods[wanted][0]
 
 
 def _lines(label: str, baseline: Row, others: Sequence[Row]) -> list[list[str]]:

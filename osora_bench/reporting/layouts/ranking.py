@@ -23,7 +23,9 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     Raises:
         UserError: a baseline that is not among the methods.
     """
-    baseline = baseline_of(name, spec, rows) if spec.baseline is not None else None
+    baseline = (
+        baseline_of("table", name, spec.baseline, rows) if spec.baseline is not None else None
+    )
     compared = [(row, a) for row in rows if (a := row.answers(row.datasets)) is not None]
     compared.sort(key=lambda entry: -entry[1].averages.mean())
     ranks = possible_ranks([answers for _, answers in compared])

@@ -1,0 +1,110 @@
+"""Costs as a table and a figure: known records, the Pareto front by its definition, blanks."""
+
+import random
+
+import matplotlib.pyplot as plt
+import pytest
+
+from osora_bench.common.errors import UserError
+from osora_bench.planning.experiments import FigureSpec, TableSpec
+from osora_bench.reporting import figures, plots
+from osora_bench.reporting import rows as reporting_rows
+from osora_bench.reporting.costs import COSTS, pareto
+from osora_bench.reporting.layouts import costs
+from tests.grids import cells_of
+from tests.reporting.test_against import row
+
+
+def with_costs(cell, right, *speeds, params=1000):
+    """A row whose runs have some tokens a second; None: a record of before costs were kept."""
+    made = row(cell, [[[i < right for i in range(40)]] * 2] * len(speeds))
+    for run, speed in zip(made.runs, speeds, strict=True):
+        run["parameters"] = {"trainable": params, "adapter_bytes": 4 * params}
+        run["measured"] = {}
+        if speed is not None:
+            run["measured"]["training"] = {
+                "start_seconds": 0.5, "seconds": 1000 / speed, "tokens_per_second": speed,
+                "memory_mb": 12.0, "frozen_bytes": 2_000_000,
+            }  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def rows():
+    cells = {c.config.method.name: c for c in cells_of("demo", ["eval.limit=40"])}
+    return [
+        with_costs(cells["none"], 4, None, params=0),
+        with_costs(cells["lora"], 30, 100.0, 300.0, 200.0, params=4000),
+        with_costs(cells["vera"], 20, 400.0, None, params=500),
+        with_costs(cells["dora"], 10, None),
+        reporting_rows.Row(cells["pissa"], []),
+    ]
+
+
+def test_costs_are_medians_over_the_runs_that_tell_them(rows):
+    table = costs.costs("t", TableSpec("costs", "T"), rows)
+    assert list(table.frame) == ["Method", "r", "Avg.", *(c.heading for c in COSTS.values())]
+    assert table.frame["Avg."].tolist() == ["10.00", "75.00", "50.00", "25.00", ""]
+    assert table.frame["Params"].tolist() == ["0", "4000", "500", "1000", ""]
+    assert table.frame["Tokens/s"].tolist() == ["", "200", "400", "", ""]
+    assert table.frame["Training, s"].tolist() == ["", "5.0", "2.5", "", ""]
+    assert table.frame["Frozen, MB"].tolist() == ["", "2.00", "2.00", "", ""]
+    assert table.best["Tokens/s"].tolist() == [False, False, True, False, False]
+    assert table.best["Params"].tolist() == [False, False, True, False, False]  # 0 trains nothing
+    with pytest.raises(UserError, match="table t: unknown cost 'sped'. Did you mean 'speed'"):
+        costs.costs("t", TableSpec("costs", "T", columns=["sped"]), rows)
+
+
+@pytest.mark.parametrize("less", [True, False])
+def test_the_pareto_front_is_what_nothing_dominates(less):
+    chance = random.Random(0)
+    for _ in range(50):
+        points = [(chance.randrange(6), chance.randrange(6)) for _ in range(8)]
+        expected = []
+        for i, (cost, score) in enumerate(points):
+            better = [
+                (c, s)
+                for c, s in points
+                if (c <= cost if less else c >= cost) and s >= score and (c, s) != (cost, score)
+            ]
+            if not better:
+                expected.append(i)
+        assert pareto(points, less=less) == expected
+
+
+@pytest.mark.parametrize("cost", list(COSTS))
+def test_a_figure_of_costs_marks_the_front_and_names_every_point(rows, cost):
+    figure = plots.costs(FigureSpec("costs", "T", cost=cost), rows)
+    axes = figure.axes[0]
+    told = {text.get_text().partition(" ")[0] for text in axes.texts}
+    assert told == {"LoRA", "VeRA", *(["DoRA"] if cost in {"params", "adapter"} else [])}
+    filled = sum(
+        container.lines[0].get_markerfacecolor() == "black" for container in axes.containers
+    )
+    assert filled == (1 if cost in {"frozen", "start", "memory"} else 2)
+    plt.close(figure)
+
+
+def test_a_forest_is_sorted_and_fills_what_differs(rows):
+    figure = plots.forest(FigureSpec("forest", "T", baseline="vera"), rows)
+    axes = figure.axes[0]
+    names = [label.get_text().partition(" ")[0] for label in axes.get_yticklabels()]
+    assert names == ["Base", "DoRA", "LoRA"]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            FigureSpec("costs", "T", cost="sped"),
+            "figure f: unknown cost 'sped'. Did you mean 'speed'",
+        ),
+        (FigureSpec("costs", "T"), "unknown cost 'None'"),
+        (FigureSpec("forest", "T", baseline="mine"), "figure f: unknown baseline 'mine'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_anything_runs(rows, spec, message):
+    with pytest.raises(UserError, match=message):
+        plots.check("f", spec, rows)
+    assert spec.kind in figures.KINDS
