@@ -34,7 +34,9 @@ def _files() -> dict[str, str]:
     gpqa = {name: _gpqa(count) for name, count in GPQA_ROWS.items()}
     sentence = {"qID": "made up", "sentence": "1 is less than 2 so _ is less.", "answer": "1"}
     return {
-        "metamathqa/MetaMathQA-395K.json": json.dumps([meta] * ROWS),
+        "metamathqa/MetaMathQA-395K.json": json.dumps(
+            [{**meta, "original_question": f"What is 1 and {i}?"} for i in range(ROWS)]
+        ),
         **{f"commonsenseqa/{split}_rand_split.jsonl": _lines(csqa) for split in ("train", "dev")},
         "gsm8k/train.jsonl": gsm8k,
         "gsm8k/test.jsonl": gsm8k,

@@ -77,7 +77,8 @@ class SourceConfig:
     `prompt` and `response` are `str.format` templates over the row's columns. Where `options`
     names columns (the right answer first), they are shuffled by the seed into {A}, {B}, ... and
     {answer} is the letter of the right one. `rows` is what the file holds; `first` takes only
-    its first so many.
+    its first so many. Rows with one value in the column `group` are re-wordings of one another:
+    `validation_rows` take all of them or none.
     """
 
     path: str = MISSING
@@ -87,6 +88,7 @@ class SourceConfig:
     options: list[str] | None = None
     first: int | None = None
     exclude: ExcludeConfig | None = None
+    group: str | None = None
 
 
 @dataclass

@@ -33,7 +33,8 @@ def identity(cfg: Config, content: dict[str, str] | None = None) -> dict[str, An
     result = {"numerics_version": _numerics_version(cfg), "model": model, "eval": suite}
     if cfg.trains:
         task = identity_of(cfg.task)
-        task["sources"] = [_source(s, content) for s in cfg.task.sources]
+        held_out = cfg.task.validation_rows is not None
+        task["sources"] = [_source(s, content, held_out=held_out) for s in cfg.task.sources]
         result |= {
             "method": _told(identity_of(cfg.method)),
             "task": task,
@@ -48,9 +49,12 @@ def _told(node: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if value is not None and value is not False}
 
 
-def _source(source: SourceConfig, content: dict[str, str]) -> dict[str, Any]:
-    """A source with its files' content in place of their paths."""
+def _source(source: SourceConfig, content: dict[str, str], *, held_out: bool) -> dict[str, Any]:
+    """A source with its files' content in place of their paths. Which rows belong together matters
+    where some are held out."""
     settings = _told(plain(source))
+    if not held_out:
+        settings.pop("group", None)
     settings["path"] = content[source.path]
     if source.exclude is not None:
         settings["exclude"] = {**settings["exclude"], "path": content[source.exclude.path]}

@@ -26,6 +26,8 @@ class Dialogue:
 
     prompt: str
     response: str
+    group: str | None = None
+    """Rows of one group are re-wordings of one another."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
     """
     generator = random.Random(seed)
     result = _all_dialogues(task, generator)
-    held_out = _held_out(task, len(result))
+    held_out = _held_out(task, result)
     result = [dialogue for index, dialogue in enumerate(result) if index not in held_out]
     if task.max_rows is not None and task.max_rows < len(result):
         result = generator.sample(result, task.max_rows)
@@ -175,19 +177,34 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
 def validation_dialogues(task: TaskConfig) -> list[Dialogue]:
     """The rows that no seed trains on (`validation_rows`), in the same words for every seed."""
     candidates = _all_dialogues(task, random.Random(0))
-    return [candidates[index] for index in sorted(_held_out(task, len(candidates)))]
+    return [candidates[index] for index in sorted(_held_out(task, candidates))]
 
 
-def _held_out(task: TaskConfig, rows: int) -> set[int]:
-    """Positions of the validation rows, drawn alike for every seed."""
-    count = task.validation_rows
+def _held_out(task: TaskConfig, candidates: Sequence[Dialogue]) -> set[int]:
+    """Positions of the validation rows, drawn alike for every seed; of a group all or none, so that
+    there may be some more than asked for."""
+    count, rows = task.validation_rows, len(candidates)
     if count is None:
         return set()
     if count >= rows:
         raise UserError(
             f"task.validation_rows={count}: {rows} rows, and one at least is to train on"
         )
-    return set(random.Random(0).sample(range(rows), count))
+    drawn = random.Random(0).sample(range(rows), count)
+    groups: dict[str, list[int]] = {}
+    for index, dialogue in enumerate(candidates):
+        if dialogue.group is not None:
+            groups.setdefault(dialogue.group, []).append(index)
+    if not groups:
+        return set(drawn)
+    held_out: set[int] = set()
+    for index in drawn:
+        group = candidates[index].group
+        if len(held_out) < count:
+            held_out |= {index} if group is None else set(groups[group])
+    if len(held_out) == rows:
+        raise UserError(f"task.validation_rows={count}: its groups leave no row to train on")
+    return held_out
 
 
 def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]:
@@ -199,7 +216,9 @@ def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]
         for number, row in source_rows(source):
             try:
                 columns = _with_options(row, source.options, generator) if source.options else row
-                dialogue = Dialogue(prompt.filled(columns), response.filled(columns))
+                dialogue = Dialogue(
+                    prompt.filled(columns), response.filled(columns), _group(row, source)
+                )
                 if response.says_nothing(columns):
                     raise Unfit("the response is empty: it would train nothing")
             except Unfit as error:
@@ -207,6 +226,16 @@ def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]
                 raise UserError(f"{source.path}, {kind} {number}: {error}") from error
             result.append(dialogue)
     return result
+
+
+def _group(row: dict[str, Any], source: SourceConfig) -> str | None:
+    """What a row has in common with its re-wordings, which are of one file."""
+    if source.group is None:
+        return None
+    value = _column(row, source.group, source.path)
+    if value is None:
+        raise Unfit(f"the group {source.group!r} is null")
+    return f"{source.path} {value}"
 
 
 def _with_options(

@@ -278,6 +278,37 @@ def test_a_cells_rows_are_its_own_and_its_held_out_ones_apart(make_cell, tokeniz
     assert len(expected.rows) == 5
 
 
+def of_groups(tmp_path, *groups):
+    """A task of rows whose column `of` has these values, six of them held out."""
+    rows = [json.dumps({"q": f"{i}", "a": "yes", "of": of}) for i, of in enumerate(groups)]
+    grouped = source(jsonl(tmp_path, *rows), rows=len(rows), group="of")
+    return TaskConfig(sources=[grouped], max_rows=None, validation_rows=6)
+
+
+def test_rewordings_of_one_question_stay_on_one_side(tmp_path):
+    task = of_groups(tmp_path, *(f"{i // 4}" for i in range(40)))
+    kept, trained = data.validation_dialogues(task), data.dialogues(task, 3)
+    assert (len(kept), len(trained)) == (8, 32)  # two groups of four: one would not be enough
+    sides = [[dialogue.group for dialogue in side] for side in (kept, trained)]
+    assert {sides[0].count(group) for group in sides[0]} == {4}
+    assert not set(sides[0]) & set(sides[1])
+    off = replace(task, sources=[replace(task.sources[0], group="off")])
+    with pytest.raises(UserError, match="unknown column 'off'. Did you mean 'of'"):
+        data.dialogues(off, 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        (["0"] * 9 + [None], "line 10: the group 'of' is null"),
+        (["0"] * 40, "validation_rows=6: its groups leave no row to train on"),
+    ],
+)
+def test_groups_that_hold_nothing_out_are_told(tmp_path, groups, told):
+    with pytest.raises(UserError, match=told):
+        data.dialogues(of_groups(tmp_path, *groups), 0)
+
+
 def test_validation_rows_are_in_the_same_words_for_every_seed(tmp_path):
     rows = [json.dumps({"good": f"right{i}", "x": f"x{i}"}) for i in range(30)]
     more = {"rows": 30, "prompt": "{A} {B}", "response": "{answer}", "options": ["good", "x"]}
