@@ -15,7 +15,7 @@ from osora_bench.reporting.parameters import CountLine
 
 
 def params_verb(arguments: Sequence[str]) -> int:
-    """Count parameters of models x methods x ranks."""
+    """Count parameters of models x methods x ranks; what is named must be counted."""
     keys = ("model", "method", "rank", "config", "modules")
     options, rest = own_options(arguments, keys)
     if wrong := [a for a in rest if a != "--csv"]:
@@ -37,10 +37,22 @@ def params_verb(arguments: Sequence[str]) -> int:
     modules = options["modules"].split(",") if "modules" in options else None
 
     lines = parameters.count_table(models, methods, ranks, config, modules)
-    if modules is not None and not any(line.count for line in lines):
-        raise UserError("\n".join(dict.fromkeys(str(line.problem) for line in lines)))
-    print(counts_csv(lines) if "--csv" in rest else counts_markdown(lines))
+    if any(line.count for line in lines):
+        print(counts_csv(lines) if "--csv" in rest else counts_markdown(lines))
+    check_counted(lines, named="method" in options)
     return 0
+
+
+def check_counted(lines: Sequence[CountLine], named: bool) -> None:
+    """Raise UserError if there is no count of what was asked for.
+
+    Args:
+        named: the methods are the user's choice. Of all methods some are refused as a matter of
+            course, and the table says so.
+    """
+    problems = [str(line.problem) for line in lines if line.count is None]
+    if problems and (named or len(problems) == len(lines)):
+        raise UserError("\n".join(["not counted:", *dict.fromkeys(problems)]))
 
 
 def counts_markdown(lines: Sequence[CountLine]) -> str:
