@@ -44,12 +44,20 @@ sweep-rank: $(STAMP)  ## Table 3's rank sweep as published (Qwen2-7B, GPU); MODE
 HOW = $(if $(WORKERS),workers=$(WORKERS)) $(LAUNCHER)
 # SCALE=smoke: the same rows and columns on tiny random models and made-up data, on any CPU
 AT_SCALE = $(if $(SCALE),scale=$(SCALE))
-table1: ## run and render Table 1; so table2 to table8; SCALE=smoke on any CPU
-figure1: ## draw Figure 1 from the parameter counts; figure3: run and draw Figure 3
+table1:  ## run and render Table 1, commonsense reasoning; SCALE=smoke: on any CPU, as all tables
+table2:  ## Table 2, mathematics
+table3:  ## Table 3, rank sweep on GPQA-diamond
+table4:  ## Table 4, ones or a Gaussian to start O from
+table5:  ## Table 5, OSoRA and OSoRA_k
+table6:  ## Table 6, DoRA, OSoRA and both
+table7:  ## Table 7, hyper-parameters of Table 1 (nothing is run)
+table8:  ## Table 8, hyper-parameters of Table 2 (nothing is run)
 table1 table2 table3 table4 table5 table6 table7 table8: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
 
+figure1:  ## draw Figure 1 from the parameter counts
+figure3:  ## run and draw Figure 3; SCALE=smoke: on any CPU
 figure1 figure3: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench figures experiment=$@ $(AT_SCALE)
@@ -66,7 +74,9 @@ plan: $(STAMP)  ## the cells of an experiment and their states: make plan EXP=ta
 tables: $(STAMP)  ## all tables and figures that results/ledger gives; EXP=demo: one experiment's
 	$(BIN)/osora-bench $(if $(EXP),tables experiment=$(EXP) $(AT_SCALE),results)
 
-smollm2-commonsense: ## run and render a sweep on SmolLM2-135M; so smollm2-rank, smollm2-math
+smollm2-commonsense:  ## run and render commonsense reasoning on SmolLM2-135M
+smollm2-rank:  ## run and render a rank sweep on SmolLM2-135M
+smollm2-math:  ## run and render mathematics on SmolLM2-135M
 smollm2-commonsense smollm2-rank smollm2-math: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)

@@ -11,12 +11,28 @@ from osora_bench.sweep.slurm import profile
 HOW = ("workers", "retries", "allow_changed", "wait")
 """Options that say how cells are run."""
 
+HOW_HELP = """\
+  workers=N            in N processes, which go on without this one; workers=auto: as many as fit
+  retries=N            how often a cell is started again whose process was killed; by default once
+  allow_changed=true   workers and jobs may run other code than that of the start
+  hydra/launcher=slurm hydra.launcher.KEY=VALUE
+                       as SLURM jobs, e.g. hydra.launcher.partition=P (docs/slurm.md)
+  wait=MINUTES         after so long without a change, jobs are left to themselves; by default a day
+"""
+
+CELLS_HELP = """\
+  scale=smoke          the same rows and columns on tiny random models and made-up data
+  scale=full           with what the experiment sets under `full`
+  KEY=VALUE            any configuration key for all cells, e.g. trainer.max_steps=1
+"""
+"""What every verb takes that has an experiment's cells."""
+
 
 def experiment_option(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """What `experiment=` names, and the other arguments."""
     flags = [a for a in arguments if a.startswith("-") and a != "--json"]
     if flags:
-        raise UserError(f"unknown option {flags[0]}; `osora-bench --help` lists what there is")
+        raise UserError(f"unknown option {flags[0]}; `osora-bench VERB --help` lists what there is")
     values = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
     if len(values) != 1:
         names = ", ".join(sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml")))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osora_bench.cli import smoke
-from osora_bench.cli.options import choice, experiment_option, own_options
+from osora_bench.cli.options import CELLS_HELP, choice, experiment_option, own_options
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.common.process import without_collecting
@@ -13,11 +13,44 @@ from osora_bench.planning.experiments import load_experiment
 from osora_bench.planning.grid import expansion
 from osora_bench.reporting import reference, render, tabulate
 
+TABLES_OPTIONS = ("out", "params", "compare", "others")
+FIGURES_OPTIONS = ("out",)
+HELP = {
+    "tables": f"""\
+usage: osora-bench tables experiment=NAME [KEY=VALUE ...]
+
+Print an experiment's tables from its records, and write them as Markdown, CSV and LaTeX.
+
+  out=FOLDER           write them there; by default below runs/tables
+  params=true          with parameter counts
+  compare=paper        the paper's numbers and the difference below ours
+  others=true          limited sets and other seeds as well, marked
+{CELLS_HELP}""",
+    "figures": f"""\
+usage: osora-bench figures experiment=NAME [KEY=VALUE ...]
+
+Draw an experiment's figures from its records, as PNG, SVG and PDF.
+
+  out=FOLDER           write them there; by default below runs/figures
+{CELLS_HELP}""",
+    "results": """\
+usage: osora-bench results
+
+All that results/ledger gives: results/tables, results/figures and the tables inside README.md and
+RESULTS.md. It takes no option.
+""",
+    "audit": """\
+usage: osora-bench audit
+
+Where the paper's printed averages differ from its own cells. It takes no option.
+""",
+}
+
 
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
     name, rest = experiment_option(arguments)
-    options, overrides = own_options(rest, ("out", "params", "compare", "others"))
+    options, overrides = own_options(rest, TABLES_OPTIONS)
     experiment = load_experiment(name)
     smoke.make_up(experiment, overrides)
     cells = expansion(experiment, overrides).everything
@@ -48,7 +81,7 @@ def figures_verb(arguments: Sequence[str]) -> int:
     from osora_bench.reporting import figures  # matplotlib, for which tables need not wait
 
     name, rest = experiment_option(arguments)
-    options, overrides = own_options(rest, ("out",))
+    options, overrides = own_options(rest, FIGURES_OPTIONS)
     experiment = load_experiment(name)
     smoke.make_up(experiment, overrides)
     cells = expansion(experiment, overrides).everything

@@ -217,8 +217,9 @@ class Grid:
     def _composed(self, choice: tuple[str, str], values: Values) -> DictConfig:
         """The configuration of a model and a method, at its own scale, unresolved."""
         own_overrides, user_overrides = self._chosen(choice, values)
-        check_overrides([*own_overrides, *user_overrides])
-        return compose([*own_overrides, *user_overrides], self._where(choice))
+        overrides, where = [*own_overrides, *user_overrides], self._where(choice)
+        check_overrides(overrides, where=where)
+        return compose(overrides, where)
 
     def _chosen(self, choice: tuple[str, str], values: Values) -> tuple[list[str], Sequence[str]]:
         """The overrides that are the experiment's own, and those given by hand on top of them."""
