@@ -181,6 +181,8 @@ class Grid:
         trials: list[Cell] = []
 
         def losses_of(points: Sequence[Point]) -> list[float | None]:
+            for point in points[len(trials) :]:
+                check_overrides(_as_overrides(point))
             new = _variants([trial_rank], [seed], points[len(trials) :])
             trials.extend(self.cells(choice, {**training_values, "eval": "none"}, new))
             return [validation_loss(trial) for trial in trials]

@@ -40,8 +40,8 @@ def test_it_finds_what_a_comparison_of_all_with_all_finds():
         questions.append([" ".join([*copied[start : start + 14], "x"])])
         expected = slow(questions, rows)
         assert Questions(questions).in_rows(rows) == expected
-        met |= {bool(expected.exact), 2 * bool(expected.near)}
-    assert met == {False, True, 2}
+        met |= {(bool(expected.exact), bool(expected.near))}
+    assert met >= {(True, True), (True, False)}
 
 
 @pytest.mark.parametrize(
