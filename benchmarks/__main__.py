@@ -20,7 +20,8 @@ PAGE = ROOT / "BENCHMARKS.md"
 MODULES = {
     "cpu": ("training", "step", "start", "decomposition", "perplexity", "generation", "sweep",
             "overhead", "planning", "params"),
-    "cuda": ("cuda.training", "cuda.decomposition", "cuda.answering", "cuda.cells", "cuda.more"),
+    "cuda": ("cuda.training", "cuda.step", "cuda.decomposition", "cuda.answering", "cuda.cells",
+             "cuda.fsdp", "cuda.vllm"),
 }  # fmt: skip
 """The benchmarks of each device, in the table's order. Each is a module here."""
 

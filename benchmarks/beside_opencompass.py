@@ -24,7 +24,7 @@ import torch
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from benchmarks.rows import ROOT, Row, gflops, in_turns, row, seconds
+from benchmarks.rows import Row, gflops, in_turns, row, seconds
 from osora_bench.evaluation import checks, evaluate, suites, tasks
 from osora_bench.evaluation.batched_model import _shared
 from osora_bench.evaluation.in_memory_model import InMemoryModel
@@ -178,12 +178,15 @@ def made_up(count: int) -> list[str]:
 class Sides:
     """The wrapper and ours around one model's weights."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(
+        self, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.device, self.dtype = device, dtype
         PreTrainedTokenizerBase.batch_encode_plus = lambda self, texts, **how: self(texts, **how)
-        self.path = str(ROOT / model)
+        self.path = str(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(self.path)
-        loaded = AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32)
-        self.model = loaded.eval()
+        loaded = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype)
+        self.model = loaded.to(device).eval()
         self.tokens: dict[str, list[int]] = {}
 
     def ours(self, task: Task, size: int) -> Remembering:
@@ -197,7 +200,7 @@ class Sides:
     def stock(self, chat: bool) -> Any:
         """OpenCompass's wrapper."""
         kind = HuggingFacewithChatTemplate if chat else HuggingFaceBaseModel
-        settings = {"torch_dtype": torch.float32, "device_map": "cpu"}
+        settings = {"torch_dtype": self.dtype, "device_map": self.device}
         return kind(path=self.path, model_kwargs=settings)
 
     def asked(self, suite: str, sets: Sequence[str], limit: int, most: int | None) -> list[Task]:
@@ -214,38 +217,49 @@ class Sides:
         ]
 
     def compare(self, task: Task, sizes: Sequence[int], own: int, repeats: int, goal: float) -> Row:
-        """Both in turns, the wrapper at the best of its batch sizes, and whether they agree.
-
-        Raises:
-            RuntimeError: they do not.
-        """
+        """Both in turns, the wrapper at the best of its batch sizes, and whether they agree."""
         stock, answers = self.stock(task.chat), list[Any]()
         best, *others = sizes
         if others:
-            trials = {size: seconds(lambda s=size: task.stock(stock, s)) for size in sizes}
+            trials = {
+                size: seconds(lambda s=size: task.stock(stock, s), self.device) for size in sizes
+            }
             best = min(sizes, key=lambda size: trials[size])
 
         def ours() -> float:
-            return seconds(lambda: answers.append(task.ours(self.ours(task, own))))
+            return seconds(lambda: answers.append(task.ours(self.ours(task, own))), self.device)
 
-        mine, theirs = in_turns(
-            ours, lambda: seconds(lambda: answers.append(task.stock(stock, best))), repeats
-        )
-        # in batches the wrapper's perplexities take in the token after the padding
-        other = answers[1] if task.chat else task.stock(stock, 1)
-        gaps = differing(task, self.ours(task, 1), answers[0], other)
-        if wide := [gap for gap in gaps if gap >= TIE]:
-            raise RuntimeError(f"{task.name}: {len(wide)} answers differ by up to {max(wide):.1e}")
-        least = products(self.ours(task, 1), task, answers[0]) / gflops(torch.float32) / 1e9
+        def wrapper() -> float:
+            return seconds(lambda: answers.append(task.stock(stock, best)), self.device)
+
+        mine, theirs = in_turns(ours, wrapper, repeats)
+        exact = self.dtype == torch.float32
+        agreed = self.agreement(task, stock, answers) if exact else "answers not compared"
+        limit = None
+        if self.device == "cpu":
+            limit = products(self.ours(task, 1), task, answers[0]) / gflops(self.dtype) / 1e9
         theirs_s, mine_s = statistics.median(theirs), statistics.median(mine)
         return row(
             f"{'generation' if task.chat else 'perplexity'}, {task.name}: OpenCompass's wrapper / "
             f"ours, {len(task.prompts)} {'questions' if task.chat else 'texts'}",
             [b / a for a, b in zip(mine, theirs, strict=True)],
-            theirs_s / least,
-            f"{theirs_s:.1f} (batch {best}) / {mine_s:.1f} s; {told(task, gaps)}",
+            limit and theirs_s / limit,
+            f"{theirs_s:.1f} (batch {best}) / {mine_s:.1f} s; {agreed}",
             at_least=goal,
         )
+
+    def agreement(self, task: Task, stock: Any, answers: Sequence[list[Any]]) -> str:
+        """Of ours and the wrapper's answers, the first two, how many differ and by how much.
+
+        Raises:
+            RuntimeError: by more than the order of sums accounts for.
+        """
+        # in batches the wrapper's perplexities take in the token after the padding
+        other = answers[1] if task.chat else task.stock(stock, 1)
+        gaps = differing(task, self.ours(task, 1), answers[0], other)
+        if wide := [gap for gap in gaps if gap >= TIE]:
+            raise RuntimeError(f"{task.name}: {len(wide)} answers differ by up to {max(wide):.1e}")
+        return told(task, gaps)
 
 
 def differing(task: Task, model: Remembering, ours: list[Any], other: list[Any]) -> list[float]:

@@ -7,7 +7,7 @@ OSORA_DATA=... python -m benchmarks.generation suite=gsm8k "sets=['gsm8k']" "sto
 from collections.abc import Iterator, Sequence
 
 from benchmarks.beside_opencompass import Sides
-from benchmarks.rows import Row, need_data, need_smollm2, run
+from benchmarks.rows import ROOT, Row, need_data, need_smollm2, run
 
 
 def rows(
@@ -25,7 +25,7 @@ def rows(
     ours with `own` rows."""
     need_smollm2()
     need_data("ARC")
-    sides = Sides(model)
+    sides = Sides(ROOT / model)
     for task in sides.asked(suite, sets, limit, most):
         yield sides.compare(task, stock, own, repeats, 2)
 

@@ -9,7 +9,7 @@ The last row's questions are made up in MMLU's form: five worked examples before
 from collections.abc import Iterator, Sequence
 
 from benchmarks.beside_opencompass import Sides, Task, made_up
-from benchmarks.rows import Row, need_data, need_smollm2, run
+from benchmarks.rows import ROOT, Row, need_data, need_smollm2, run
 
 
 def rows(
@@ -24,7 +24,7 @@ def rows(
     """`limit` questions of each set, the wrapper at the best of the batch sizes `stock`."""
     need_smollm2()
     need_data("siqa", "ARC", "hellaswag")
-    sides = Sides(model)
+    sides = Sides(ROOT / model)
     asked = sides.asked("commonsense-ppl", sets, limit, None)
     if like_mmlu:
         asked.append(Task("made up like MMLU", "ppl", made_up(like_mmlu), 0, like_mmlu))

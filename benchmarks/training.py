@@ -12,7 +12,6 @@ products with the frozen weights alone, forward and back to the input.
 
 import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from torch import nn
 
 from benchmarks.rows import Row, in_turns, need_data, need_smollm2, row, run, seconds
 from osora_bench.models import adapters
-from osora_bench.models.base import Base
 from osora_bench.pipeline.session import Session
 from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
@@ -61,44 +59,45 @@ class Recipe:
 
 
 class Benchmark:
-    """A base model, its rows, and the two ways to train an adapter on it."""
+    """A base model, rows of tokens, and the two ways to train an adapter on them."""
 
-    def __init__(self, recipe: Recipe, folder: str) -> None:
-        self.recipe, self.cell, self.session = recipe, recipe.cell(folder), Session()
-        self.base: Base = self.session.workspace.base(self.cell.config)
-        needed = recipe.batch * recipe.steps
-        self.rows = self.session.tokenised(self.cell, self.base.tokenizer).rows[:needed]
+    def __init__(
+        self, recipe: Recipe, cell: Cell, model: Any, rows: list[Any], device: str = "cpu"
+    ) -> None:
+        self.recipe, self.cell, self.device, self.model = recipe, cell, device, model
+        self.rows = rows[: recipe.batch * recipe.steps]
         self.tokens = sum(len(row["input_ids"]) for row in self.rows)
 
-    def rate(self, how: Callable[[nn.Module], None]) -> float:
-        """Tokens a second of processor time of one run with a fresh adapter."""
+    def rate(self, how: Callable[[Any], None]) -> float:
+        """Tokens a second of one run with a fresh adapter."""
         torch.manual_seed(0)
-        self.base = self.session.workspace.base(self.cell.config)
-        model = adapters.with_fresh_adapter(self.base.model, self.cell)
-        start = time.process_time()
-        how(model)
-        seconds = time.process_time() - start
-        self.session.workspace.release(model)
-        return self.tokens / seconds
+        model = adapters.with_fresh_adapter(self.model, self.cell)
+        spent = seconds(lambda: how(model), self.device)
+        model.unload()
+        return self.tokens / spent
 
-    def ours(self, model: nn.Module) -> None:
+    def ours(self, model: Any) -> None:
+        """By the harness."""
         setup = TrainingSetup(
-            self.cell.config, rows=TokenisedTask(self.rows, 0), held_out=None,
-            pad_token_id=self.base.tokenizer.pad_token_id, checkpoints=self.cell.paths.trainer,
-            device=torch.device("cpu"), label="bench", log=lambda _: None,
+            self.cell.config, rows=TokenisedTask(self.rows, 0), held_out=None, pad_token_id=0,
+            checkpoints=self.cell.paths.trainer, device=torch.device(self.device), label="bench",
+            log=lambda _: None,
         )  # fmt: skip
         train(model, setup)
 
-    def plain(self, model: nn.Module) -> None:
+    def plain(self, model: Any) -> None:
+        """By the peer's loop."""
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.steps)
-        collate = Collator(self.base.tokenizer.pad_token_id)
+        collate = Collator(0)
         per_step = self.recipe.batch // self.recipe.micro
+        mixed = self.recipe.precision == "bfloat16"
         model.train()
         for number, rows in enumerate(buckets(self.rows, self.recipe.micro), start=1):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-                loss = model(**collate(rows)).loss / per_step
+            batch = {name: part.to(self.device) for name, part in collate(rows).items()}
+            with torch.autocast(self.device, torch.bfloat16, enabled=mixed):
+                loss = model(**batch).loss / per_step
             loss.backward()
             if number % per_step == 0:
                 nn.utils.clip_grad_norm_(trained, 1.0)
@@ -140,13 +139,17 @@ def rows(
     """`batch`: rows of an optimiser step; `micro`: of a micro-batch."""
     need_smollm2()
     need_data("commonsenseqa")
+    recipe = Recipe(model, method, precision, steps, batch, micro)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Benchmark(Recipe(model, method, precision, steps, batch, micro), folder)
+        session, cell = Session(), recipe.cell(folder)
+        base = session.workspace.base(cell.config)
+        tokens = session.tokenised(cell, base.tokenizer).rows
+        bench = Benchmark(recipe, cell, base.model, tokens)
         bench.rate(bench.ours)  # what is done once only
         ours, plain = in_turns(
             lambda: bench.rate(bench.ours), lambda: bench.rate(bench.plain), pairs
         )
-        limit = floor(bench.base.model, getattr(torch, precision))
+        limit = floor(base.model, getattr(torch, precision))
     mine, theirs = statistics.median(ours), statistics.median(plain)
     yield row(
         f"training, {model}, {method}, {precision}: tokens a second, ours / a plain loop",
