@@ -122,7 +122,7 @@ def rows(
     tokens: int = 512,
     accumulate: int = 1,
     checkpointing: bool = False,
-    pairs: int = 20,
+    pairs: int = 12,
 ) -> Iterator[Row]:
     """`tokens` of the one row of a pass, `accumulate` passes a step."""
     setting = Setting(hidden, layers, tokens, accumulate, checkpointing)
