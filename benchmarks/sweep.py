@@ -5,9 +5,9 @@
 The plain way is a process a cell that trains with transformers and PEFT, and an `opencompass`
 command that scores it, in its own debug mode, which starts no further processes: `sides/` holds
 both as a competent user would write them. The harness runs the cells in one process. Both take the
-same recipe, and the scores are printed beside each other: the adapters start from other random
-numbers, so that they differ by what seeds do. The limit are the products with the weights, of
-training and of reading the questions once, and nothing else.
+same recipe, and the scores are printed beside each other; where an adapter starts from random
+numbers, they may be others, and the scores differ by what seeds do. The limit are the products with
+the weights, of training and of reading the questions once, and nothing else.
 """
 
 import json
@@ -185,21 +185,23 @@ def compare(name: str, cells: Sequence[Cell], weights: Sequence[float], folder: 
     base = AutoModelForCausalLM.from_pretrained(location(cells[0].config.model))
     base.lm_head = torch.nn.Identity()  # of few tokens only
     rate = floor(base, getattr(torch, cells[0].config.model.dtype))
-    ratios, sums = [], [0.0, 0.0, 0.0]
+    sums, ratios, apart = [0.0, 0.0, 0.0], [], 0.0
     for cell, weight in zip(cells, weights, strict=True):
-        theirs = run_plain(cell, folder / cell.run_id)
-        mine = ours[cell.run_id].total + start / SHARED_BY
+        theirs, here = run_plain(cell, folder / cell.run_id), ours[cell.run_id]
+        mine = here.total + start / SHARED_BY
         ratios.append(theirs.total / mine)
+        apart = max(apart, *(abs(theirs.scores[k] - here.scores[k]) for k in here.scores))
         for i, spent in enumerate((theirs.total, mine, least(cell, rate))):
             sums[i] += weight * spent
         print(f"    {cell.label}: plain {theirs.training:.1f} s of training, {theirs.total:.1f} in "
               f"all; here {mine:.1f}; {ratios[-1]:.2f} times; points, plain {told(theirs)}, here "
-              f"{told(ours[cell.run_id])}", flush=True)  # fmt: skip
+              f"{told(here)}", flush=True)  # fmt: skip
     low, _, high = quartiles(ratios)
     ratio, count = sums[0] / sums[1], sum(weights)
     return Row(
         name, (low, ratio, high), sums[0] / sums[2], f"≥ {GOAL}",
-        f"{sums[0] / count:.1f} / {sums[1] / count:.1f} s a cell; start {start:.1f} s",
+        f"{sums[0] / count:.1f} / {sums[1] / count:.1f} s a cell, start of {start:.1f} s shared by "
+        f"{SHARED_BY}; points differ by at most {apart:.1f}",
         ratio < GOAL,
     )  # fmt: skip
 

@@ -15,8 +15,8 @@ def rows(*, device: str = "cuda") -> Iterator[Row]:
         raise LeftOut("trainer=fsdp needs more than one card")
     shared = ["trainer.processes=2", "trainer.micro_batch_size=16"]
     with TemporaryDirectory() as a, TemporaryDirectory() as b:
-        alone = record_of("toy", "osora", device, 20, a)
-        together = record_of("toy", "osora", device, 20, b, *shared)
+        alone = record_of("toy", "osora", device, a)
+        together = record_of("toy", "osora", device, b, *shared)
     yield compared("toy, osora r=16: one card's time / that of two", together, alone)
 
 

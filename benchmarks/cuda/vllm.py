@@ -13,8 +13,8 @@ def rows(*, device: str = "cuda") -> Iterator[Row]:
     if importlib.util.find_spec("vllm") is None:
         raise LeftOut("eval.backend=vllm needs vLLM, which is not installed")
     with TemporaryDirectory() as a, TemporaryDirectory() as b:
-        plain = record_of("toy", "lora", device, 20, a)
-        answered = record_of("toy", "lora", device, 20, b, "eval.backend=vllm")
+        plain = record_of("toy", "lora", device, a)
+        answered = record_of("toy", "lora", device, b, "eval.backend=vllm")
     yield compared("toy, lora r=16: transformers' time / vLLM's", answered, plain)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.cuda import answering, cells, decomposition, shapes, step, training, vllm
 from benchmarks.rows import LeftOut
+from osora_bench.records.record import pack
 
 
 @pytest.mark.parametrize(("name", "told"), [
@@ -42,12 +43,14 @@ def test_the_code_for_a_gpu_runs_on_a_cpu_with_tiny_shapes(module, count, settin
 def test_two_runs_of_a_cell_that_differ_are_told():
     def record(losses, right):
         curve = [[i, loss] for i, loss in enumerate(losses)]
-        return {"training": {"loss": curve}, "scores": {"a": {"k": right}},
+        score = {"right": pack([letter == "r" for letter in right]), "n": len(right)}
+        return {"training": {"loss": curve}, "scores": {"a": score},
                 "measured": {"seconds": {"total": 2.0}}}  # fmt: skip
 
-    assert not cells.compared("x", record([1.0, 2.0], 7), record([1.0, 2.001], 8)).missed
-    assert cells.compared("x", record([1.0, 2.1], 7), record([1.0, 2.0], 7)).missed
-    assert cells.compared("x", record([1.0], 3), record([1.0], 7)).missed
+    cpu = record([1.0, 2.0], "rrwww")
+    assert not cells.compared("x", record([1.0, 2.001], "rwrww"), cpu).missed
+    assert cells.compared("x", record([1.0, 2.1], "rrwww"), cpu).missed
+    assert cells.compared("x", record([1.0, 2.0], "wwrww"), cpu).missed
 
 
 def test_without_vllm_a_line_says_so(monkeypatch):
