@@ -74,7 +74,7 @@ def run_plain(cell: Cell, folder: Path) -> Ran:
         place = folder / "cell.json"
         place.write_text(json.dumps(recipe(cell)), encoding="utf-8")
         training = _cost("plain_training", [place, adapter], folder / "training.log")
-    config = folder / "opencompass.py"
+    config = folder / "to_score.py"
     opencompass_config(cell, adapter).dump(str(config))
     scoring = _cost(
         "plain_opencompass", [config, "--debug", "-w", folder / "scored"], folder / "scoring.log"

@@ -6,7 +6,10 @@ from transformers import AutoTokenizer
 from benchmarks import sweep
 from benchmarks.sides import plain_training
 from osora_bench.models.weights import location
+from osora_bench.planning.cell import cell_of
+from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.training import data
+from tests.conftest import QUICK
 
 
 @pytest.fixture
@@ -39,3 +42,16 @@ def test_opencompass_is_handed_the_same_questions_by_name(cells):
     assert config.datasets[0]["type"] == "opencompass.datasets.gsm8k.GSM8KDataset"
     assert "content" not in config.datasets[0]
     assert "peft_path" not in config.models[0]
+
+
+@pytest.mark.sweep
+@pytest.mark.long
+def test_both_ways_run_a_cell(places, tmp_path):
+    overrides = ["model=toy", "task=toy", "method=osora", "device=cpu", *QUICK, *places]
+    with composer():
+        cell = cell_of(resolve(compose(overrides, "cell"), "cell"), overrides)
+    start, ours = sweep.run_harness([cell], tmp_path)
+    plain = sweep.run_plain(cell, tmp_path / "plain")
+    assert start > 0 < plain.training < plain.total
+    assert ours[cell.run_id].total > 0
+    assert plain.scores.keys() == ours[cell.run_id].scores.keys()
