@@ -15,7 +15,7 @@ def rows(
     model: str = "models/smollm2-135m",
     suite: str = "commonsense-0shot",
     sets: Sequence[str] = ("ARC-c",),
-    limit: int = 32,
+    limit: int = 24,
     most: int = 128,
     stock: Sequence[int] = (16,),
     own: int = 64,

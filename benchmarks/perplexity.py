@@ -16,10 +16,10 @@ def rows(
     *,
     model: str = "models/smollm2-135m",
     sets: Sequence[str] = ("siqa", "ARC-c", "hellaswag"),
-    limit: int = 8,
+    limit: int = 24,
     stock: Sequence[int] = (4,),
     like_mmlu: int = 1,
-    repeats: int = 2,
+    repeats: int = 1,
 ) -> Iterator[Row]:
     """`limit` questions of each set, the wrapper at the best of the batch sizes `stock`."""
     need_smollm2()

@@ -35,11 +35,11 @@ class Row:
 
     Attributes:
         name: what is divided by what; a blank `ratio` stands where there is no peer.
-        ratio: first quartile, median and third quartile.
+        ratio: first quartile, median and third quartile; of one measurement they are the same.
         limit: the ratio if nothing but what cannot be left out were done.
-        goal: for the median; at least that, or with `at_most` at most that.
+        goal: for the median, or for what it says.
         absolute: the measurements themselves, with their units.
-        missed: set where the goal is not for the ratio.
+        missed: whether the goal is.
     """
 
     name: str
@@ -50,8 +50,10 @@ class Row:
     missed: bool = False
 
     def __str__(self) -> str:
-        ratio = "" if self.ratio is None else "{1:.2f} ({0:.2f} to {2:.2f})".format(*self.ratio)
-        limit = "" if self.limit is None else f"{self.limit:.2f}"
+        ratio, limit = "", "" if self.limit is None else f"{self.limit:.2f}"
+        if self.ratio is not None:
+            low, middle, high = self.ratio
+            ratio = f"{middle:.2f}" + (f" ({low:.2f} to {high:.2f})" if low < high else "")
         goal = f"**{self.goal}, missed**" if self.missed else self.goal
         return f"| {self.name} | {ratio} | {limit} | {goal} | {self.absolute} |"
 

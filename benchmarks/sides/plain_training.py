@@ -37,7 +37,8 @@ def dialogues(task: dict[str, Any], seed: int) -> list[tuple[str, str]]:
 
 def encoded(pair: tuple[str, str], tokenizer: Any, task: dict[str, Any]) -> dict[str, list[int]]:
     """A dialogue as the chat template writes it; the loss is on the answer, or on all of it."""
-    user, reply = ({"role": r, "content": c} for r, c in zip(("user", "assistant"), pair))  # noqa: B905
+    user = {"role": "user", "content": pair[0]}
+    reply = {"role": "assistant", "content": pair[1]}
     chat = {"tokenize": True, "return_dict": False}
     prompt = tokenizer.apply_chat_template([user], add_generation_prompt=True, **chat)
     ids = tokenizer.apply_chat_template([user, reply], **chat)
