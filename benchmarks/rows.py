@@ -12,7 +12,6 @@ import ast
 import inspect
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -164,11 +163,6 @@ def cost_of(
         raise RuntimeError(f"{' '.join(command)}: exit status {child.returncode}\n{tail}")
     clock = time.perf_counter() - start
     return Cost(clock, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024.0)
-
-
-def peak_memory() -> float:
-    """Bytes that this process had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def gflops(dtype: Any, *, size: int = 2048, rows: int = 512) -> float:
