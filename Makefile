@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow mutants check clean \
+.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math
 
@@ -111,6 +111,9 @@ $(MUTANTS)/.installed: pyproject.toml | $(STAMP)
 mutants: $(MUTANTS)/.installed  ## what no test notices (an hour and more): SAMPLE=20 FILES=osora/svd.py REPORT=1
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(FILES) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report)
+
+bench: $(STAMP)  ## measure; BENCHMARKS.md holds the table (15 minutes): ROWS=training,sweep DEVICE=cuda
+	$(BIN)/python -m benchmarks $(if $(DEVICE),--device "$(DEVICE)") $(if $(ROWS),--rows "$(ROWS)")
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
