@@ -54,5 +54,3 @@ def _print(cells: Sequence[Cell]) -> None:
         for dataset, found in overlaps(cell, session.sets(cell)).items():
             counts = f"{found.questions} | {len(found.exact)} | {len(found.near)}"
             print(f"| {task} | {suite} | {dataset} | {counts} |", flush=True)
-
-

@@ -22,6 +22,7 @@ usage: osora-bench VERB [KEY=VALUE ...]
   results   all that results/ledger gives, the tables inside README.md and RESULTS.md too
   params    trainable parameters, adapter and frozen bytes, from the architecture alone
   data      benchmark sets: source, licence, state; their checksums; downloading what is missing
+  leakage   which questions of an experiment stand in the rows that it trains on
   audit     where the paper's printed averages differ from its own cells
   cell      one cell, or a Hydra multirun with -m (same as python -m osora_bench)
   evaluate  score a model, or an adapter on it, from a folder
@@ -46,6 +47,7 @@ VERBS = {
     "audit": "osora_bench.cli.report:audit_verb",
     "params": "osora_bench.cli.params:params_verb",
     "data": "osora_bench.cli.data:data_verb",
+    "leakage": "osora_bench.cli.leakage:leakage_verb",
     "cell": "osora_bench.cli.run:cell_verb",
     "evaluate": "osora_bench.cli.evaluate:evaluate_verb",
     "judge": "osora_bench.cli.judge:main",

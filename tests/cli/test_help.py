@@ -23,6 +23,7 @@ OPTIONS = {
     "audit": [],
     "params": [*(f"{key}=" for key in params.OPTIONS), "--csv"],
     "data": [*data.ACTIONS, "--replace"],
+    "leakage": ("experiment=", "scale=smoke"),
     "cell": ["-m", "KEY=VALUE", "hydra/launcher="],
     "evaluate": of_parser(evaluate.parser()),
     "judge": of_parser(judge.parser()),
