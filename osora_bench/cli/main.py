@@ -17,6 +17,7 @@ usage: osora-bench VERB [KEY=VALUE ...]
 
   plan      the cells of an experiment, their run ids and states
   run       run the cells of an experiment that have no record yet
+  compare   methods beside each other, each at tuned rates on several seeds, with tests and costs
   tables    an experiment's tables from its records
   figures   an experiment's figures as PNG, SVG and PDF
   results   all that results/ledger gives, the tables inside README.md and RESULTS.md too
@@ -41,6 +42,7 @@ Experiments are the files of experiments/; models, methods, tasks and suites tho
 VERBS = {
     "plan": "osora_bench.cli.plan:plan_verb",
     "run": "osora_bench.cli.run:run_verb",
+    "compare": "osora_bench.cli.compare:compare_verb",
     "tables": "osora_bench.cli.report:tables_verb",
     "figures": "osora_bench.cli.report:figures_verb",
     "results": "osora_bench.cli.report:results_verb",

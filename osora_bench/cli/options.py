@@ -47,9 +47,9 @@ def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
     options = RunOptions(
         workers=_workers(values.get("workers", "1")),
         launcher=tuple(launcher),
-        retries=_count(values.get("retries", str(RETRIES)), "retries", least=0),
+        retries=count_option(values.get("retries", str(RETRIES)), "retries", least=0),
         allow_changed=choice(values, "allow_changed", "true"),
-        wait=_count(values.get("wait", str(WAIT)), "wait"),
+        wait=count_option(values.get("wait", str(WAIT)), "wait"),
     )
     if launcher and "workers" in values:
         raise UserError(
@@ -77,10 +77,11 @@ def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _workers(text: str) -> int:
-    return AUTO if text == "auto" else _count(text, "workers", also=" or auto")
+    return AUTO if text == "auto" else count_option(text, "workers", also=" or auto")
 
 
-def _count(text: str, key: str, least: int = 1, also: str = "") -> int:
+def count_option(text: str, key: str, least: int = 1, also: str = "") -> int:
+    """A whole number from the command line; raises UserError."""
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{key}={text}: a whole number of at least {least}{also}")
     return int(text)

@@ -9,7 +9,8 @@ from osora_bench.cli.options import CELLS_HELP, choice, experiment_option, own_o
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.common.process import without_collecting
-from osora_bench.planning.experiments import load_experiment
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.planning.grid import expansion
 from osora_bench.reporting import reference, render, tabulate
 
@@ -61,9 +62,23 @@ def tables_verb(arguments: Sequence[str]) -> int:
         spec.params = spec.params or params
     compare = choice(options, "compare", "paper")
     others = choice(options, "others", "true") or "scale=smoke" in overrides
+    folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
+    show_tables(experiment, cells, folder, compare=compare, others=others)
+    return 0
+
+
+def show_tables(
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    compare: bool = False,
+    others: bool = False,
+) -> None:
+    """Print the tables of an experiment and write them into a folder; `build_tables` says what the
+    choices are."""
     with without_collecting():
         tables, damaged = tabulate.build_tables(experiment, cells, compare=compare, others=others)
-    folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
     files = render.write_tables(tables, folder)
     for table in tables:
         print(render.markdown(table))
@@ -73,7 +88,6 @@ def tables_verb(arguments: Sequence[str]) -> int:
         print(f"no ledger yet: {ledger}", file=sys.stderr)
     if files:
         print(f"written to {folder}: {', '.join(p.name for p in files)}")
-    return 0
 
 
 def figures_verb(arguments: Sequence[str]) -> int:

@@ -196,7 +196,8 @@ class Grid:
         what = "learning rates" if list(chosen) == [RATE] else "settings"
         for cell in self.cells(choice, values, _variants([rank], seeds, [chosen])):
             if best is None:
-                yield Waiting(cell, trials, what)
+                planned = replace(cell, config=replace(cell.config, tuning={"tried": []}))
+                yield Waiting(planned, trials, what)
             else:
                 yield replace(cell, config=replace(cell.config, tuning=_tuning(trials, points)))
 
