@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow mutants check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
-	smollm2 smollm2-commonsense smollm2-rank smollm2-math
+	smollm2 smollm2-commonsense smollm2-rank smollm2-math at-size
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -101,6 +101,12 @@ $(MUTANTS)/.installed: pyproject.toml | $(STAMP)
 mutants: $(MUTANTS)/.installed  ## what no test notices (an hour and more): SAMPLE=20 FILES=osora/svd.py REPORT=1
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(FILES) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report)
+
+# a model of MODEL's shape with random weights, 15 GB of memory and 17 of disk below runs/at-size; one
+# thread is what its figures are of, THREADS=8 is sooner done
+at-size: $(STAMP)  ## whole cells of five methods on a random model of 7B on a CPU (half an hour, 17 GB): MODEL=qwen2-7b
+	OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python benchmarks/at_size.py \
+		--model $(if $(filter file,$(origin MODEL)),mistral-7b-instruct-v0.3,$(MODEL)) $(if $(LAYERS),--layers $(LAYERS))
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

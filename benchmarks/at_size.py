@@ -20,9 +20,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 
@@ -54,8 +55,7 @@ INTERVAL = 0.05
 
 class Stages:
     """Seconds, on the clock and of processor time, and peak memory (bytes) of this process by
-    stage. A stage within another one counts
-    by itself; what is in none is the `rest`.
+    stage. A stage within another one counts by itself; what is in none is the `rest`.
 
     `rss` counts the pages of the files that are mapped, `own` leaves them out: the kernel takes
     them back when memory is short.
@@ -63,6 +63,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.process = psutil.Process()
+        self.over = threading.Event()
         self.clear()
         threading.Thread(target=self._look, daemon=True).start()
 
@@ -75,11 +76,10 @@ class Stages:
         self._stack, self._since = ["rest"], (time.perf_counter(), time.process_time())
 
     def _look(self) -> None:
-        while True:
+        while not self.over.wait(INTERVAL):
             stage, memory = self._stack[-1], self.process.memory_info()
             self.rss[stage] = max(self.rss[stage], memory.rss)
             self.own[stage] = max(self.own[stage], memory.rss - memory.shared)
-            time.sleep(INTERVAL)
 
     def _charge(self) -> None:
         now = time.perf_counter(), time.process_time()
@@ -97,15 +97,14 @@ class Stages:
             self._charge()
             self._stack.pop()
 
-    def watch(self, owner: Any, name: str, stage: str) -> None:
-        """Replace a function by one that is the stage."""
-        original: Callable[..., Any] = getattr(owner, name)
+    def staged(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """The function, as the stage."""
 
-        def staged(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             with self.inside(stage):
-                return original(*args, **kwargs)
+                return function(*args, **kwargs)
 
-        setattr(owner, name, staged)
+        return call
 
     def taken(self) -> dict[str, dict[str, float]]:
         """By stage: both kinds of seconds, and gigabytes (1e9) with mapped files and without."""
@@ -122,7 +121,8 @@ class Stages:
         }
 
 
-def watched() -> Stages:
+@contextmanager
+def watched() -> Iterator[Stages]:
     """The stages of a cell, in the functions that they are."""
     from osora_bench.evaluation import evaluate
     from osora_bench.models import adapters, base
@@ -130,16 +130,23 @@ def watched() -> Stages:
     from osora_bench.pipeline import preflight, session
     from osora_bench.training import train
 
+    functions: list[tuple[Any, str, str]] = [
+        (preflight, "check_cells", "checks"),
+        (base, "_read", "load"),
+        (base, "checksums", "checksums"),
+        (adapters, "with_fresh_adapter", "start"),
+        (store, "top_triplets", "decompositions"),
+        (train, "train", "training"),
+        (evaluate, "evaluate", "evaluation"),
+        (session.Session, "_check_saved", "saved adapter"),
+    ]
     stages = Stages()
-    stages.watch(preflight, "check_cells", "checks")
-    stages.watch(base, "_read", "load")
-    stages.watch(base, "checksums", "checksums")
-    stages.watch(adapters, "with_fresh_adapter", "start")
-    stages.watch(store, "top_triplets", "decompositions")
-    stages.watch(train, "train", "training")
-    stages.watch(evaluate, "evaluate", "evaluation")
-    stages.watch(session.Session, "_check_saved", "saved adapter")
-    return stages
+    with ExitStack() as patches:
+        patches.callback(stages.over.set)
+        for owner, name, stage in functions:
+            own = stages.staged(getattr(owner, name), stage)
+            patches.enter_context(mock.patch.object(owner, name, own))
+        yield stages
 
 
 def planned(model: str, layers: int | None, runs: Path) -> list[Cell]:
@@ -175,7 +182,7 @@ def check_room(cells: Sequence[Cell], memory: float, disk: float) -> None:
 
 def weight_bytes(model: Any) -> float:
     """Of a model whose architecture stands in its file."""
-    return estimate.BYTES[model.dtype] * estimate._parameters(model.architecture)
+    return estimate.BYTES[model.dtype] * estimate.parameters(model.architecture)
 
 
 def make(model: Any, folder: Path) -> None:
@@ -201,51 +208,57 @@ def run(cells: Sequence[Cell], folder: Path) -> int:
     from osora_bench.pipeline.attempt import session
 
     session()  # the libraries belong to no cell
-    stages = watched()
-    for cell in cells:
-        if cell.state == State.DONE:
-            continue
-        stages.clear()
-        status = run_missing([cell])
-        if status != OK:
-            return status
-        write_whole(folder / f"{cell.run_id}.json", json.dumps(stages.taken(), indent=1))
+    with watched() as stages:
+        for cell in (cell for cell in cells if cell.state != State.DONE):
+            stages.clear()
+            status = run_missing([cell])
+            if status != OK:
+                return status
+            write_whole(folder / f"{cell.run_id}.json", json.dumps(stages.taken(), indent=1))
     return OK
 
 
 def table(cells: Sequence[Cell], folder: Path) -> str:
     """Seconds and peak memory by stage and method, beside what `plan` expects, in Markdown."""
-    took, whole, parameters = {}, {}, {}
-    for cell in cells:
-        name = f"{cell.config.method.label} r={cell.config.method.rank}"
-        took[name] = json.loads((folder / f"{cell.run_id}.json").read_text(encoding="utf-8"))
-        whole[name] = estimate.estimate_of(cell, {})
-        parameters[name] = record.read_record(cell.record)["parameters"]
-    rows = [["s, GB", *took]]
+    labels = [f"{cell.config.method.label} r={cell.config.method.rank}" for cell in cells]
+    took = [_taken(folder / f"{cell.run_id}.json") for cell in cells]
+    counts = [record.read_record(cell.record)["parameters"] for cell in cells]
+    rows = {"seconds, GB": labels}
     for stage in STAGES:
-        rows.append([stage, *(_pair(stages.get(stage)) for stages in took.values())])
-    rows.append(["whole", *(_pair(_whole(stages)) for stages in took.values())])
-    rows.append(["without mapped files", *(f"{_most(s, 'own'):.1f} GB" for s in took.values())])
-    rows.append(["plan expects", *(
-        f"{3600 * cost.hours:.0f}, {cost.gigabytes:.1f}" if cost else "" for cost in whole.values()
-    )])  # fmt: skip
-    rows.append(["trained numbers", *(f"{p['trainable']:,}" for p in parameters.values())])
-    rows.append(["adapter, MB", *(f"{p['adapter_bytes'] / 1e6:.2f}" for p in parameters.values())])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|:--|" + "--:|" * len(took), *lines[1:]])
+        rows[stage] = [_pair(stages, [stage]) for stages in took]
+    rows |= {
+        "whole": [_pair(stages, STAGES) for stages in took],
+        "of processor time, without mapped files": [_pair(s, STAGES, "cpu", "own") for s in took],
+        "`plan` expects": [_expected(cell) for cell in cells],
+        "trained numbers": [f"{count['trainable']:,}" for count in counts],
+        "adapter, MB": [f"{count['adapter_bytes'] / 1e6:.2f}" for count in counts],
+    }
+    lines = [f"| {' | '.join([name, *row])} |" for name, row in rows.items()]
+    return "\n".join([lines[0], "|:--|" + "--:|" * len(cells), *lines[1:]])
 
 
-def _pair(taken: dict[str, float] | None) -> str:
-    return "" if taken is None else f"{taken['seconds']:.1f}, {taken['rss']:.1f}"
+def _taken(file: Path) -> dict[str, dict[str, float]]:
+    """What the stages of a cell took; nothing of one that was stopped after its record."""
+    if not file.is_file():
+        return {}
+    taken: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+    return taken
 
 
-def _whole(stages: dict[str, dict[str, float]]) -> dict[str, float]:
-    seconds = sum(taken["seconds"] for taken in stages.values())
-    return {"seconds": seconds, "rss": _most(stages, "rss")}
+def _pair(
+    stages: dict[str, dict[str, float]], names: Sequence[str], time: str = "seconds",
+    memory: str = "rss",
+) -> str:  # fmt: skip
+    """Seconds of all the named stages and the most memory of one; blank without any of them."""
+    taken = [stages[name] for name in names if name in stages]
+    if not taken:
+        return ""
+    return f"{sum(t[time] for t in taken):.1f}, {max(t[memory] for t in taken):.1f}"
 
 
-def _most(stages: dict[str, dict[str, float]], kind: str) -> float:
-    return max(taken[kind] for taken in stages.values())
+def _expected(cell: Cell) -> str:
+    cost = estimate.estimate_of(cell, {})
+    return "" if cost is None else f"{3600 * cost.hours:.0f}, {cost.gigabytes:.1f}"
 
 
 def at_size(model: str, layers: int | None, runs: Path) -> int:

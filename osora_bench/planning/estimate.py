@@ -159,7 +159,7 @@ def _by_size(cfg: Config) -> tuple[Part, Part] | None:
     shape = _shape(cfg.model)
     if shape is None:
         return None
-    size, rate = _parameters(shape), _rate(_on_gpu(cfg))
+    size, rate = parameters(shape), _rate(_on_gpu(cfg))
     training = _training_operations(cfg, size) if cfg.trains else 0.0
     tokens = sum(_tokens(d, cfg.eval) for d in cfg.eval.chosen)
     evaluation_bytes = BYTES[cfg.model.dtype] * size + LIBRARIES
@@ -191,7 +191,7 @@ def _shape(model: ModelConfig) -> dict[str, Any] | None:
     return shape if all(key in shape for key in (*keys, "vocab_size")) else None
 
 
-def _parameters(shape: dict[str, Any]) -> float:
+def parameters(shape: dict[str, Any]) -> float:
     """Of a Llama-like model; exact but for norms and biases."""
     hidden = shape["hidden_size"]
     head = shape.get("head_dim") or hidden // shape["num_attention_heads"]
