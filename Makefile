@@ -102,7 +102,7 @@ mutants: $(MUTANTS)/.installed  ## what no test notices (an hour and more): SAMP
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(FILES) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report)
 
-# a model of MODEL's shape with random weights, 15 GB of memory and 17 of disk below runs/at-size; one
+# a model of MODEL's shape with random weights, 17 GB of memory and of disk below runs/at-size; one
 # thread is what its figures are of, THREADS=8 is sooner done
 at-size: $(STAMP)  ## whole cells of five methods on a random model of 7B on a CPU (half an hour, 17 GB): MODEL=qwen2-7b
 	OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python benchmarks/at_size.py \

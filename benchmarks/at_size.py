@@ -39,8 +39,8 @@ from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.records import record
 from osora_bench.sweep.run import run_missing
 
-METHODS = {"lora": 16, "dora": 16, "vera": 256, "osora": 512, "pissa": 16}
-"""Ranks by method; PiSSA last, since it takes OSoRA's decompositions from the store."""
+METHODS = {"lora": 16, "vera": 256, "osora": 512, "pissa": 16, "dora": 16}
+"""Ranks by method. OSoRA makes the decompositions, PiSSA takes them from the store."""
 CELL = ["task=toy", "trainer=paper", "eval=toy", "device=cpu", "model.revision=null",
         "trainer.max_steps=1", "trainer.batch_size=2", "trainer.micro_batch_size=2",
         "eval.datasets.0.limit=2", "eval.datasets.1.limit=2",
