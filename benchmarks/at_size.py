@@ -29,8 +29,9 @@ import psutil
 
 from osora_bench.common.allowance import OURS
 from osora_bench.common.errors import UserError, tell
-from osora_bench.common.exits import MISTAKE, OK
+from osora_bench.common.exits import MISTAKE, OK, exit_status_of
 from osora_bench.common.files import write_whole
+from osora_bench.common.interruption import Interrupted
 from osora_bench.common.progress import say
 from osora_bench.models.made_up import write_models
 from osora_bench.planning import estimate
@@ -262,7 +263,7 @@ def _expected(cell: Cell) -> str:
 
 
 def at_size(model: str, layers: int | None, runs: Path) -> int:
-    """Make the model, run the cells, print the table; the exit status."""
+    """Make the model, run the cells, print the table of those that are done; the exit status."""
     cells = planned(model, layers, runs)
     folder = Path(cells[0].config.model.path)
     runs.mkdir(parents=True, exist_ok=True)
@@ -274,10 +275,11 @@ def at_size(model: str, layers: int | None, runs: Path) -> int:
     cells = planned(model, layers, runs)
     say(f"planned, the weights' fingerprint taken, in {time.perf_counter() - start:.1f} s")
     check_room(cells, memory, shutil.disk_usage(runs).free)
-    status = run(cells, runs)
-    if status == OK:
-        print(f"\n{table(cells, runs)}")
-    return status
+    try:
+        return run(cells, runs)
+    finally:  # stopped on the way, what is done is shown
+        if done := [cell for cell in cells if cell.state == State.DONE]:
+            print(f"\n{table(done, runs)}", flush=True)
 
 
 def main() -> int:
@@ -292,6 +294,9 @@ def main() -> int:
     except UserError as error:
         tell(error)
         return MISTAKE
+    except Interrupted as interrupted:
+        say(f"{interrupted}: what was done is kept, the next start goes on from it")
+        return exit_status_of(interrupted.number)
 
 
 if __name__ == "__main__":
