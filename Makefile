@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
-	smollm2 smollm2-commonsense smollm2-rank smollm2-math
+	smollm2 smollm2-commonsense smollm2-rank smollm2-math at-size
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -114,6 +114,12 @@ mutants: $(MUTANTS)/.installed  ## what no test notices (an hour and more): SAMP
 
 bench: $(STAMP)  ## measure; BENCHMARKS.md holds the table (15 minutes): ROWS=training,sweep DEVICE=cuda
 	$(BIN)/python -m benchmarks $(if $(DEVICE),--device "$(DEVICE)") $(if $(ROWS),--rows "$(ROWS)")
+
+# a model of MODEL's shape with random weights, 17 GB of memory and of disk below runs/at-size; one
+# thread is what its figures are of, THREADS=8 is sooner done
+at-size: $(STAMP)  ## whole cells of five methods on a random model of 7B on a CPU (half an hour, 17 GB): MODEL=qwen2-7b
+	OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python benchmarks/at_size.py \
+		--model $(if $(filter file,$(origin MODEL)),mistral-7b-instruct-v0.3,$(MODEL)) $(if $(LAYERS),--layers $(LAYERS))
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
