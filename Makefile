@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow mutants bench check clean \
+.PHONY: help setup demo compare sweep-rank plan tables toy-model test test-fast field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math at-size
 
@@ -30,6 +30,13 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## every method and rank on the embedded model, on all processors, and its tables
 	$(BIN)/osora-bench run experiment=demo $(or $(HOW),workers=auto)
 	$(BIN)/osora-bench tables experiment=demo
+
+METHODS ?=
+# e.g. METHODS=lora,osora,mine MODEL=toy TASK=toy SEEDS=5 BUDGET=1280 RATES=1e-3,1e-2 WORKERS=2
+compare: $(STAMP)  ## methods beside each other, tuned, on several seeds: METHODS=lora,osora SEEDS=5
+	$(BIN)/osora-bench compare methods=$(METHODS) $(if $(filter file,$(origin MODEL)),,model=$(MODEL)) \
+		$(if $(TASK),task=$(TASK)) $(if $(EVAL),eval=$(EVAL)) $(if $(SEEDS),seeds=$(SEEDS)) \
+		$(if $(RATES),rates=$(RATES)) $(if $(BUDGET),budget=$(BUDGET)) $(or $(HOW),workers=auto)
 
 # the published grid is Qwen2-7B's; another model is run only when it is named
 MODEL ?= qwen2-7b

@@ -1,7 +1,9 @@
 """osora-bench compare: methods beside each other, each with tuned rates, on several seeds."""
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -71,7 +73,8 @@ def compare_verb(arguments: Sequence[str]) -> int:
     plan = expansion(experiment, overrides)
     check_shown(experiment, plan.everything)
     folder = Path(values.get("out", Path(config.runs) / "compare" / comparison.name))
-    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.structured(experiment)))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(_said(experiment))))
     status = run_experiment(experiment, overrides, options, plan)
     cells = expansion(experiment, overrides).everything
     show_tables(experiment, cells, folder)
@@ -80,6 +83,17 @@ def compare_verb(arguments: Sequence[str]) -> int:
     drawn = figures.draw(experiment, cells, folder)
     print(f"figures: {', '.join(p.name for p in drawn if p.suffix == '.png')}")
     return status
+
+
+def _said(node: Any) -> Any:
+    """An experiment as its file would say it: without what is not set."""
+    if is_dataclass(node):
+        defaults = {f.name: f.default for f in fields(node)}
+        values = {f.name: getattr(node, f.name) for f in fields(node)}
+        return _said({k: v for k, v in values.items() if v != defaults[k] and k != "name"})
+    if isinstance(node, dict):
+        return {key: _said(value) for key, value in node.items() if value not in ({}, [])}
+    return [_said(value) for value in node] if isinstance(node, list) else node
 
 
 def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Comparison, Config]:
@@ -93,6 +107,8 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
             f"name the methods: methods=A,B. Valid: {', '.join(members(None, 'method'))}"
         )
     methods = list(dict.fromkeys(members(values["methods"], "method")))
+    if "none" in methods:
+        raise UserError("methods=none: the untrained model stands beside them in any case")
     model, task = (members(values.get(group, "toy"), group)[0] for group in ("model", "task"))
     chosen = [f"model={model}", f"task={task}", f"method={methods[0]}"]
     if "eval" in values:

@@ -20,6 +20,7 @@ usage: osora-bench VERB [KEY=VALUE ...]
   compare   methods beside each other, each at tuned rates on several seeds, with tests and costs
   tables    an experiment's tables from its records
   figures   an experiment's figures as PNG, SVG and PDF
+  scores    every answer of an experiment's records as one CSV file, a row a question
   results   all that results/ledger gives, the tables inside README.md and RESULTS.md too
   params    trainable parameters, adapter and frozen bytes, from the architecture alone
   data      benchmark sets: source, licence, state; their checksums; downloading what is missing
@@ -45,6 +46,7 @@ VERBS = {
     "compare": "osora_bench.cli.compare:compare_verb",
     "tables": "osora_bench.cli.report:tables_verb",
     "figures": "osora_bench.cli.report:figures_verb",
+    "scores": "osora_bench.cli.report:scores_verb",
     "results": "osora_bench.cli.report:results_verb",
     "audit": "osora_bench.cli.report:audit_verb",
     "params": "osora_bench.cli.params:params_verb",

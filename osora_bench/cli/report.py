@@ -16,6 +16,7 @@ from osora_bench.reporting import reference, render, tabulate
 
 TABLES_OPTIONS = ("out", "params", "compare", "others")
 FIGURES_OPTIONS = ("out",)
+SCORES_OPTIONS = ("out",)
 HELP = {
     "tables": f"""\
 usage: osora-bench tables experiment=NAME [KEY=VALUE ...]
@@ -33,6 +34,13 @@ usage: osora-bench figures experiment=NAME [KEY=VALUE ...]
 Draw an experiment's figures from its records, as PNG, SVG and PDF.
 
   out=FOLDER           write them there; by default below runs/figures
+{CELLS_HELP}""",
+    "scores": f"""\
+usage: osora-bench scores experiment=NAME [KEY=VALUE ...]
+
+Every answer of an experiment's records as one CSV file, a row a question (docs/statistics.md).
+
+  out=FILE             write it there; by default runs/scores/NAME.csv
 {CELLS_HELP}""",
     "results": """\
 usage: osora-bench results
@@ -103,6 +111,24 @@ def figures_verb(arguments: Sequence[str]) -> int:
     files = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)
     if files:
         print(f"written to {folder}: {', '.join(p.name for p in files)}")
+    return 0
+
+
+def scores_verb(arguments: Sequence[str]) -> int:
+    """Write every answer as a row of a CSV file."""
+    from osora_bench.reporting.rows import recorded_rows
+    from osora_bench.reporting.scores_csv import write_scores
+
+    name, rest = experiment_option(arguments)
+    options, overrides = own_options(rest, SCORES_OPTIONS)
+    experiment = load_experiment(name)
+    cells = expansion(experiment, overrides).everything
+    rows, damaged = recorded_rows(cells)
+    place = Path(options.get("out", cells[0].paths.runs / "scores" / f"{name}.csv"))
+    count = write_scores(rows, place)
+    for line in damaged:
+        print(f"damaged record, left alone: {line}", file=sys.stderr)
+    print(f"{count:,} answers written to {place}")
     return 0
 
 

@@ -21,7 +21,7 @@ from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
 from osora_bench.reporting.rows import Row, recorded_rows, rows
-from osora_bench.reporting.table import Table
+from osora_bench.reporting.table import TUNED, Table
 
 
 def build_tables(
@@ -78,13 +78,14 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
 def _apart(
     name: str, spec: TableSpec, by_seed: Sequence[Row]
 ) -> list[tuple[str, TableSpec, list[Row]]]:
-    """A table's rows; as two tables where some have settings as published and others tuned ones."""
+    """A table's rows; as two tables where some have settings as given and others tuned ones. A part
+    without the table's baseline is left out, if the other has it."""
     chosen = [row for row in by_seed if _selected(row, spec)]
     trained = [row.cell for row in chosen if row.cell.config.trains and not row.cell.is_trial]
     if len({cell.config.tuning is None for cell in trained}) < 2:
         return [(name, spec, chosen)]
     parts = []
-    for suffix, told, tuned in (("", "settings as given", False), ("-tuned", "tuned", True)):
+    for suffix, told, tuned in (("", "settings as given", False), (TUNED, "tuned", True)):
         rows_of_part = [
             row
             for row in chosen
@@ -92,7 +93,12 @@ def _apart(
         ]
         title = f"{spec.title}, {told}"
         parts.append((f"{name}{suffix}", replace(spec, title=title), rows_of_part))
-    return parts
+    with_baseline = [part for part in parts if spec.baseline in _methods(part[2])]
+    return with_baseline or parts
+
+
+def _methods(rows: Sequence[Row]) -> set[str | None]:
+    return {row.cell.config.method.name for row in rows}
 
 
 def _selected(row: Row, spec: TableSpec) -> bool:

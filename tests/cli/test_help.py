@@ -2,7 +2,7 @@
 
 import pytest
 
-from osora_bench.cli import data, evaluate, judge, params, report
+from osora_bench.cli import compare, data, evaluate, judge, params, report
 from osora_bench.cli.main import PARSED, VERBS, main
 from osora_bench.cli.options import HOW
 
@@ -19,6 +19,8 @@ OPTIONS = {
     "run": [*CELLS, *HOW_KEYS, "hydra/launcher="],
     "tables": [*CELLS, *(f"{key}=" for key in report.TABLES_OPTIONS)],
     "figures": [*CELLS, *(f"{key}=" for key in report.FIGURES_OPTIONS)],
+    "scores": [*CELLS, *(f"{key}=" for key in report.SCORES_OPTIONS)],
+    "compare": [*HOW_KEYS, *(f"{key}=" for key in compare.OPTIONS)],
     "results": [],
     "audit": [],
     "params": [*(f"{key}=" for key in params.OPTIONS), "--csv"],
