@@ -96,8 +96,9 @@ class TaskConfig:
     """What a cell trains on: the sources together, `max_rows` of them drawn by the seed.
 
     `validation_rows` of them, the same for every seed, are kept out of training; the loss on them
-    at its end is in the record, to choose settings by. `warning` is said wherever the task is run
-    or its results are shown.
+    at its end is in the record, to choose settings by. The loss on `retained`, a file of plain text
+    that no row is of, is in the record before and after training: what was forgotten. `warning` is
+    said wherever the task is run or its results are shown.
     """
 
     name: str = shown()
@@ -107,6 +108,7 @@ class TaskConfig:
     max_length: int = MISSING
     max_rows: int | None = MISSING
     validation_rows: int | None = later(None)
+    retained: str | None = later(None)
     warning: str | None = shown(None)
 
 

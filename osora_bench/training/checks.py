@@ -26,6 +26,7 @@ def check_rows(cell: Cell) -> None:
         return
     sources = cell.config.task.sources
     files = [entry.path for s in sources for entry in (s, s.exclude) if entry is not None]
+    files += [] if cell.config.task.retained is None else [cell.config.task.retained]
     missing = [line for file in files if (line := absent(file)) is not None]
     if missing:
         raise UserError("\n".join([*missing, data_folder()]))

@@ -59,7 +59,7 @@ def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
     """A file's text, in UTF-8 without a byte order mark.
 
     Raises:
@@ -88,7 +88,7 @@ def _json(text: str) -> Any:
 
 def _read_jsonl(file: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(io.StringIO(_text(file), newline=None), start=1):
+    for number, line in enumerate(io.StringIO(read_text(file), newline=None), start=1):
         try:
             row = _json(line)
         except (ValueError, RecursionError) as error:
@@ -100,7 +100,7 @@ def _read_jsonl(file: Path) -> list[dict[str, Any]]:
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
-    text = _text(file)
+    text = read_text(file)
     try:
         rows = _json(text)
     except (ValueError, RecursionError) as error:  # says line and column
@@ -144,7 +144,7 @@ def _column(row: dict[str, Any], column: str, path: str) -> Any:
 
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(_text(file), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
     rows: list[dict[str, Any]] = []
     try:
         rows += reader
