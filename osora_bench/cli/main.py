@@ -33,7 +33,10 @@ usage: osora-bench VERB [KEY=VALUE ...]
   params  [model=A,B | config=FILE] [method=C,D] [rank=8,16] [modules=M,N] [--csv]
                             trainable parameters, adapter and frozen bytes, from the architecture
                             alone: the experiments' grid, or any hub-style config.json with each
-                            method's own rank; modules: which are adapted, e.g. c_attn
+                            method's own rank; method=all: of every file of conf/method;
+                            modules: which are adapted, e.g. c_attn or all-linear
+  methods                   docs/methods.md: every method of conf/method, what it trains, from which
+                            paper, whether it merges; and PEFT's classes that are left out
   data    list|verify|fetch [SET ...]
                             benchmark sets: source, licence and state; their checksums and rows;
                             downloading what is missing (--replace: also what is wrong)
@@ -61,6 +64,7 @@ VERBS = {
     "results": "osora_bench.cli.report:results_verb",
     "audit": "osora_bench.cli.report:audit_verb",
     "params": "osora_bench.cli.params:params_verb",
+    "methods": "osora_bench.cli.methods:methods_verb",
     "data": "osora_bench.cli.data:data_verb",
     "cell": "osora_bench.cli.run:cell_verb",
     "evaluate": "osora_bench.cli.evaluate:evaluate_verb",

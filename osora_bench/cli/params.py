@@ -13,6 +13,8 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.reporting import parameters
 from osora_bench.reporting.parameters import CountLine
 
+ALL = "all"
+
 
 def params_verb(arguments: Sequence[str]) -> int:
     """Count parameters of models x methods x ranks."""
@@ -25,7 +27,7 @@ def params_verb(arguments: Sequence[str]) -> int:
     config = Path(options["config"]) if "config" in options else None
     # what is not in a config.json, the modules to adapt, is then any model's: q_proj and v_proj
     models = ["toy"] if config else members(options.get("model"), "model")
-    methods = members(options.get("method"), "method")
+    methods = _methods(options.get("method"))
     ranks = None
     if "rank" in options:
         try:
@@ -41,6 +43,11 @@ def params_verb(arguments: Sequence[str]) -> int:
         raise UserError("\n".join(dict.fromkeys(str(line.problem) for line in lines)))
     print(counts_csv(lines) if "--csv" in rest else counts_markdown(lines))
     return 0
+
+
+def _methods(selection: str | None) -> list[str] | None:
+    """The methods that are named, with `all` every file; None: those of the experiments."""
+    return None if selection is None else members(None if selection == ALL else selection, "method")
 
 
 def counts_markdown(lines: Sequence[CountLine]) -> str:
