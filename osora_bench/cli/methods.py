@@ -55,7 +55,7 @@ what it trains and where it comes from. The settings are the paper's or PEFT's o
 any model; no learning rate is among them, since it is the experiment's to choose. Every one trains,
 goes on after an interruption, is saved, comes back from its folder with the same answers and is
 scored (`tests/pipeline/test_every_method.py`). A method of your own:
-[experiments.md](experiments.md#a-method-of-your-own).
+[own-method.md](own-method.md).
 
 - trainable: counted by `params` on {model}, with the file's settings; where it is not counted,
   what the method makes depends on the weights, and a cell's record has the count.

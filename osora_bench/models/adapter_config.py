@@ -41,14 +41,17 @@ def check_adapter(folder: Path) -> None:
         raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
 
 
-def imported(method: MethodConfig, key: str, name: object) -> Any:
+def imported(name: object, told: str) -> Any:
     """What a dotted name in a method's file stands for.
+
+    Args:
+        told: where the name stands.
 
     Raises:
         UserError: there is nothing of that name, or its module cannot be imported; then with the
             whole of what Python says, since that is about the user's own code.
     """
-    told = f"method {method.name}: {key}={name}"
+    told = f"{told}={name}"
     parts = str(name).split(".")
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])
@@ -75,7 +78,7 @@ def start(method: MethodConfig) -> Callable[[Any], None]:
     """
     if method.start is None:
         return lambda _: None
-    function = imported(method, "start", method.start)
+    function = imported(method.start, f"method {method.name}: start")
     if not callable(function):
         raise UserError(f"method {method.name}: start={method.start} is no function")
     chosen: Callable[[Any], None] = function
@@ -92,7 +95,7 @@ def hooks(method: MethodConfig) -> "list[TrainerCallback]":
 
     made = []
     for name in method.callbacks or ():
-        kind = imported(method, "callbacks", name)
+        kind = imported(name, f"method {method.name}: callbacks")
         if not (isinstance(kind, type) and issubclass(kind, TrainerCallback)):
             raise UserError(
                 f"method {method.name}: callbacks={name} is no class of callbacks "
@@ -112,7 +115,8 @@ def own_optimizer(method: MethodConfig) -> Callable[..., Any] | None:
     if method.optimizer is None:
         return None
     settings = dict(method.optimizer)
-    return partial(imported(method, "optimizer._target_", settings.pop("_target_", "")), **settings)
+    told = f"method {method.name}: optimizer._target_"
+    return partial(imported(settings.pop("_target_", ""), told), **settings)
 
 
 DATA_STEPS = ("eva", "lora_ga", "corda")
@@ -152,7 +156,7 @@ def instantiate(method: MethodConfig) -> Any:
 
     if (target := (method.peft or {}).get("_target_")) is None:
         raise UserError(f"method {method.name}: peft._target_ is missing: name a PEFT class")
-    imported(method, "peft._target_", target)
+    imported(target, f"method {method.name}: peft._target_")
     try:
         # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
         settings = build(method.peft, _convert_="all")
