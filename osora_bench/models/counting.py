@@ -204,9 +204,11 @@ def _without_start() -> Iterator[None]:
 
 def _without_weights(method: MethodConfig) -> MethodConfig:
     """The method with the start of its factors left out, where that is computed from the weights
-    (`init_lora_weights: pissa` and its kin): the modules are the same, and meta has no weights."""
+    (`init_lora_weights: pissa` and its kin): the modules are the same, and meta has no weights.
+    MiCA's says what is frozen, too."""
     peft = method.peft
-    if peft is not None and isinstance(peft.get("init_lora_weights"), str):
+    how = (peft or {}).get("init_lora_weights")
+    if peft is not None and isinstance(how, str) and how != "mica":
         return replace(method, peft={**peft, "init_lora_weights": True})
     return method
 

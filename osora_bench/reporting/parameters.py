@@ -48,7 +48,7 @@ class CountLine:
 
 def count_table(
     model_names: Sequence[str],
-    method_names: Sequence[str],
+    method_names: Sequence[str] | None,
     ranks: Sequence[int] | None,
     config_file: Path | None = None,
     modules: Sequence[str] | None = None,
@@ -56,6 +56,7 @@ def count_table(
     """Counts of every model x method x rank.
 
     Args:
+        method_names: None: `usual_methods`.
         ranks: for all methods; None takes, for each model and method, the ranks that the
             experiments run it at, and leaves out models that none of them runs it on; the method's
             own rank for a method, or a `config_file`, that no experiment runs.
@@ -79,14 +80,16 @@ def count_table(
 
 def _cells(
     model_names: Sequence[str],
-    method_names: Sequence[str],
+    method_names: Sequence[str] | None,
     ranks: Sequence[int] | None,
     replacement: dict[str, Any] | None,
     modules: Sequence[str] | None,
 ) -> list[Config]:
     """The resolved configurations to count, as `table` describes them; `replacement` is
     what replaces the models' own architecture."""
-    trained_ranks = experiment_ranks() if ranks is None and replacement is None else None
+    known_ranks = experiment_ranks() if ranks is None or method_names is None else {}
+    trained_ranks = known_ranks if ranks is None and replacement is None else None
+    method_names = _usual(known_ranks) if method_names is None else method_names
     cells = []
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
@@ -161,6 +164,16 @@ def experiment_ranks() -> dict[tuple[str, str], list[int]]:
             for pair in itertools.product(block.model, block.method):
                 ranks_by_pair.setdefault(pair, set()).update(block.rank or ())
     return {pair: sorted(ranks) for pair, ranks in ranks_by_pair.items()}
+
+
+def usual_methods() -> list[str]:
+    """The methods that the experiments train, and those without an adapter: what is counted if
+    none is named. conf/method has many more, which whoever compares them names."""
+    return _usual(experiment_ranks())
+
+
+def _usual(trained_ranks: dict[tuple[str, str], list[int]]) -> list[str]:
+    return sorted({"none", "full"} | {method for _, method in trained_ranks})
 
 
 def _line(cfg: Config) -> CountLine:

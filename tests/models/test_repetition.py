@@ -8,10 +8,10 @@ from torch import nn
 
 from osora_bench.common.errors import UserError
 from osora_bench.models import counting, repetition, skeleton
-from osora_bench.planning.compose import compose, composer, group_choices, resolve
+from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import Config, ModelConfig
+from tests.more_methods import PAPER
 
-ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 SPARSE = {  # a mixture of experts in every second layer, an MLP in the others
     "model_type": "qwen2_moe", "num_hidden_layers": 7, "hidden_size": 64, "intermediate_size": 96,
     "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "num_attention_heads": 4,
@@ -42,7 +42,7 @@ def refuse_the_whole_model(monkeypatch):
     monkeypatch.setattr(counting, "_blank", lambda cfg: pytest.fail("the whole model is counted"))
 
 
-@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize("method", PAPER)
 @pytest.mark.parametrize("model", ["smollm2-135m", "qwen2.5-32b-instruct", "sparse"])
 def test_every_method_counts_as_on_the_whole_model(method, model, monkeypatch):
     if model == "sparse":
