@@ -56,6 +56,8 @@ def _source(source: SourceConfig, content: dict[str, str], *, held_out: bool) ->
     if not held_out:
         settings.pop("group", None)
     settings["path"] = content[source.path]
+    if source.labels is not None:
+        settings["labels"] = content[source.labels]
     if source.exclude is not None:
         settings["exclude"] = {**settings["exclude"], "path": content[source.exclude.path]}
     return settings
@@ -96,6 +98,7 @@ def fingerprints(cfg: Config, content: dict[str, str] | None = None) -> dict[str
     if cfg.trains:
         sources = cfg.task.sources
         names += [s.path for s in sources]
+        names += [s.labels for s in sources if s.labels is not None]
         names += [s.exclude.path for s in sources if s.exclude is not None]
     for path in names:
         if path not in content:
