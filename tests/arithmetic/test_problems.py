@@ -1,4 +1,4 @@
-"""The word problems: right answers, splits that share nothing, the same bytes from the same seed."""
+"""The word problems: right answers, splits that share nothing, one seed gives the same bytes."""
 
 import ast
 import itertools
