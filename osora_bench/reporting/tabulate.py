@@ -4,7 +4,7 @@ Layouts, after the paper's tables:
     methods  rows model x method; `columns` says which columns, of COLUMNS, in the table's order
              (Tables 1, 2, 4 to 8); models without a column of their own head their rows
     ranks    rows rank, columns method, the value is Avg. (Table 3)
-    rates    the same with rows learning rate
+    rates, rows    the same with rows learning rate, or how many rows were trained on
     tuning, against, ranking, costs: in files of these names in layouts/
 """
 
@@ -19,7 +19,7 @@ from osora_bench.reporting.layouts import against, costs, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
-from osora_bench.reporting.rows import Row, recorded_rows, rows
+from osora_bench.reporting.rows import Row, recorded_rows, rows, selected
 from osora_bench.reporting.table import Table
 
 
@@ -41,7 +41,7 @@ def build_tables(
     """
     by_seed, damaged = recorded_rows(cells, others=others)
     tables = [
-        _layout(spec.layout)(name, spec, [row for row in by_seed if _selected(row, spec)])
+        _layout(spec.layout)(name, spec, [row for row in by_seed if selected(row, spec)])
         for name, spec in experiment.tables.items()
     ]
     return compared(experiment, tables) if compare else tables, damaged
@@ -52,7 +52,7 @@ def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:
     a layout, column, baseline or reference that is not known."""
     without_records = rows(cells, {})
     for name, spec in experiment.tables.items():
-        _layout(spec.layout)(name, spec, [r for r in without_records if _selected(r, spec)])
+        _layout(spec.layout)(name, spec, [r for r in without_records if selected(r, spec)])
         if spec.reference is not None:
             load_reference(spec.reference)
 
@@ -61,6 +61,7 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
     layouts: dict[str, Callable[[str, TableSpec, Sequence[Row]], Table]] = {
         "methods": by_method,
         "ranks": partial(by_value, "r", lambda config: config.method.rank),
+        "rows": partial(by_value, "Rows", lambda config: config.task.max_rows),
         "rates": partial(by_value, "Rate", lambda config: config.trainer.learning_rate),
         "tuning": tuning.tuning,
         "against": against.against,
@@ -70,15 +71,3 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
     if name not in layouts:
         raise UserError(unknown("table layout", name, layouts))
     return layouts[name]
-
-
-def _selected(row: Row, spec: TableSpec) -> bool:
-    method = row.cell.config.method
-    if spec.methods is not None and method.name not in spec.methods:
-        return False
-    if spec.eval is not None and row.cell.config.eval.name != spec.eval:
-        return False
-    return spec.select is None or any(
-        method.name in s["method"] and s.get("rank", method.rank) == method.rank
-        for s in spec.select
-    )
