@@ -11,9 +11,9 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo sweep-rank plan tables toy-model test test-fast field test-slow mutants check clean \
+.PHONY: help setup demo compare sweep-rank plan tables toy-model test test-fast field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
-	smollm2 smollm2-commonsense smollm2-rank smollm2-math
+	smollm2 smollm2-commonsense smollm2-rank smollm2-math at-size
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -31,6 +31,13 @@ demo: $(STAMP)  ## every method and rank on the embedded model, on all processor
 	$(BIN)/osora-bench run experiment=demo $(or $(HOW),workers=auto)
 	$(BIN)/osora-bench tables experiment=demo
 
+METHODS ?=
+# e.g. METHODS=lora,osora,mine MODEL=toy TASK=toy SEEDS=5 BUDGET=1280 RATES=1e-3,1e-2 WORKERS=2
+compare: $(STAMP)  ## methods beside each other, tuned, on several seeds: METHODS=lora,osora SEEDS=5
+	$(BIN)/osora-bench compare methods=$(METHODS) $(if $(filter file,$(origin MODEL)),,model=$(MODEL)) \
+		$(if $(TASK),task=$(TASK)) $(if $(EVAL),eval=$(EVAL)) $(if $(SEEDS),seeds=$(SEEDS)) \
+		$(if $(RATES),rates=$(RATES)) $(if $(BUDGET),budget=$(BUDGET)) $(or $(HOW),workers=auto)
+
 # the published grid is Qwen2-7B's; another model is run only when it is named
 MODEL ?= qwen2-7b
 SWEEP_qwen2-7b := table3
@@ -44,12 +51,20 @@ sweep-rank: $(STAMP)  ## Table 3's rank sweep as published (Qwen2-7B, GPU); MODE
 HOW = $(if $(WORKERS),workers=$(WORKERS)) $(LAUNCHER)
 # SCALE=smoke: the same rows and columns on tiny random models and made-up data, on any CPU
 AT_SCALE = $(if $(SCALE),scale=$(SCALE))
-table1: ## run and render Table 1; so table2 to table8; SCALE=smoke on any CPU
-figure1: ## draw Figure 1 from the parameter counts; figure3: run and draw Figure 3
+table1:  ## run and render Table 1, commonsense reasoning; SCALE=smoke: on any CPU, as all tables
+table2:  ## Table 2, mathematics
+table3:  ## Table 3, rank sweep on GPQA-diamond
+table4:  ## Table 4, ones or a Gaussian to start O from
+table5:  ## Table 5, OSoRA and OSoRA_k
+table6:  ## Table 6, DoRA, OSoRA and both
+table7:  ## Table 7, hyper-parameters of Table 1 (nothing is run)
+table8:  ## Table 8, hyper-parameters of Table 2 (nothing is run)
 table1 table2 table3 table4 table5 table6 table7 table8: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
 
+figure1:  ## draw Figure 1 from the parameter counts
+figure3:  ## run and draw Figure 3; SCALE=smoke: on any CPU
 figure1 figure3: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench figures experiment=$@ $(AT_SCALE)
@@ -66,7 +81,9 @@ plan: $(STAMP)  ## the cells of an experiment and their states: make plan EXP=ta
 tables: $(STAMP)  ## all tables and figures that results/ledger gives; EXP=demo: one experiment's
 	$(BIN)/osora-bench $(if $(EXP),tables experiment=$(EXP) $(AT_SCALE),results)
 
-smollm2-commonsense: ## run and render a sweep on SmolLM2-135M; so smollm2-rank, smollm2-math
+smollm2-commonsense:  ## run and render commonsense reasoning on SmolLM2-135M
+smollm2-rank:  ## run and render a rank sweep on SmolLM2-135M
+smollm2-math:  ## run and render mathematics on SmolLM2-135M
 smollm2-commonsense smollm2-rank smollm2-math: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
@@ -101,6 +118,15 @@ $(MUTANTS)/.installed: pyproject.toml | $(STAMP)
 mutants: $(MUTANTS)/.installed  ## what no test notices (an hour and more): SAMPLE=20 FILES=osora/svd.py REPORT=1
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(FILES) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report)
+
+bench: $(STAMP)  ## measure; BENCHMARKS.md holds the table (15 minutes): ROWS=training,sweep DEVICE=cuda
+	$(BIN)/python -m benchmarks $(if $(DEVICE),--device "$(DEVICE)") $(if $(ROWS),--rows "$(ROWS)")
+
+# a model of MODEL's shape with random weights, 17 GB of memory and of disk below runs/at-size; one
+# thread is what its figures are of, THREADS=8 is sooner done
+at-size: $(STAMP)  ## whole cells of five methods on a random model of 7B on a CPU (half an hour, 17 GB): MODEL=qwen2-7b
+	OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python benchmarks/at_size.py \
+		--model $(if $(filter file,$(origin MODEL)),mistral-7b-instruct-v0.3,$(MODEL)) $(if $(LAYERS),--layers $(LAYERS))
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,31 +1,31 @@
-"""Plan 10,000 cells against a ledger of 10,000 records, and hold the cells against Hydra's own.
+"""Plan 10,000 cells against a ledger of 10,000 records, beside Hydra composing every cell.
 
-    python benchmarks/planning.py
+    python -m benchmarks.planning
 
-The grid is 4 models x 5 methods x 5 ranks x 10 learning rates x 10 seeds, an experiment
-file in a temporary folder. The ledger has the records of all but one seed, and as many of a seed
-that is not planned. `osora-bench plan` and `tables` run in a fresh process each, as a user starts
-them; the floor beside them is what no planner can leave out.
+The grid is 4 models x 5 methods x 5 ranks x 10 learning rates x 10 seeds, an experiment file in a
+temporary folder. The ledger has the records of all but one seed, and as many of a seed that is not
+planned. `osora-bench plan` and `tables` run in a fresh process each, as a user starts them. Hydra's
+own composition is timed on random cells, which must be equal to ours. The limit is what no planner
+can leave out: each distinct choice composed, the records read, parsed and checked, identities
+hashed.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
 
+from benchmarks.rows import Cost, Row, cost_of, quartiles, run, seconds
 from osora_bench.benchdata.made_up import write_data
 from osora_bench.common import paths
 from osora_bench.planning import grid, identity
@@ -51,18 +51,6 @@ from osora_bench.common import paths
 paths.EXPERIMENTS = pathlib.Path(sys.argv[1])
 sys.exit(main(sys.argv[2:]))
 """
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one process: seconds on the clock, seconds of processor time, bytes at the peak."""
-
-    wall: float
-    cpu: float
-    memory: float
-
-    def __str__(self) -> str:
-        return f"{self.wall:.1f} | {self.cpu:.1f} | {self.memory / 1e6:.0f}"
 
 
 def write_experiment(folder: Path, name: str, seeds: range) -> None:
@@ -120,27 +108,16 @@ def made_up(cell: Cell, chance: random.Random) -> dict[str, Any]:
 
 def timed(arguments: list[str], output: Path) -> Cost:
     """Run the command in a process of its own; its output goes to a file."""
-    started = time.perf_counter()
-    with output.open("w") as stream:
-        child = subprocess.Popen([sys.executable, "-c", MAIN, *arguments], stdout=stream)
-        _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{arguments}: exit status {child.returncode}")
-    wall = time.perf_counter() - started
-    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024.0)
+    return cost_of([sys.executable, "-c", MAIN, *arguments], output)
 
 
-def floor(ledger: Path, cells: list[Cell]) -> list[tuple[str, float]]:
+def least(ledger: Path, cells: list[Cell]) -> float:
     """Processor seconds of what has to be done, however it is done."""
-    texts: list[bytes] = []
-
-    def read() -> None:
-        texts.extend(place.read_bytes() for place in ledger.glob("*.json"))
+    choices = list(itertools.product(MODELS, METHODS))
 
     def check() -> None:
-        for text in texts:
-            body = json.loads(text)
+        for place in ledger.glob("*.json"):
+            body = json.loads(place.read_bytes())
             hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def identify() -> None:
@@ -154,73 +131,68 @@ def floor(ledger: Path, cells: list[Cell]) -> list[tuple[str, float]]:
             for model, method in choices:
                 hydra.compose("config", [f"model={model}", f"method={method}", f"task={SUITE}"])
 
-    choices = list(itertools.product(MODELS, METHODS))
-    costs = []
-    for name, work in (
-        (f"read {len(cells)} files", read),
-        ("parse them and take their checksums", check),
-        (f"hash {len(cells)} identities", identify),
-        (f"compose {len(choices)} choices of files", compose),
-    ):
-        started = time.process_time()
-        work()
-        costs.append((name, time.process_time() - started))
-    return costs
+    return sum(seconds(work) for work in (check, identify, compose))
 
 
-def compare(cells: list[Cell], planned: list[str], chance: random.Random) -> None:
-    """Compose a random sample as Hydra does it, from nothing but the overrides."""
-    assert [cell.run_id for cell in cells] == planned, "the command planned other cells"
-    chosen = chance.sample(cells, min(SAMPLE, len(cells)))
-    equal, started = 0, time.process_time()
+def by_hydra(cells: list[Cell], chance: random.Random) -> list[float]:
+    """Seconds that Hydra takes to compose a cell from its overrides, of a random sample.
+
+    Raises:
+        RuntimeError: one is not equal to ours.
+    """
+    found = []
     with composer():
-        for cell in chosen:
-            own = resolve(hydra.compose("config", overrides=[*cell.overrides]), "Hydra")
-            equal += own == cell.config and identity.run_id(own) == cell.run_id
-    each = (time.process_time() - started) / len(chosen)
-    print(
-        f"\n{equal} of {len(chosen)} random cells, configuration and run id, equal to Hydra's own "
-        f"composition ({1000 * each:.0f} ms of processor time each)"
-    )
+        for cell in chance.sample(cells, min(SAMPLE, len(cells))):
+            made: list[Any] = []
+            found.append(
+                seconds(lambda c=cell, m=made: m.append(hydra.compose("config", [*c.overrides])))
+            )
+            own = resolve(made[0], "Hydra")
+            if own != cell.config or identity.run_id(own) != cell.run_id:
+                raise RuntimeError(f"{cell.label}: Hydra composes another cell")
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10, help="1,000 cells each")
-    args = parser.parse_args()
+def rows(*, seeds: int = 10) -> Iterator[Row]:
+    """1,000 cells a seed."""
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder / "data")
         os.environ[paths.DATA] = f"{folder}/data"
         paths.EXPERIMENTS = folder
-        write_experiment(folder, "grid", range(args.seeds))
-        write_experiment(folder, "ran", range(1, args.seeds + 1))
+        write_experiment(folder, "grid", range(seeds))
+        write_experiment(folder, "ran", range(1, seeds + 1))
         places = [f"ledger={folder}/ledger", f"runs={folder}/runs"]
         for cell in grid.expansion(load_experiment("ran"), places).cells:
             record.write_record(made_up(cell, chance), folder / "ledger")
-        run(folder, places, chance)
+        yield from measure(folder, places, chance)
 
 
-def run(folder: Path, places: list[str], chance: random.Random) -> None:
-    """Measure and print."""
+def measure(folder: Path, places: list[str], chance: random.Random) -> Iterator[Row]:
+    """The rows of `plan` and `tables`."""
     listed, shown = folder / "plan.txt", folder / "tables.txt"
     planning = timed([str(folder), "plan", "experiment=grid", *places], listed)
     tables = timed([str(folder), "tables", "experiment=grid", *places], shown)
-    others = timed([str(folder), "tables", "experiment=grid", "others=true", *places], shown)
     lines = listed.read_text(encoding="utf-8").splitlines()
     # warnings stand before the cells' lines, what all of them take and are worth after
     planned = [line.split()[0] for line in lines if re.match(r"[0-9a-f]{12} ", line)]
     cells = grid.expansion(load_experiment("grid"), places).cells
-    sizes = [place.stat().st_size for place in (folder / "ledger").glob("*.json")]
-    print(f"{lines[-1]}; {len(sizes)} records, {sum(sizes) / 1e6:.0f} MB\n")
-    print("| | seconds | of processor time | memory, MB |\n|---|---|---|---|")
-    print(f"| asked of `plan` | {MOST_SECONDS} | | {MOST_MEMORY / 1e6:.0f} |")
-    print(f"| `plan` | {planning} |\n| `tables` | {tables} |\n| `tables others=true` | {others} |")
-    for name, seconds in floor(folder / "ledger", cells):
-        print(f"| floor: {name} | | {seconds:.1f} | |")
-    compare(cells, planned, chance)
+    if [cell.run_id for cell in cells] != planned:
+        raise RuntimeError("the command planned other cells")
+    each = quartiles(by_hydra(cells, chance))
+    own = planning.processor
+    low, middle, high = (one * len(cells) / own for one in each)
+    yield Row(
+        f"planning, {len(cells)} cells, as many records: Hydra composing each cell / `plan`",
+        (low, middle, high),
+        each[1] * len(cells) / least(folder / "ledger", cells),
+        f"≤ {MOST_SECONDS} s, 1 GB",
+        f"{each[1] * len(cells):.0f} / {own:.1f} s, {planning.memory / 1e6:.0f} MB; `tables` "
+        f"{tables.processor:.1f} s, {tables.memory / 1e6:.0f} MB",
+        own > MOST_SECONDS or planning.memory > MOST_MEMORY,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run(rows)

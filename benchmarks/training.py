@@ -1,29 +1,27 @@
 """Training throughput of the harness beside a plain loop, in one process.
 
     make smollm2
-    OSORA_DATA=... python benchmarks/training.py
+    OSORA_DATA=... python -m benchmarks.training precision=float32
 
 The peer is what the PEFT project compares methods with, written from its description: batches of
 like lengths out of a bucket of twenty, the model under autocast, adapters and AdamW in float32,
 clipped gradients, a cosine schedule. Both take the same rows of CommonsenseQA, as many optimiser
-steps of as many rows, in the same precision. Runs alternate (A B B A); printed are medians of the
-ratios with the quartiles, tokens without padding a second of processor time, and the floor: the
+steps of as many rows, in the same precision. Tokens are counted without padding; the limit are the
 products with the frozen weights alone, forward and back to the input.
 """
 
-import argparse
-import os
 import statistics
 import tempfile
-import time
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks.rows import Row, in_turns, need_data, need_smollm2, row, run, seconds
 from osora_bench.models import adapters
-from osora_bench.models.base import Base
 from osora_bench.pipeline.session import Session
 from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.compose import compose, composer, resolve
@@ -35,58 +33,71 @@ BUCKET = 20
 """Batches that the peer sorts by length together."""
 
 
-def cell(method: str, args: argparse.Namespace, folder: str) -> Cell:
-    overrides = [
-        f"model={args.model}", f"model.dtype={args.precision}", f"method={method}",
-        "task=commonsense", "trainer=commonsense", "device=cpu",
-        f"trainer.precision={args.precision}",
-        f"trainer.batch_size={args.batch}", f"trainer.micro_batch_size={args.micro}",
-        f"trainer.max_steps={args.steps}", "trainer.gradient_checkpointing=false",
-        "trainer.checkpoint_minutes=null", f"runs={folder}", f"ledger={folder}/ledger",
-    ]  # fmt: skip
-    with composer():
-        return cell_of(resolve(compose(overrides, method), method), overrides)
+@dataclass(frozen=True)
+class Recipe:
+    """How both train."""
+
+    model: str
+    method: str
+    precision: str
+    steps: int
+    batch: int
+    micro: int
+
+    def cell(self, folder: str) -> Cell:
+        """The cell that trains so."""
+        overrides = [
+            f"model={self.model}", f"model.dtype={self.precision}", f"method={self.method}",
+            "task=commonsense", "trainer=commonsense", "device=cpu",
+            f"trainer.precision={self.precision}",
+            f"trainer.batch_size={self.batch}", f"trainer.micro_batch_size={self.micro}",
+            f"trainer.max_steps={self.steps}", "trainer.gradient_checkpointing=false",
+            "trainer.checkpoint_minutes=null", f"runs={folder}", f"ledger={folder}/ledger",
+        ]  # fmt: skip
+        with composer():
+            return cell_of(resolve(compose(overrides, self.method), self.method), overrides)
 
 
 class Benchmark:
-    """A base model, its rows, and the two ways to train an adapter on it."""
+    """A base model, rows of tokens, and the two ways to train an adapter on them."""
 
-    def __init__(self, chosen: Cell, args: argparse.Namespace) -> None:
-        self.cell, self.args, self.session = chosen, args, Session()
-        self.base: Base = self.session.workspace.base(chosen.config)
-        needed = args.batch * args.steps
-        self.rows = self.session.tokenised(chosen, self.base.tokenizer).rows[:needed]
+    def __init__(
+        self, recipe: Recipe, cell: Cell, model: Any, rows: list[Any], device: str = "cpu"
+    ) -> None:
+        self.recipe, self.cell, self.device, self.model = recipe, cell, device, model
+        self.rows = rows[: recipe.batch * recipe.steps]
         self.tokens = sum(len(row["input_ids"]) for row in self.rows)
 
-    def rate(self, run: Any) -> float:
-        """Tokens a second of processor time of one run with a fresh adapter."""
+    def rate(self, how: Callable[[Any], None]) -> float:
+        """Tokens a second of one run with a fresh adapter."""
         torch.manual_seed(0)
-        self.base = self.session.workspace.base(self.cell.config)
-        model = adapters.with_fresh_adapter(self.base.model, self.cell)
-        start = time.process_time()
-        run(model)
-        seconds = time.process_time() - start
-        self.session.workspace.release(model)
-        return self.tokens / seconds
+        model = adapters.with_fresh_adapter(self.model, self.cell)
+        spent = seconds(lambda: how(model), self.device)
+        model.unload()
+        return self.tokens / spent
 
-    def ours(self, model: nn.Module) -> None:
+    def ours(self, model: Any) -> None:
+        """By the harness."""
         setup = TrainingSetup(
-            self.cell.config, rows=TokenisedTask(self.rows, 0), held_out=None,
-            pad_token_id=self.base.tokenizer.pad_token_id, checkpoints=self.cell.paths.trainer,
-            device=torch.device("cpu"), label="bench", log=lambda _: None,
+            self.cell.config, rows=TokenisedTask(self.rows, 0), held_out=None, pad_token_id=0,
+            checkpoints=self.cell.paths.trainer, device=torch.device(self.device), label="bench",
+            log=lambda _: None,
         )  # fmt: skip
         train(model, setup)
 
-    def plain(self, model: nn.Module) -> None:
+    def plain(self, model: Any) -> None:
+        """By the peer's loop."""
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.args.steps)
-        collate = Collator(self.base.tokenizer.pad_token_id)
-        per_step = self.args.batch // self.args.micro
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.steps)
+        collate = Collator(0)
+        per_step = self.recipe.batch // self.recipe.micro
+        mixed = self.recipe.precision == "bfloat16"
         model.train()
-        for number, rows in enumerate(buckets(self.rows, self.args.micro), start=1):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.args.precision == "bfloat16"):
-                loss = model(**collate(rows)).loss / per_step
+        for number, rows in enumerate(buckets(self.rows, self.recipe.micro), start=1):
+            batch = {name: part.to(self.device) for name, part in collate(rows).items()}
+            with torch.autocast(self.device, torch.bfloat16, enabled=mixed):
+                loss = model(**batch).loss / per_step
             loss.backward()
             if number % per_step == 0:
                 nn.utils.clip_grad_norm_(trained, 1.0)
@@ -95,7 +106,7 @@ class Benchmark:
                 optimizer.zero_grad()
 
 
-def buckets(rows: list[Any], size: int) -> Any:
+def buckets(rows: list[Any], size: int) -> Iterator[list[Any]]:
     """Batches of neighbours in length, out of `BUCKET` batches at a time."""
     for begin in range(0, len(rows), size * BUCKET):
         part = sorted(rows[begin : begin + size * BUCKET], key=lambda row: len(row["input_ids"]))
@@ -105,60 +116,49 @@ def buckets(rows: list[Any], size: int) -> Any:
 
 def floor(model: nn.Module, dtype: torch.dtype, tokens: int = 512) -> float:
     """Tokens a second if a step were the products with the frozen matrices, there and back."""
-    seconds = 0.0
+    total = 0.0
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    shapes: dict[tuple[int, int], int] = {}
-    for layer in layers:
-        shape = (layer.weight.shape[0], layer.weight.shape[1])
-        shapes[shape] = shapes.get(shape, 0) + 1
-    for (wide, narrow), count in shapes.items():
+    for (wide, narrow), count in Counter(tuple(layer.weight.shape) for layer in layers).items():
         weight = torch.randn(wide, narrow, dtype=dtype)
         inputs = torch.randn(tokens, narrow, dtype=dtype)
-        times = []
-        for _ in range(5):
-            start = time.process_time()
-            (inputs @ weight.T) @ weight
-            times.append(time.process_time() - start)
-        seconds += count * statistics.median(times)
-    return tokens / seconds
+        times = [seconds(lambda x=inputs, w=weight: (x @ w.T) @ w) for _ in range(5)]
+        total += count * statistics.median(times)
+    return tokens / total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m", help="a file of conf/model")
-    parser.add_argument("--method", default="lora", help="a file of conf/method")
-    parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=32, help="rows of an optimiser step")
-    parser.add_argument("--micro", type=int, default=8, help="rows of a micro-batch")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--ours-only", action="store_true", help="to compare two commits")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def rows(
+    *,
+    model: str = "smollm2-135m",
+    method: str = "lora",
+    precision: str = "bfloat16",
+    steps: int = 2,
+    batch: int = 32,
+    micro: int = 8,
+    pairs: int = 3,
+) -> Iterator[Row]:
+    """`batch`: rows of an optimiser step; `micro`: of a micro-batch."""
+    need_smollm2()
+    need_data("commonsenseqa")
+    recipe = Recipe(model, method, precision, steps, batch, micro)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Benchmark(cell(args.method, args, folder), args)
+        session, cell = Session(), recipe.cell(folder)
+        base = session.workspace.base(cell.config)
+        tokens = session.tokenised(cell, base.tokenizer).rows
+        bench = Benchmark(recipe, cell, base.model, tokens)
         bench.rate(bench.ours)  # what is done once only
-        if args.ours_only:
-            rates = [bench.rate(bench.ours) for _ in range(2 * args.pairs)]
-            print(f"{statistics.median(rates):.0f} tokens/s  {[round(r) for r in rates]}")
-            return
-        report(bench, args)
-
-
-def report(bench: Benchmark, args: argparse.Namespace) -> None:
-    ours, plain = [], []
-    for _ in range(args.pairs):
-        ours.append(bench.rate(bench.ours))
-        plain += [bench.rate(bench.plain), bench.rate(bench.plain)]
-        ours.append(bench.rate(bench.ours))
-    ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    limit = floor(bench.base.model, getattr(torch, args.precision))
-    print(f"| training, {args.model}, {args.method}, {args.precision} | {middle:.2f} "
-          f"({low:.2f} to {high:.2f}) | {limit / statistics.median(plain):.2f} | "
-          f"{statistics.median(ours):.0f} / {statistics.median(plain):.0f} tokens/s |")  # fmt: skip
+        ours, plain = in_turns(
+            lambda: bench.rate(bench.ours), lambda: bench.rate(bench.plain), pairs
+        )
+        limit = floor(base.model, getattr(torch, precision))
+    mine, theirs = statistics.median(ours), statistics.median(plain)
+    yield row(
+        f"training, {model}, {method}, {precision}: tokens a second, ours / a plain loop",
+        [a / b for a, b in zip(ours, plain, strict=True)],
+        limit / theirs,
+        f"{mine:.0f} / {theirs:.0f} tokens/s",
+        at_least=1.3,
+    )
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).resolve().parents[1])
-    main()
+    run(rows)

@@ -30,8 +30,8 @@ REPORTS: dict[str, list[str]] = {
     ],
     "answers of before a change": [f"{E}/test_answering.py"],
     "answers cut at the length limit": [
-        f"{E}/test_evaluate.py::test_answers_that_end_at_the_length_limit_are_counted",
-        f"{E}/test_evaluate.py::test_a_journal_that_does_not_say_what_was_cut_is_asked_again",
+        f"{E}/test_journal.py::test_answers_that_end_at_the_length_limit_are_counted",
+        f"{E}/test_journal.py::test_a_journal_that_does_not_say_what_was_cut_is_asked_again",
         f"{E}/test_evaluate.py::test_cut_answers_are_in_the_score_and_said",
         "tests/reporting/test_tabulate.py::test_answers_that_were_cut_are_told_below_a_table",
     ],
@@ -46,17 +46,17 @@ REPORTS: dict[str, list[str]] = {
     # lost or stuck work
     "stray files in a model's folder": ["tests/common/test_fingerprint.py"],
     "SLURM: names of places, held jobs, other squeues, slow clocks": [
-        f"tests/sweep/test_slurm.py::{name}"
+        f"tests/sweep/{name}"
         for name in (
-            "test_a_job_that_slurm_holds_of_itself_is_submitted_anew",
-            "test_a_job_that_slurm_holds_again_and_again_is_a_failure",
-            "test_a_job_that_a_person_holds_is_left_to_itself_when_nothing_moves",
-            "test_an_squeue_that_does_not_answer_is_not_waited_for_without_end",
-            "test_a_place_of_any_name_has_its_jobs_in_it",
-            "test_a_place_that_slurm_reads_otherwise_is_refused",
-            "test_a_squeue_without_me_that_greets_is_understood",
-            "test_a_squeue_that_does_not_answer_is_told_before_anything_is_submitted",
-            "test_a_failure_on_a_node_whose_clock_is_behind_is_one_of_this_sweep",
+            "test_slurm.py::test_a_job_that_slurm_holds_of_itself_is_submitted_anew",
+            "test_slurm_jobs.py::test_a_job_that_slurm_holds_again_and_again_is_a_failure",
+            "test_slurm.py::test_a_job_that_a_person_holds_is_left_to_itself_when_nothing_moves",
+            "test_slurm_jobs.py::test_an_squeue_that_does_not_answer_is_not_waited_for_without_end",
+            "test_slurm.py::test_a_place_of_any_name_has_its_jobs_in_it",
+            "test_slurm_calls.py::test_a_place_that_slurm_reads_otherwise_is_refused",
+            "test_slurm.py::test_a_squeue_without_me_that_greets_is_understood",
+            "test_slurm_calls.py::test_a_squeue_that_does_not_answer_is_told_before_anything_is_submitted",
+            "test_slurm_jobs.py::test_a_failure_on_a_node_whose_clock_is_behind_is_one_of_this_sweep",
         )
     ],
     # found out before anything is trained, or evaluated after all

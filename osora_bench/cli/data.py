@@ -8,6 +8,20 @@ from osora_bench.benchdata.sets import DataSet, FileState, examine, named_sets, 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 
+ACTIONS = ("list", "verify", "fetch")
+HELP = {
+    "data": """\
+usage: osora-bench data list|verify|fetch [--replace] [SET ...]
+
+The benchmark sets, all or those that are named (docs/data.md).
+
+  list                 licence, number of questions, state and source
+  verify               checksums and rows; exit status 1 unless all are right
+  fetch                download what is missing
+  --replace            with fetch: also what is wrong
+"""
+}
+
 
 def summary_of_set(chosen_set: DataSet) -> str:
     """In a few words, what the data folder has of a set: complete, or what stands against it."""
@@ -60,8 +74,8 @@ def verify(names: Sequence[str]) -> int:
 def data_verb(arguments: Sequence[str]) -> int:
     """Where the benchmark sets come from, what of them is here, and getting the rest."""
     action = arguments[0] if arguments else ""
-    if action not in ("list", "verify", "fetch"):
-        raise UserError(unknown("action of `data`", action, ("list", "verify", "fetch")))
+    if action not in ACTIONS:
+        raise UserError(unknown("action of `data`", action, ACTIONS))
     flags = [a for a in arguments[1:] if a.startswith("-")]
     if wrong := [a for a in flags if a != "--replace" or action != "fetch"]:
         raise UserError(f"unknown option {wrong[0]}; `data fetch` alone has one, --replace")

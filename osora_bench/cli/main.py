@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import version
 
 from osora_bench.common.errors import UserError, tell, unknown
 from osora_bench.common.exits import exit_status_of
@@ -14,41 +15,27 @@ from osora_bench.common.process import name_user, open_what_is_closed
 USAGE = """\
 usage: osora-bench VERB [KEY=VALUE ...]
 
-  plan    experiment=NAME   the cells of an experiment, their run ids and states (--json);
-                            experiment=A,B: of several, what they share once
-  run     experiment=NAME   run the cells that have no record yet, in this process
-                            (workers=N or auto: in N processes, which go on without this;
-                            hydra/launcher=slurm [hydra.launcher.partition=P ...]: as SLURM jobs,
-                            wait=MINUTES: left to themselves when nothing moves for so long, by
-                            default a day;
-                            retries=N: how often a cell is started again whose process was killed,
-                            by default once; allow_changed=true: on other code than at the start)
-  tables  experiment=NAME   the experiment's tables from its records
-                            (out=FOLDER: write them there; params=true: with parameter counts;
-                            compare=paper: the paper's numbers and the difference below ours;
-                            others=true: limited sets and other seeds as well, marked)
-  figures experiment=NAME   the experiment's figures as PNG, SVG and PDF (out=FOLDER)
-  results                   all that results/ledger gives: results/tables, results/figures and the
-                            tables inside README.md and RESULTS.md
-  params  [model=A,B | config=FILE] [method=C,D] [rank=8,16] [modules=M,N] [--csv]
-                            trainable parameters, adapter and frozen bytes, from the architecture
-                            alone: the experiments' grid, or any hub-style config.json with each
-                            method's own rank; modules: which are adapted, e.g. c_attn
-  data    list|verify|fetch [SET ...]
-                            benchmark sets: source, licence and state; their checksums and rows;
-                            downloading what is missing (--replace: also what is wrong)
-  audit                     where the paper's printed averages differ from its own cells
-  cell    KEY=VALUE ...     one cell, or a Hydra multirun with -m (same as python -m osora_bench)
-  evaluate --model M [--adapter FOLDER] --suite S
-                            score a model or an adapter (osora-bench evaluate --help)
-  judge   --suite S --set NAME ANSWERS.jsonl | --cell RUN_ID
-                            judge answers from a file, or those that a cell kept, without a model
-                            (osora-bench judge --help)
-  export  ...               an OSoRA adapter as LoRA, or merged (osora-bench export --help)
-  svd     ...               the store of decompositions: build, list, clean (osora-bench svd --help)
+  plan      the cells of an experiment, their run ids and states
+  run       run the cells of an experiment that have no record yet
+  compare   methods beside each other, each at tuned rates on several seeds, with tests and costs
+  tables    an experiment's tables from its records
+  figures   an experiment's figures as PNG, SVG and PDF
+  scores    every answer of an experiment's records as one CSV file, a row a question
+  results   all that results/ledger gives, the tables inside README.md and RESULTS.md too
+  params    trainable parameters, adapter and frozen bytes, from the architecture alone
+  data      benchmark sets: source, licence, state; their checksums; downloading what is missing
+  leakage   which questions of an experiment stand in the rows that it trains on
+  audit     where the paper's printed averages differ from its own cells
+  cell      one cell, or a Hydra multirun with -m (same as python -m osora_bench)
+  evaluate  score a model, or an adapter on it, from a folder
+  judge     judge answers from a file, or those that a cell kept, without a model
+  export    an OSoRA adapter as LoRA, or merged into its base model
+  svd       the store of decompositions: build, list, clean
 
-KEY=VALUE sets any configuration key for all cells, e.g. trainer.max_steps=1 ledger=/tmp/ledger;
-scale=smoke runs or shows the same rows and columns on tiny random models and made-up data.
+  osora-bench VERB --help   the options of a verb
+  osora-bench --version     the version (-V)
+
+KEY=VALUE sets any configuration key for all cells, e.g. trainer.max_steps=1 ledger=/tmp/ledger.
 Experiments are the files of experiments/; models, methods, tasks and suites those of conf/.
 """
 
@@ -56,21 +43,26 @@ Experiments are the files of experiments/; models, methods, tasks and suites tho
 VERBS = {
     "plan": "osora_bench.cli.plan:plan_verb",
     "run": "osora_bench.cli.run:run_verb",
+    "compare": "osora_bench.cli.compare:compare_verb",
     "tables": "osora_bench.cli.report:tables_verb",
     "figures": "osora_bench.cli.report:figures_verb",
+    "scores": "osora_bench.cli.report:scores_verb",
     "results": "osora_bench.cli.report:results_verb",
     "audit": "osora_bench.cli.report:audit_verb",
     "params": "osora_bench.cli.params:params_verb",
     "data": "osora_bench.cli.data:data_verb",
+    "leakage": "osora_bench.cli.leakage:leakage_verb",
     "cell": "osora_bench.cli.run:cell_verb",
     "evaluate": "osora_bench.cli.evaluate:evaluate_verb",
     "judge": "osora_bench.cli.judge:main",
     "export": "osora_bench.osora.commands:export_main",  # these two need nothing of the harness
     "svd": "osora_bench.osora.commands:svd_main",
 }
-"""What each verb is, imported when it is called: every file imports what its own verbs need."""
+"""What each verb is, imported when it is called: every file imports what its own verbs need. Its
+file has its page of help too: `HELP`, by verb, or argparse's."""
 
-OWN_HELP = ("cell", "evaluate", "judge", "export", "svd")
+PARSED = ("evaluate", "judge", "export", "svd")
+"""Verbs whose help is argparse's."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     name_user()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb, rest = (arguments or ["help"])[0], arguments[1:]
-    help_asked = {"-h", "--help"} & set(rest) and verb not in OWN_HELP
-    if help_asked or verb in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
     try:
-        if verb not in VERBS:
+        if (page := _page(verb, rest)) is not None:
+            print(page, end="")
+            status = 0
+        elif verb in VERBS:
+            status = _imported(VERBS[verb])(rest)
+        else:
             raise UserError(unknown("verb", verb, VERBS))
-        status = _imported(VERBS[verb])(rest)
         sys.stdout.flush()
         return status
     except Interrupted as interrupted:
@@ -102,6 +94,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:  # a folder to write to, most of all; its name is told
         tell(error)
         return 2
+
+
+def _page(verb: str, rest: Sequence[str]) -> str | None:
+    """The page that is asked for: what there is, the version, or a verb's own, which stands beside
+    its function; None where a verb is to be run."""
+    if verb in ("-h", "--help", "help"):
+        return USAGE
+    if verb in ("-V", "--version"):
+        return f"osora-bench {version('osora-bench')}\n"
+    if verb not in VERBS or verb in PARSED or not {"-h", "--help"} & set(rest):
+        return None
+    page: str = import_module(VERBS[verb].partition(":")[0]).HELP[verb]
+    return page
 
 
 def _imported(name: str) -> Callable[[Sequence[str]], int]:

@@ -11,12 +11,28 @@ from osora_bench.sweep.slurm import profile
 HOW = ("workers", "retries", "allow_changed", "wait")
 """Options that say how cells are run."""
 
+HOW_HELP = """\
+  workers=N            in N processes, which go on without this one; workers=auto: as many as fit
+  retries=N            how often a cell is started again whose process was killed; by default once
+  allow_changed=true   workers and jobs may run other code than that of the start
+  hydra/launcher=slurm hydra.launcher.KEY=VALUE
+                       as SLURM jobs, e.g. hydra.launcher.partition=P (docs/slurm.md)
+  wait=MINUTES         after so long without a change, jobs are left to themselves; by default a day
+"""
+
+CELLS_HELP = """\
+  scale=smoke          the same rows and columns on tiny random models and made-up data
+  scale=full           with what the experiment sets under `full`
+  KEY=VALUE            any configuration key for all cells, e.g. trainer.max_steps=1
+"""
+"""What every verb takes that has an experiment's cells."""
+
 
 def experiment_option(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """What `experiment=` names, and the other arguments."""
     flags = [a for a in arguments if a.startswith("-") and a != "--json"]
     if flags:
-        raise UserError(f"unknown option {flags[0]}; `osora-bench --help` lists what there is")
+        raise UserError(f"unknown option {flags[0]}; `osora-bench VERB --help` lists what there is")
     values = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
     if len(values) != 1:
         names = ", ".join(sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml")))
@@ -31,9 +47,9 @@ def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
     options = RunOptions(
         workers=_workers(values.get("workers", "1")),
         launcher=tuple(launcher),
-        retries=_count(values.get("retries", str(RETRIES)), "retries", least=0),
+        retries=count_option(values.get("retries", str(RETRIES)), "retries", least=0),
         allow_changed=choice(values, "allow_changed", "true"),
-        wait=_count(values.get("wait", str(WAIT)), "wait"),
+        wait=count_option(values.get("wait", str(WAIT)), "wait"),
     )
     if launcher and "workers" in values:
         raise UserError(
@@ -61,10 +77,11 @@ def _launcher(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _workers(text: str) -> int:
-    return AUTO if text == "auto" else _count(text, "workers", also=" or auto")
+    return AUTO if text == "auto" else count_option(text, "workers", also=" or auto")
 
 
-def _count(text: str, key: str, least: int = 1, also: str = "") -> int:
+def count_option(text: str, key: str, least: int = 1, also: str = "") -> int:
+    """A whole number from the command line; raises UserError."""
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{key}={text}: a whole number of at least {least}{also}")
     return int(text)

@@ -13,13 +13,29 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.reporting import parameters
 from osora_bench.reporting.parameters import CountLine
 
+OPTIONS = ("model", "method", "rank", "config", "modules")
+HELP = {
+    "params": """\
+usage: osora-bench params [KEY=VALUE ...] [--csv]
+
+Trainable parameters, adapter and frozen bytes, from the architecture alone; by default of the
+experiments' grid.
+
+  model=A,B            files of conf/model
+  config=FILE          any hub-style config.json instead, with each method's own rank
+  method=C,D           files of conf/method; exit status 2 if one cannot be counted
+  rank=8,16            these ranks for all methods
+  modules=M,N          the modules that are adapted, e.g. c_attn
+  --csv                for machines
+"""
+}
+
 
 def params_verb(arguments: Sequence[str]) -> int:
-    """Count parameters of models x methods x ranks."""
-    keys = ("model", "method", "rank", "config", "modules")
-    options, rest = own_options(arguments, keys)
+    """Count parameters of models x methods x ranks; what is named must be counted."""
+    options, rest = own_options(arguments, OPTIONS)
     if wrong := [a for a in rest if a != "--csv"]:
-        raise UserError(unknown("option", wrong[0], ["--csv", *(f"{k}=" for k in keys)]))
+        raise UserError(unknown("option", wrong[0], ["--csv", *(f"{k}=" for k in OPTIONS)]))
     if "model" in options and "config" in options:
         raise UserError("model= and config= both say which model: name one of them")
     config = Path(options["config"]) if "config" in options else None
@@ -37,10 +53,22 @@ def params_verb(arguments: Sequence[str]) -> int:
     modules = options["modules"].split(",") if "modules" in options else None
 
     lines = parameters.count_table(models, methods, ranks, config, modules)
-    if modules is not None and not any(line.count for line in lines):
-        raise UserError("\n".join(dict.fromkeys(str(line.problem) for line in lines)))
-    print(counts_csv(lines) if "--csv" in rest else counts_markdown(lines))
+    if any(line.count for line in lines):
+        print(counts_csv(lines) if "--csv" in rest else counts_markdown(lines))
+    check_counted(lines, named="method" in options)
     return 0
+
+
+def check_counted(lines: Sequence[CountLine], named: bool) -> None:
+    """Raise UserError if there is no count of what was asked for.
+
+    Args:
+        named: the methods are the user's choice. Of all methods some are refused as a matter of
+            course, and the table says so.
+    """
+    problems = [str(line.problem) for line in lines if line.count is None]
+    if problems and (named or len(problems) == len(lines)):
+        raise UserError("\n".join(["not counted:", *dict.fromkeys(problems)]))
 
 
 def counts_markdown(lines: Sequence[CountLine]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from osora_bench.cli import smoke
-from osora_bench.cli.options import experiment_option, run_options
+from osora_bench.cli.options import CELLS_HELP, HOW_HELP, experiment_option, run_options
 from osora_bench.common.process import without_collecting
 from osora_bench.pipeline.messages import counted, warnings, where
 from osora_bench.planning import estimate
@@ -17,6 +17,20 @@ from osora_bench.planning.experiments import load_experiment
 from osora_bench.planning.grid import Expansion, expansion, merged, validation_loss
 from osora_bench.records import record
 from osora_bench.sweep.slurm import queue
+
+HELP = {
+    "plan": f"""\
+usage: osora-bench plan experiment=NAME [--json] [KEY=VALUE ...]
+
+The cells of an experiment: run ids, states, expected hours and memory.
+
+  experiment=A,B       of several experiments, what they share once
+  --json               for machines
+{CELLS_HELP}
+How a `run` would run them is checked, and changes nothing here:
+
+{HOW_HELP}"""
+}
 
 
 @dataclass(frozen=True)

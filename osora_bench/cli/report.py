@@ -5,19 +5,61 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osora_bench.cli import smoke
-from osora_bench.cli.options import choice, experiment_option, own_options
+from osora_bench.cli.options import CELLS_HELP, choice, experiment_option, own_options
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.common.process import without_collecting
-from osora_bench.planning.experiments import load_experiment
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.planning.grid import expansion
 from osora_bench.reporting import reference, render, tabulate
+
+TABLES_OPTIONS = ("out", "params", "compare", "others")
+FIGURES_OPTIONS = ("out",)
+SCORES_OPTIONS = ("out",)
+HELP = {
+    "tables": f"""\
+usage: osora-bench tables experiment=NAME [KEY=VALUE ...]
+
+Print an experiment's tables from its records, and write them as Markdown, CSV and LaTeX.
+
+  out=FOLDER           write them there; by default below runs/tables
+  params=true          with parameter counts
+  compare=paper        the paper's numbers and the difference below ours
+  others=true          limited sets and other seeds as well, marked
+{CELLS_HELP}""",
+    "figures": f"""\
+usage: osora-bench figures experiment=NAME [KEY=VALUE ...]
+
+Draw an experiment's figures from its records, as PNG, SVG and PDF.
+
+  out=FOLDER           write them there; by default below runs/figures
+{CELLS_HELP}""",
+    "scores": f"""\
+usage: osora-bench scores experiment=NAME [KEY=VALUE ...]
+
+Every answer of an experiment's records as one CSV file, a row a question (docs/statistics.md).
+
+  out=FILE             write it there; by default runs/scores/NAME.csv
+{CELLS_HELP}""",
+    "results": """\
+usage: osora-bench results
+
+All that results/ledger gives: results/tables, results/figures and the tables inside README.md and
+RESULTS.md. It takes no option.
+""",
+    "audit": """\
+usage: osora-bench audit
+
+Where the paper's printed averages differ from its own cells. It takes no option.
+""",
+}
 
 
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
     name, rest = experiment_option(arguments)
-    options, overrides = own_options(rest, ("out", "params", "compare", "others"))
+    options, overrides = own_options(rest, TABLES_OPTIONS)
     experiment = load_experiment(name)
     smoke.make_up(experiment, overrides)
     cells = expansion(experiment, overrides).everything
@@ -28,9 +70,23 @@ def tables_verb(arguments: Sequence[str]) -> int:
         spec.params = spec.params or params
     compare = choice(options, "compare", "paper")
     others = choice(options, "others", "true") or "scale=smoke" in overrides
+    folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
+    show_tables(experiment, cells, folder, compare=compare, others=others)
+    return 0
+
+
+def show_tables(
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    compare: bool = False,
+    others: bool = False,
+) -> None:
+    """Print the tables of an experiment and write them into a folder; `build_tables` says what the
+    choices are."""
     with without_collecting():
         tables, damaged = tabulate.build_tables(experiment, cells, compare=compare, others=others)
-    folder = Path(options.get("out", cells[0].paths.runs / "tables" / name))
     files = render.write_tables(tables, folder)
     for table in tables:
         print(render.markdown(table))
@@ -40,7 +96,6 @@ def tables_verb(arguments: Sequence[str]) -> int:
         print(f"no ledger yet: {ledger}", file=sys.stderr)
     if files:
         print(f"written to {folder}: {', '.join(p.name for p in files)}")
-    return 0
 
 
 def figures_verb(arguments: Sequence[str]) -> int:
@@ -48,7 +103,7 @@ def figures_verb(arguments: Sequence[str]) -> int:
     from osora_bench.reporting import figures  # matplotlib, for which tables need not wait
 
     name, rest = experiment_option(arguments)
-    options, overrides = own_options(rest, ("out",))
+    options, overrides = own_options(rest, FIGURES_OPTIONS)
     experiment = load_experiment(name)
     smoke.make_up(experiment, overrides)
     cells = expansion(experiment, overrides).everything
@@ -56,6 +111,24 @@ def figures_verb(arguments: Sequence[str]) -> int:
     files = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)
     if files:
         print(f"written to {folder}: {', '.join(p.name for p in files)}")
+    return 0
+
+
+def scores_verb(arguments: Sequence[str]) -> int:
+    """Write every answer as a row of a CSV file."""
+    from osora_bench.reporting.rows import recorded_rows
+    from osora_bench.reporting.scores_csv import write_scores
+
+    name, rest = experiment_option(arguments)
+    options, overrides = own_options(rest, SCORES_OPTIONS)
+    experiment = load_experiment(name)
+    cells = expansion(experiment, overrides).everything
+    rows, damaged = recorded_rows(cells)
+    place = Path(options.get("out", cells[0].paths.runs / "scores" / f"{name}.csv"))
+    count = write_scores(rows, place)
+    for line in damaged:
+        print(f"damaged record, left alone: {line}", file=sys.stderr)
+    print(f"{count:,} answers written to {place}")
     return 0
 
 

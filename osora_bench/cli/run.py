@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from osora_bench.cli import smoke
-from osora_bench.cli.options import experiment_option, run_options
+from osora_bench.cli.options import CELLS_HELP, HOW_HELP, experiment_option, run_options
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.planning.grid import expansion
@@ -11,6 +11,25 @@ from osora_bench.records import code_state
 from osora_bench.reporting import tabulate
 from osora_bench.sweep.multirun import main as hydra_main
 from osora_bench.sweep.run import run_experiment
+
+HELP = {
+    "run": f"""\
+usage: osora-bench run experiment=NAME [KEY=VALUE ...]
+
+Run the cells of an experiment that have no record yet, in this process or:
+
+{HOW_HELP}
+{CELLS_HELP}""",
+    "cell": """\
+usage: osora-bench cell [-m] [KEY=VALUE ...]
+
+One cell, as python -m osora_bench: model=, method=, task=, seed= and any other configuration key.
+
+  -m                   a multirun of every combination: method=lora,osora method.rank=8,16 seed=0,1
+  KEY=VALUE            any configuration key, e.g. method.rank=32
+  hydra/launcher=NAME  how Hydra runs a multirun
+""",
+}
 
 
 def run_verb(arguments: Sequence[str]) -> int:

@@ -120,6 +120,21 @@ def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
     return configs
 
 
+def question_texts(config: ConfigDict) -> list[list[str]]:
+    """The texts of every question that is asked of a set: what its prompt shows of it."""
+    columns = config.reader_cfg.input_columns
+    names = [columns] if isinstance(columns, str) else list(columns)
+    return [
+        [text for name in names for text in _texts(row.get(name))]
+        for row in build_dataset(config).test
+    ]
+
+
+def _texts(value: Any) -> list[str]:
+    """Of a column: a text, or a list of them."""
+    return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]
+
+
 def _size(dataset: DatasetConfig, config: ConfigDict) -> int:
     try:
         return len(build_dataset(config).test)

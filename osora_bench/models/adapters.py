@@ -26,12 +26,13 @@ from osora_bench.planning.checks import DTYPES
 from osora_bench.planning.config import Config, MethodConfig
 
 ORIGIN = "osora_bench.json"
-"""Beside an adapter that this project trained: its base's content, and how the method starts."""
+"""Beside an adapter that this project trained: its base's content, and how the method starts. Older
+ones call the content `base`, by another checksum: of them the start alone is read."""
 
 
 def write_origin(folder: Path, base: Any, method: MethodConfig) -> None:
     """Write down beside a trained adapter what loading it takes."""
-    origin = {"base": digest(base.checksums), "start": method.start}
+    origin = {"weights": digest(base.checksums), "start": method.start}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
 
@@ -41,11 +42,11 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     Raises:
         UserError: the adapter was trained on another base, or its tensors do not fit this one.
     """
-    origin: dict[str, Any] = {"base": None, "start": None}
+    origin: dict[str, Any] = {"weights": None, "start": None}
     if (folder / ORIGIN).is_file():
         origin |= read_settings(folder / ORIGIN)
-    if origin["base"] not in (None, digest(base.checksums)):
-        _say_precision(origin["base"], folder, cfg)
+    if origin["weights"] not in (None, digest(base.checksums)):
+        _say_precision(origin["weights"], folder, cfg)
     try:
         embeddings.make_room(base.model, load_peft_weights(str(folder), device="cpu"))
         model = _load(base.model, folder, origin["start"])
@@ -55,7 +56,11 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
         reason = shorten(str(error), 300)
         raise UserError(f"--adapter {folder} is not for {cfg.model.name}: {reason}") from error
     base_path = model.active_peft_config.base_model_name_or_path
-    if origin["base"] is None and base_path and Path(base_path).name != Path(cfg.model.path).name:
+    if (
+        origin["weights"] is None
+        and base_path
+        and Path(base_path).name != Path(cfg.model.path).name
+    ):
         say(f"WARNING: {folder} says that it was made for {base_path}, not {cfg.model.path}")
     return model
 

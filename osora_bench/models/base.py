@@ -37,12 +37,22 @@ def device_of(cfg: Config) -> torch.device:
 
 
 def checksums(model: nn.Module) -> dict[str, int]:
-    """A 64-bit checksum of every parameter and buffer, to tell whether a weight was touched; 0 of
-    one without numbers, as a layer has that AdaLoRA left no rank."""
-    return {
-        name: int(torch.hash_tensor(tensor.detach()).item()) if tensor.numel() else 0
-        for name, tensor in model.state_dict().items()
-    }
+    """A 64-bit checksum of every parameter and buffer, to tell whether a weight was touched."""
+    return {name: checksum(tensor) for name, tensor in model.state_dict().items()}
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """The sum of a tensor's bytes in words of 64 bits, modulo 2^64; 0 of one without numbers.
+
+    Words of memory, not numbers, are as fast as memory is read: torch.hash_tensor makes a float64
+    of each number first. A sum, since an XOR does not see what changes a constant tensor's (a
+    norm's, a bias's) numbers alike.
+    """
+    content = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    lacking = -content.numel() % 8
+    if lacking or content.storage_offset() % 8:  # words begin where memory is aligned to them
+        content = nn.functional.pad(content, (0, lacking))
+    return int(content.view(torch.int64).sum().item())
 
 
 def content(model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from osora_bench.planning.identity import revision
 from osora_bench.records import provenance, record
 from osora_bench.records.schema import (
     Circumstances,
+    LeakageRecord,
     Measured,
     Parameters,
     Record,
@@ -38,6 +39,7 @@ def write_cell_record(
     seconds: dict[str, float],
     resident: int,
     costs: TrainingCosts | None = None,
+    leakage: dict[str, LeakageRecord] | None = None,
 ) -> Record:
     """A cell's record, written; `resident` are the most bytes of memory that it had."""
     cell_record: Record = {
@@ -54,6 +56,8 @@ def write_cell_record(
         "not_run": not_run(cell.config.eval, scores),
         "measured": _measured(seconds, cell, resident, costs),
     }
+    if leakage is not None:
+        cell_record["leakage"] = leakage
     record.write_record(cell_record, cell.ledger)
     evaluate.forget(cell.paths.evaluation)
     return cell_record

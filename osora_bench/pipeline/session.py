@@ -10,13 +10,14 @@ from typing import Any, cast
 import torch
 import transformers
 
-from osora_bench.common import interruption, paths
+from osora_bench.common import interruption, paths, progress
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import evaluate, suites
 from osora_bench.models import adapters, merge_trial, trial
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
 from osora_bench.models.memory import Peak, bound_threads
+from osora_bench.pipeline import leakage
 from osora_bench.pipeline.recording import (
     circumstances_of,
     parameters_of,
@@ -26,8 +27,8 @@ from osora_bench.pipeline.recording import (
 )
 from osora_bench.pipeline.tracker import Tracker, tracking
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import Config, plain
-from osora_bench.records.schema import Circumstances, Record, TrainingRecord
+from osora_bench.planning.config import Config, TaskConfig, plain
+from osora_bench.records.schema import Circumstances, LeakageRecord, Record, TrainingRecord
 from osora_bench.training import callbacks, data, reuse, train
 from osora_bench.training.checks import check_precision
 from osora_bench.training.costs import CostMeter, Meter
@@ -47,6 +48,7 @@ class Session:
         self._tokenised: dict[str, data.TokenisedTask] = {}
         self._sets: dict[str, suites.PreparedSets] = {}
         self._merges: set[str] = set()
+        self._leakage: dict[str, dict[str, LeakageRecord]] = {}
 
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Load the questions of every suite once; a set of the wrong size stops all now."""
@@ -85,6 +87,7 @@ class Session:
         cell.paths.failure.unlink(missing_ok=True)
         check_precision(cell)  # of a cell that was planned on another machine
         self._check_merge(cell)
+        shared = self.leakage(cell) if cell.config.trains else None
         circumstances, outcome = circumstances_of(cell), UNTRAINED
         if cell.config.processes > 1:
             outcome = self._train_shared(cell, circumstances, tracker)
@@ -126,8 +129,21 @@ class Session:
             scores=scores,
             seconds=seconds,
             costs=outcome.costs,
+            leakage=shared,
             resident=self._peak.most(),
         )
+
+    def leakage(self, cell: Cell) -> dict[str, LeakageRecord]:
+        """What the cell's training rows hold of its questions; cells with the same share it."""
+        task, sets = cell.config.task, self.sets(cell)
+        seed = cell.config.seed if _by_seed(task) else 0
+        key = json.dumps([plain(task), plain(cell.config.eval), cell.fingerprints, seed])
+        if key not in self._leakage:
+            found = leakage.as_recorded(leakage.overlaps(cell, sets))
+            self._leakage[key] = found
+            for line in leakage.warnings(found):
+                progress.say(f"WARNING: {line}")
+        return self._leakage[key]
 
     def _check_merge(self, cell: Cell) -> None:
         """Where `eval.merge` asks for it, try it on a fresh adapter, once a model and method.
@@ -225,9 +241,7 @@ class Session:
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
-        task = cell.config.task
-        by_seed = task.max_rows is not None or any(s.options for s in task.sources)
-        seed = cell.config.seed if by_seed else 0
+        seed = cell.config.seed if _by_seed(cell.config.task) else 0
         tokens: data.TokenisedTask = self._tokens(
             cell, seed, lambda: data.tokenised(cell.config, tokenizer)
         )
@@ -246,6 +260,11 @@ class Session:
         if key not in self._tokenised:
             self._tokenised[key] = tokenise()
         return self._tokenised[key]
+
+
+def _by_seed(task: TaskConfig) -> bool:
+    """Whether seeds train on other rows, or on the same in other words."""
+    return task.max_rows is not None or any(source.options for source in task.sources)
 
 
 def _started(cell: Cell, base: Base) -> Any:

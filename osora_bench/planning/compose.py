@@ -3,13 +3,11 @@
 import copy
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import hydra
 import yaml
@@ -29,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
-from osora_bench.planning import config
+from osora_bench.planning import config, declared
 from osora_bench.planning.checks import check_config
 
 
@@ -38,23 +36,29 @@ def group_choices(group: str) -> list[str]:
     return sorted(p.stem for p in (paths.CONF / group).glob("*.yaml"))
 
 
-def check_overrides(overrides: Sequence[str], also: Collection[str] = ()) -> None:
-    """Refuse an unknown key or group member before Hydra composes anything.
+def check_overrides(
+    overrides: Sequence[str], also: Collection[str] = (), where: str | None = None
+) -> None:
+    """Refuse an unknown key or group member, and a value that its key does not take, before Hydra
+    composes anything.
 
-    Hydra names the members of a group but not the keys of a node, and stops at the first.
+    Hydra names the members of a group but not the keys of a node, has OmegaConf's words for a
+    value, and stops at the first.
 
     Args:
         also: what may stand among them and is no key of the configuration.
+        where: what they are of, told before what is wrong.
     """
-    parsed = []
     for override in overrides:
         try:
-            parsed.append(_parsed(override))
+            _parsed(override)
         except HydraException as error:
             raise UserError(f"{override!r} is not KEY=VALUE as Hydra reads it: {error}") from error
-    problems = [problem for o in parsed for problem in _override_problems(o, also)]
+    problems = [problem for o in overrides for problem in _override_problems(o, also)]
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(
+            "\n".join(problems if where is None else [f"{where}: {p}" for p in problems])
+        )
 
 
 @lru_cache(maxsize=4096)
@@ -62,7 +66,8 @@ def _parsed(override: str) -> Override:
     return OverridesParser.create().parse_override(override)
 
 
-def _override_problems(override: Override, also: Collection[str]) -> Iterator[str]:
+def _override_problems(text: str, also: Collection[str]) -> Iterator[str]:
+    override = _parsed(text)
     key = override.key_or_group
     if key in also or key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return
@@ -74,18 +79,29 @@ def _override_problems(override: Override, also: Collection[str]) -> Iterator[st
             if (problem := member_problem(key, name)) is not None:
                 yield problem
         return
-    node: Any = config.Config
-    prefix = ""
-    for part in key.split("."):
-        if not is_dataclass(node):
-            return  # a free-form section, e.g. method.peft: PEFT's own class checks it
-        names = [f.name for f in fields(node)]
-        if part not in names:
-            valid = [f"{prefix}{n}" for n in names] + ([] if prefix else [*also])
-            yield unknown("key", f"{prefix}{part}", valid)
-            return
-        node = get_type_hints(node)[part]
-        prefix += f"{part}."
+    if (problem := declared.key_problem(key, also)) is not None:
+        yield problem if key in problem else f"{text}: {problem}"
+    elif override.type != OverrideType.DEL:
+        for one in _one_by_one(text):
+            if (problem := _value_problem(one)) is not None:
+                yield f"{one}: {problem}"
+
+
+def _one_by_one(text: str) -> Iterable[str]:
+    """An override as one for each of the values that it sweeps over, if they can be counted."""
+    override = _parsed(text)
+    if not override.is_sweep_override():
+        return [text]
+    if not override.is_discrete_sweep():
+        return []
+    key = override.get_key_element()
+    return (f"{key}={value}" for value in override.sweep_string_iterator())
+
+
+@lru_cache(maxsize=4096)
+def _value_problem(text: str) -> str | None:
+    override = _parsed(text)
+    return declared.value_problem(override.key_or_group, override.value())
 
 
 def member_problem(group: str, name: str) -> str | None:
@@ -159,63 +175,15 @@ def compose(overrides: Sequence[str], where: str) -> DictConfig:
             return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
         return cfg
     except (HydraException, OmegaConfBaseException) as error:
-        said = list(_misfits(overrides)) or [with_cause(error)]
+        said = [p for o in overrides for p in _override_problems(o, ())] or [with_cause(error)]
         raise UserError(f"{where}: " + "\n  ".join(said)) from error
-
-
-TAKEN = {
-    list: "a list in brackets, e.g. [a,b]",
-    dict: "settings by name, e.g. {a: 1}",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "one text",
-}
-"""What a key of each type takes, in words."""
-
-
-def _misfits(overrides: Sequence[str]) -> Iterator[str]:
-    """Of each value that its key's type does not take, what the key does take: OmegaConf says it
-    in the words of its classes."""
-    for override in overrides:
-        parsed = _parsed(override)
-        if parsed.key_or_group in config.GROUPS or not _sets_a_value(parsed):
-            continue
-        schema = OmegaConf.structured(config.Config)
-        try:
-            OmegaConf.update(schema, parsed.key_or_group, parsed.value(), merge=True)
-        except OmegaConfBaseException:
-            hints = _hints(parsed.key_or_group)
-            if taken := [f"{TAKEN[h]}{_example(parsed)}" for h in hints if h in TAKEN]:
-                null = ["null"] if type(None) in hints else []
-                yield f"{override}: {parsed.key_or_group} takes {' or '.join(taken + null)}"
-
-
-def _example(override: Override) -> str:
-    """What the list of modules to adapt holds: PEFT has words for it (all-linear) besides."""
-    if override.key_or_group != "model.target_modules":
-        return ""
-    return (
-        " of names of modules, such as [q_proj,v_proj] or, for every linear layer of a Llama, "
-        "[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"
-    )
-
-
-def _hints(key: str) -> list[Any]:
-    """The types that a dotted key's value may have; none for what no section declares."""
-    node: Any = config.Config
-    for part in key.split("."):
-        if not is_dataclass(node):
-            return []
-        node = get_type_hints(node).get(part)
-    members = get_args(node) if get_origin(node) in (Union, UnionType) else (node,)
-    return [get_origin(member) or member for member in members]
 
 
 def with_cause(error: Exception) -> str:
     """What Hydra says, and what OmegaConf said to it: Hydra itself names only the override."""
-    message = str(error).rstrip()
-    cause = error.__cause__
+    message, cause = str(error).rstrip(), error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{message}: {declared.told(cause)}"
     return message if cause is None else f"{message}: {str(cause).partition(chr(10))[0]}"
 
 
@@ -269,7 +237,7 @@ def vary(
             yield cell_config
             previous = data, cell_config
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {declared.told(error)}") from error
 
 
 def _variants(cfg: DictConfig, variants: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -138,9 +138,7 @@ def over_memory(
     larger = [
         (cost.gigabytes, cell)
         for cell, cost in costs
-        if cost is not None
-        and cost.gigabytes > limit
-        and (cell.config.device == "cpu" or not cell.config.model.needs_gpu)
+        if cost is not None and cost.gigabytes > limit and not _on_gpu(cell.config)
     ]
     if not larger:
         return []
@@ -151,12 +149,17 @@ def over_memory(
     ]
 
 
+def _on_gpu(cfg: Config) -> bool:
+    """Whether a cell is taken to run on a GPU; on a CPU a large model does where that is asked."""
+    return bool(cfg.model.needs_gpu) and cfg.device != "cpu"
+
+
 def _by_size(cfg: Config) -> tuple[Part, Part] | None:
     """Training and evaluation of a model whose architecture is known, by its operations."""
     shape = _shape(cfg.model)
     if shape is None:
         return None
-    size, rate = _parameters(shape), _rate(bool(cfg.model.needs_gpu))
+    size, rate = parameters(shape), _rate(_on_gpu(cfg))
     training = _training_operations(cfg, size) if cfg.trains else 0.0
     tokens = sum(_tokens(d, cfg.eval) for d in cfg.eval.chosen)
     evaluation_bytes = BYTES[cfg.model.dtype] * size + LIBRARIES
@@ -188,7 +191,7 @@ def _shape(model: ModelConfig) -> dict[str, Any] | None:
     return shape if all(key in shape for key in (*keys, "vocab_size")) else None
 
 
-def _parameters(shape: dict[str, Any]) -> float:
+def parameters(shape: dict[str, Any]) -> float:
     """Of a Llama-like model; exact but for norms and biases."""
     hidden = shape["hidden_size"]
     head = shape.get("head_dim") or hidden // shape["num_attention_heads"]

@@ -73,6 +73,7 @@ class TableSpec:
     columns: list[str] | None = None
     headings: dict[str, str] = field(default_factory=dict)
     reference: str | None = None
+    budget: int | None = None  # trainable parameters that the ranks were chosen for
 
 
 @dataclass

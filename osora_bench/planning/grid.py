@@ -181,6 +181,8 @@ class Grid:
         trials: list[Cell] = []
 
         def losses_of(points: Sequence[Point]) -> list[float | None]:
+            for point in points[len(trials) :]:
+                check_overrides(_as_overrides(point))
             new = _variants([trial_rank], [seed], points[len(trials) :])
             trials.extend(self.cells(choice, {**training_values, "eval": "none"}, new))
             return [validation_loss(trial) for trial in trials]
@@ -194,7 +196,8 @@ class Grid:
         what = "learning rates" if list(chosen) == [RATE] else "settings"
         for cell in self.cells(choice, values, _variants([rank], seeds, [chosen])):
             if best is None:
-                yield Waiting(cell, trials, what)
+                planned = replace(cell, config=replace(cell.config, tuning={"tried": []}))
+                yield Waiting(planned, trials, what)
             else:
                 yield replace(cell, config=replace(cell.config, tuning=_tuning(trials, points)))
 
@@ -217,8 +220,9 @@ class Grid:
     def _composed(self, choice: tuple[str, str], values: Values) -> DictConfig:
         """The configuration of a model and a method, at its own scale, unresolved."""
         own_overrides, user_overrides = self._chosen(choice, values)
-        check_overrides([*own_overrides, *user_overrides])
-        return compose([*own_overrides, *user_overrides], self._where(choice))
+        overrides, where = [*own_overrides, *user_overrides], self._where(choice)
+        check_overrides(overrides, where=where)
+        return compose(overrides, where)
 
     def _chosen(self, choice: tuple[str, str], values: Values) -> tuple[list[str], Sequence[str]]:
         """The overrides that are the experiment's own, and those given by hand on top of them."""

@@ -106,7 +106,7 @@ class Search:
                 (values[-1], values[-2], sum(v > max(given) for v in values)),
             ):
                 if best[key] == end and added < self.extend:
-                    yield {**best, key: _rounded(end * end / neighbour)}
+                    yield {**best, key: rounded(end * end / neighbour)}
 
 
 def _drawn(generator: random.Random, values: Any) -> Any:
@@ -116,9 +116,9 @@ def _drawn(generator: random.Random, values: Any) -> Any:
     number = math.exp(generator.uniform(math.log(low), math.log(high)))
     if isinstance(low, int) and isinstance(high, int):
         return min(high, max(low, round(number)))
-    return _rounded(number)
+    return rounded(number)
 
 
-def _rounded(number: float) -> float:
+def rounded(number: float) -> float:
     """Three digits: 3e-3 times 3 is 9e-3 for whoever reads it."""
     return float(f"{number:.3g}")

@@ -90,6 +90,15 @@ class TrainingCosts(TypedDict):
     frozen_bytes: int
 
 
+class LeakageRecord(TypedDict):
+    """How many of a set's asked questions stand whole in a training row, and how many others share
+    a stretch of words with one (benchdata/overlap.py)."""
+
+    exact: int
+    near: int
+    questions: int
+
+
 class Measured(TypedDict):
     """Costs: the only part in which two runs of a cell may differ."""
 
@@ -110,6 +119,7 @@ class Record(TypedDict):
     training: TrainingRecord | None  # None: nothing was trained
     scores: dict[str, ScoreRecord]  # by set
     not_run: NotRequired[dict[str, str]]  # by set, what was left out and why
+    leakage: NotRequired[dict[str, LeakageRecord]]  # by set; of the others nothing was found
     measured: Measured
     schema: NotRequired[int]  # these two are added when it is written
     sha256: NotRequired[str]

@@ -10,11 +10,12 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning.experiments import Experiment
 from osora_bench.reporting.numbers import NOT_IN_GRID
 from osora_bench.reporting.reference import Key, Printed, load_reference
-from osora_bench.reporting.table import SOURCE, Number, Table
+from osora_bench.reporting.table import SOURCE, TUNED, Number, Table
 
 
 def compared(experiment: Experiment, tables: Sequence[Table]) -> list[Table]:
-    references = [spec.reference for spec in experiment.tables.values()]
+    specs = [experiment.tables[table.name.removesuffix(TUNED)] for table in tables]
+    references = [spec.reference for spec in specs]
     if not any(name and table.numbers for table, name in zip(tables, references, strict=True)):
         raise UserError("compare=paper: the paper has no results to stand beside these tables")
     return [

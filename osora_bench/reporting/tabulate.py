@@ -9,6 +9,7 @@ Layouts, after the paper's tables:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from osora_bench.common.errors import UserError, unknown
@@ -20,7 +21,7 @@ from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
 from osora_bench.reporting.rows import Row, recorded_rows, rows, selected
-from osora_bench.reporting.table import Table
+from osora_bench.reporting.table import TUNED, Table
 
 
 def build_tables(
@@ -41,8 +42,9 @@ def build_tables(
     """
     by_seed, damaged = recorded_rows(cells, others=others)
     tables = [
-        _layout(spec.layout)(name, spec, [row for row in by_seed if selected(row, spec)])
+        _layout(part.layout)(part_name, part, part_rows)
         for name, spec in experiment.tables.items()
+        for part_name, part, part_rows in _apart(name, spec, by_seed)
     ]
     return compared(experiment, tables) if compare else tables, damaged
 
@@ -52,7 +54,8 @@ def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:
     a layout, column, baseline or reference that is not known."""
     without_records = rows(cells, {})
     for name, spec in experiment.tables.items():
-        _layout(spec.layout)(name, spec, [r for r in without_records if selected(r, spec)])
+        for part_name, part, part_rows in _apart(name, spec, without_records):
+            _layout(part.layout)(part_name, part, part_rows)
         if spec.reference is not None:
             load_reference(spec.reference)
 
@@ -71,3 +74,29 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
     if name not in layouts:
         raise UserError(unknown("table layout", name, layouts))
     return layouts[name]
+
+
+def _apart(
+    name: str, spec: TableSpec, by_seed: Sequence[Row]
+) -> list[tuple[str, TableSpec, list[Row]]]:
+    """A table's rows; as two tables where some have settings as given and others tuned ones. A part
+    without the table's baseline is left out, if the other has it."""
+    chosen = [row for row in by_seed if selected(row, spec)]
+    trained = [row.cell for row in chosen if row.cell.config.trains and not row.cell.is_trial]
+    if len({cell.config.tuning is None for cell in trained}) < 2:
+        return [(name, spec, chosen)]
+    parts = []
+    for suffix, told, tuned in (("", "settings as given", False), (TUNED, "tuned", True)):
+        rows_of_part = [
+            row
+            for row in chosen
+            if not row.cell.config.trains or (row.cell.config.tuning is not None) == tuned
+        ]
+        title = f"{spec.title}, {told}"
+        parts.append((f"{name}{suffix}", replace(spec, title=title), rows_of_part))
+    with_baseline = [part for part in parts if spec.baseline in _methods(part[2])]
+    return with_baseline or parts
+
+
+def _methods(rows: Sequence[Row]) -> set[str | None]:
+    return {row.cell.config.method.name for row in rows}

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from osora_bench.common import paths
@@ -16,12 +19,13 @@ from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import DeviceLost, attempt, session
 from osora_bench.pipeline.messages import damage, where
-from osora_bench.planning.cell import State, cell_of
-from osora_bench.planning.compose import check_overrides, resolve
+from osora_bench.planning.cell import Cell, State, cell_of
+from osora_bench.planning.compose import check_overrides, compose, composer, resolve
 from osora_bench.records import code_state
 
 STARTED, ALLOW = "OSORA_STARTED_WITH", "OSORA_ALLOW_CHANGED"
 """Environment of a multirun's jobs: its code, and whether to run with another one."""
+MULTIRUN = {"-m", "--multirun"}
 _statuses: list[int] = []
 
 
@@ -80,17 +84,66 @@ def _check_code() -> None:
     os.environ[code_state.CHANGED] = "1"
 
 
+def check_multirun(arguments: Sequence[str]) -> None:
+    """Raise UserError with what is wrong with any cell of a multirun that has no record yet. Hydra
+    composes each at its turn, when others have been trained.
+
+    What Hydra alone knows is left to it, and checked at its turn: cells of a sweeper that chooses
+    as it goes, of another folder of configurations, or with Hydra's own values in them.
+    """
+    flags = {a for a in arguments if a.startswith("-")}
+    sweeps = ("hydra/sweeper", "hydra.sweeper")
+    if not flags or flags - MULTIRUN or any(a.startswith(sweeps) for a in arguments):
+        return
+    overrides = [a for a in arguments if a not in flags and not a.startswith(("hydra.", "hydra/"))]
+    if any("${hydra:" in override for override in overrides):
+        return
+    cells = [c for c in _expanded(overrides) if c.state in (State.MISSING, State.FAILED)]
+    here = not any(a.startswith("hydra/launcher=") for a in arguments)
+    if cells:
+        preflight.check_cells(cells, here=here)
+        if here:
+            session().prepare(cells)
+
+
+def _expanded(overrides: Sequence[str]) -> list[Cell]:
+    """The cells that Hydra will make of a multirun's overrides, in its order.
+
+    Raises:
+        UserError: what is wrong with the configuration of any of them.
+    """
+    cells: list[Cell] = []
+    problems: dict[str, None] = {}
+    content: dict[str, str] = {}
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        (choices,) = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:  # what cannot be swept over
+        raise UserError(str(error)) from error
+    with composer():
+        for chosen in choices:
+            try:
+                cfg = resolve(compose(chosen, "configuration"), "configuration")
+                cells.append(cell_of(cfg, chosen, content))
+            except UserError as error:
+                problems.setdefault(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return cells
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the cell or cells that the arguments describe; a mistake is exit status 2."""
     _statuses.clear()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         check_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
+        os.environ[STARTED] = json.dumps(code_state.code())
+        check_multirun(arguments)
     except UserError as error:
         tell(error)
         return MISTAKE
     sys.argv = [sys.argv[0], *arguments]
-    os.environ[STARTED] = json.dumps(code_state.code())
     try:
         _run()
     except DeviceLost as lost:

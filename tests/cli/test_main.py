@@ -133,6 +133,8 @@ def test_table3_says_what_is_missing_before_doing_anything(here, capsys, monkeyp
         (["ledger="], "ledger: is empty, name a folder"),
         (["trainer.optimizer=adamv"], "unknown trainer.optimizer 'adamv'"),
         (["trainer.schedule=cosin"], "unknown trainer.schedule 'cosin'. Did you mean 'cosine'"),
+        (["seed=x"], "osora-bench: seed=x: seed takes a whole number\n"),
+        (["trainer.max_steps=abc"], "trainer.max_steps takes a whole number or null\n"),
         (["device=cuda"], "device=cuda, but torch sees no CUDA device"),
     ],
 )

@@ -58,8 +58,8 @@ def test_counts_are_those_of_a_real_adapter(method, make_cell, session, tmp_path
         assert line.count is None
         assert f"method {method}: cannot be" in line.problem
         assert "without weights: " in line.problem
-        assert main(["params", "model=toy", f"method={method}", "rank=8"]) == 0
-        assert line.problem.split(":")[1].strip()[:20] in capsys.readouterr().out
+        assert main(["params", "model=toy", f"method={method}", "rank=8"]) == 2
+        assert line.problem.split(":")[1].strip()[:20] in capsys.readouterr().err
         return
     counted = (line.count.trainable, line.count.adapter_bytes, line.count.frozen_bytes)
     chosen = ["method.rank=8"] if line.rank is not None else []

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from osora_bench.cli import params
+from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config, counting, skeleton
@@ -192,7 +193,8 @@ def test_a_process_without_torch_composes_beside_the_import():
         "assert gc.get_freeze_count() > 100_000  # else a second of garbage collection at the end\n"
         "sys.exit(status)"
     )
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert run.returncode == 2, run.stderr  # OSoRA has no rank 65 here
     assert (
         run.stdout.strip()
         == params.counts_csv(parameters.count_table(["toy"], ["lora", "osora"], [8, 65])).strip()
@@ -226,6 +228,32 @@ def test_a_rank_that_a_layer_cannot_have_is_said_in_place_of_a_number():
     assert lines[0].count is None
     assert "the largest rank for osora here is 512" in params.counts_markdown(lines)
     assert lines[1].count is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "counted"),
+    [
+        (["method=osora", "rank=8,65"], 2, 1),  # the table is still of what could be counted
+        (["method=lora,osora", "rank=65"], 2, 1),
+        (["method=osora", "rank=65"], 2, 0),
+        (["method=osora", "rank=64"], 0, 1),
+    ],
+)
+def test_a_count_that_was_asked_for_by_its_method_and_is_refused_is_a_mistake(
+    asked, status, counted, capsys
+):
+    assert main(["params", "model=toy", *asked, "--csv"]) == status
+    shown = capsys.readouterr()
+    assert sum(line.rpartition(",")[2].isdecimal() for line in shown.out.splitlines()) == counted
+    assert bool(shown.out) == bool(counted)
+    assert ("toy osora: rank 65 is above min(d_out, d_in)" in shown.err) == (status == 2)
+
+
+def test_of_all_methods_a_rank_suits_those_that_it_suits(capsys):
+    assert main(["params", "model=toy", "rank=65", "--csv"]) == 0
+    shown = capsys.readouterr()
+    assert "the largest rank for osora here is 64" in shown.out
+    assert shown.err == ""
 
 
 def test_modules_that_match_nothing_are_refused():

@@ -1,95 +1,27 @@
-"""Scores come from OpenCompass; our model class answers as its own wrapper does."""
+"""Scores come from OpenCompass: from a suite's configuration to its scores."""
 
 import dataclasses
 import errno
 import gzip
 import json
-import shutil
 from dataclasses import replace
 
 import peft
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DiffLlamaConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import evaluate, judging, tasks
 from osora_bench.evaluation import scores as scoring
 from osora_bench.evaluation import suites as evaluation_suites
-from osora_bench.evaluation.in_memory_model import InMemoryModel, messages
-from osora_bench.evaluation.journal import Journal
+from osora_bench.evaluation.in_memory_model import InMemoryModel
 from osora_bench.evaluation.reading import corrections
 from osora_bench.pipeline.session import Session
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 from osora_bench.records.record import unpack
 from tests.evaluation.scoring import scored
-
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-TOY = str(paths.resolve("pkg://osora_bench.toy/model"))
-
-
-@pytest.fixture(scope="module")
-def toy():
-    tokenizer = AutoTokenizer.from_pretrained(TOY)
-    model = LlamaForCausalLM.from_pretrained(TOY).eval()
-    return model, tokenizer
-
-
-def wrapped(toy, batch_size=None, chat=True, **settings):
-    return InMemoryModel(*toy, chat=chat, batch_size=batch_size, label="test", **settings)
-
-
-def prompts(n=24):
-    """Prompts of many lengths."""
-    return [f"Add {10 + i} and {20 + i}." + " Now." * (i % 7) for i in range(n)]
-
-
-@pytest.fixture
-def stock(monkeypatch):
-    """OpenCompass's own wrappers, with the method that they call and transformers 5 lacks."""
-    from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
-    from transformers import PreTrainedTokenizerBase
-
-    monkeypatch.setattr(
-        PreTrainedTokenizerBase,
-        "batch_encode_plus",
-        lambda self, texts, **settings: self(texts, **settings),
-        raising=False,
-    )
-
-    def make(chat, folder=TOY):
-        kind = HuggingFacewithChatTemplate if chat else HuggingFaceBaseModel
-        return kind(path=str(folder), model_kwargs={"torch_dtype": torch.float32}, max_seq_len=256)
-
-    return make
-
-
-@pytest.mark.parametrize("chat", [True, False])
-def test_answers_equal_those_of_opencompass_own_wrappers(toy, stock, chat):
-    ours = wrapped(toy, chat=chat).generate(prompts(), max_out_len=24)
-    assert ours == stock(chat).generate(prompts(), max_out_len=24)
-    assert len(set(ours)) > 12  # answers, not one constant
-
-
-def test_stop_texts_end_answers_as_in_opencompass_own_wrapper(toy, stock):
-    whole = wrapped(toy).generate(prompts(), 24)
-    stop = whole[0].split()[-1]
-    ours = wrapped(toy).generate(prompts(), 24, stopping_criteria=[stop])
-    assert ours == stock(True).generate(prompts(), 24, stopping_criteria=[stop])
-    assert ours != whole
+from tests.evaluation.toy_model import TOY, wrapped
 
 
 def test_every_question_of_the_toy_sets_is_answered_and_judged_as_by_the_stock_wrapper(
@@ -108,163 +40,6 @@ def test_every_question_of_the_toy_sets_is_answered_and_judged_as_by_the_stock_w
             assert len(found[0]) == 60
             for one, other in zip(*found, strict=True):
                 assert (one.output, one.read, one.right) == (other.output, other.read, other.right)
-
-
-def test_perplexities_equal_those_of_opencompass_own_wrapper(toy, stock):
-    """One text at a time: with several, the stock wrapper adds the loss of the first token after
-    the padding, so that its numbers depend on the batch."""
-    theirs = stock(False)
-    for masks in (None, [1 + i % 4 for i in range(24)]):
-        ours = wrapped(toy, chat=False).get_ppl(prompts(), masks)
-        one_by_one = [
-            theirs.get_ppl([text], None if masks is None else [masks[i]])[0]
-            for i, text in enumerate(prompts())
-        ]
-        assert ours == pytest.approx(one_by_one, abs=1e-5)
-    ours = wrapped(toy, chat=False).get_loglikelihood(["Add 1 and 2.", "Now."], ["2.", "."])
-    one_by_one = [
-        theirs.get_loglikelihood([t], [c])[0] for t, c in (("Add 1 and 2.", "2."), ("Now.", "."))
-    ]
-    assert ours == pytest.approx(one_by_one, abs=1e-5)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 10])
-def test_answers_do_not_depend_on_how_they_are_batched(toy, batch_size):
-    some = wrapped(toy, batch_size)
-    assert some.generate(prompts(), 16) == wrapped(toy).generate(prompts(), 16)
-    some.dialogues = False
-    assert some.get_ppl(prompts()) == pytest.approx(
-        wrapped(toy, chat=False).get_ppl(prompts()), abs=1e-5
-    )
-
-
-def test_answers_do_not_depend_on_the_order_of_the_questions_or_on_which_are_asked(toy):
-    forward = wrapped(toy, 5).generate(prompts(), 16)
-    assert wrapped(toy, 5).generate(prompts()[::-1], 16)[::-1] == forward
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(0)).tolist()
-    shuffled = wrapped(toy, 5).generate([prompts()[i] for i in order], 16)
-    assert shuffled == [forward[i] for i in order]
-    assert wrapped(toy, 5).generate(prompts()[3:9], 16) == forward[3:9]
-
-
-def test_answers_do_not_depend_on_what_was_asked_before(toy):
-    fresh = wrapped(toy).generate(prompts(), 16)
-    model = wrapped((LlamaForCausalLM.from_pretrained(TOY).eval(), toy[1]))
-    model.generate(["Now. " * 40, "Add 1 and 2."], 24, stopping_criteria=["4"])
-    model.dialogues = False
-    losses = model.get_ppl(prompts())
-    model.dialogues = True
-    assert model.generate(prompts(), 16) == fresh
-    model.dialogues = False
-    assert list(model.get_ppl(prompts())) == list(losses)
-
-
-def test_a_prompt_longer_than_the_context_is_counted_not_cut(toy):
-    model = wrapped(toy)
-    near = ("Now. " * k for k in range(300))
-    nearly_full = next(text for text in near if 0 < 256 - model.get_token_len(text) < 16)
-    asked = ["Add 1 and 2.", "Now. " * 300, nearly_full]
-    made = model.generate(asked, 16)
-    assert model.too_long == {1}
-    assert made[1] == ""
-    assert made[0] == wrapped(toy).generate(asked[:1], 16)[0] != ""
-    room = 256 - model.get_token_len(asked[2])
-    assert made[2] == wrapped(toy).generate(asked[2:], room)[0]
-
-
-def test_virtual_tokens_take_room_in_the_context(toy):
-    config = peft.PromptTuningConfig(num_virtual_tokens=7, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(LlamaForCausalLM.from_pretrained(TOY), config).eval()
-    assert wrapped((model, toy[1])).max_seq_len == 256 - 7
-
-
-def test_a_least_length_is_refused_not_ignored(toy):
-    with pytest.raises(NotImplementedError, match="min_out_len"):
-        wrapped(toy).generate(["Add 1 and 2."], 16, min_out_len=3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "batched"),
-    [
-        ({"repetition_penalty": 1.3}, True),
-        ({"no_repeat_ngram_size": 2, "temperature": 0.6, "do_sample": True}, False),
-    ],
-)
-def test_settings_of_generation_that_lie_beside_a_model_count(
-    toy, stock, settings, batched, tmp_path
-):
-    """Qwen's chat models penalise repetition; the stock wrapper samples nothing, but heeds that."""
-    folder = shutil.copytree(TOY, tmp_path / "model")
-    place = folder / "generation_config.json"
-    place.write_text(json.dumps({**json.loads(place.read_text()), **settings}))
-    model = wrapped((LlamaForCausalLM.from_pretrained(folder).eval(), toy[1]))
-    assert model.batched == batched
-    made = model.generate(prompts(), 24)
-    assert made == stock(True, folder).generate(prompts(), 24)
-    assert made != wrapped(toy).generate(prompts(), 24)
-
-
-def test_what_cannot_be_batched_is_answered_one_prompt_at_a_time(toy, stock, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    config = DiffLlamaConfig(vocab_size=len(toy[1]), **TINY, max_position_embeddings=256)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    toy[1].save_pretrained(tmp_path)
-    made = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    model = wrapped((made, toy[1]), chat=False)
-    assert not model.batched
-    theirs = stock(False, tmp_path)
-    assert model.generate(prompts(4), 8) == [theirs.generate([p], 8)[0] for p in prompts(4)]
-    assert model.get_ppl(prompts(4)) == pytest.approx(
-        [theirs.get_ppl([p])[0] for p in prompts(4)], abs=1e-5
-    )
-
-
-def test_an_end_token_that_is_spelt_out_ends_a_dialogue_too(toy):
-    begin, rest = toy[1].eos_token[:3], toy[1].eos_token[3:]
-    tokens = [t for part in (f"4 {begin}", f"{rest} 5") for t in toy[1](part)["input_ids"]]
-    assert toy[1].eos_token_id not in tokens
-    assert wrapped(toy)._text(tokens, ()) == "4 "
-    assert wrapped(toy, chat=False)._text(tokens, ()) == f"4 {toy[1].eos_token} 5"
-
-
-def test_an_evaluation_that_dies_goes_on_where_it_stopped(toy, tmp_path):
-    expected = wrapped(toy, 3).generate(prompts(), 16)
-
-    class Dies(Journal):
-        def put(self, question, answer):
-            super().put(question, answer)
-            if len(self._answers) == 7:
-                raise KeyboardInterrupt
-
-    with Dies(tmp_path / "journal", "me") as journal, pytest.raises(KeyboardInterrupt):
-        wrapped(toy, 3, journal=journal).generate(prompts(), 16)
-    with (tmp_path / "journal").open("a") as file:
-        file.write('["half a line')  # what a crash in the middle of writing leaves
-    with Journal(tmp_path / "journal", "me") as journal:
-        assert len(journal._answers) == 7
-        model = wrapped(toy, 3, journal=journal)
-        asked = []
-        whole = model._continue
-        model._continue = lambda *args: asked.append(len(args[0])) or whole(*args)
-        assert model.generate(prompts(), 16) == expected
-    assert asked == [24 - 7]
-    with Journal(tmp_path / "journal", "me") as journal:
-        assert len(journal._answers) == 24
-    with Journal(tmp_path / "journal", "another adapter") as journal:
-        assert not journal._answers
-
-
-def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
-    with Journal(tmp_path / "journal", "me") as journal:
-        journal.put("first", 1)
-    broken = Journal(tmp_path / "journal", "me")
-    broken._file.close()
-    broken._file = open("/dev/full", "wb", buffering=0)  # noqa: PTH123, SIM115
-    with pytest.raises(UserError, match="No space left on device.*goes on from them"):
-        broken.put("second", 2)
-    with Journal(tmp_path / "journal", "me") as again:
-        assert again.get("first") == 1
-        assert again.get("second") is None
 
 
 @pytest.mark.parametrize(
@@ -322,19 +97,6 @@ def test_a_disk_that_opencompass_fills_is_named(toy, make_cell, monkeypatch):
     with pytest.raises(UserError, match=f"{cell.paths.evaluation}: cannot write .No space left"):
         scored(*toy, cell.config, cell.paths.evaluation, "test")
     assert not (cell.paths.evaluation / "opencompass").exists()  # its files hold every prompt
-
-
-def test_turns_of_one_role_become_one():
-    turns = [
-        {"role": "HUMAN", "prompt": "a"},
-        {"role": "HUMAN", "prompt": "b"},
-        {"role": "BOT", "prompt": ""},
-        {"role": "BOT", "prompt": "c"},
-    ]
-    assert messages(turns) == [
-        {"role": "user", "content": "a\nb"},
-        {"role": "assistant", "content": "c"},
-    ]
 
 
 def test_shipped_configurations_are_found_by_their_name():
@@ -458,39 +220,6 @@ def test_a_sets_reader_is_what_its_configuration_asks_for(config, abbr, kind):
     reader = corrections.reader_of(evaluation_suites.dataset_config(dataset))
     assert (reader is None) == (kind is None)
     assert kind is None or reader.rule.startswith(kind)
-
-
-def test_answers_that_end_at_the_length_limit_are_counted(toy, make_cell, tmp_path):
-    """Not those that end by themselves with their last token; a resumed evaluation knows it."""
-    unbounded = wrapped(toy)
-    free = unbounded.generate(prompts(), 64)
-    long = [len(toy[1](text, add_special_tokens=False)["input_ids"]) for text in free]
-    limit = sorted(long)[len(long) // 2]
-    expected = {i for i, length in enumerate(long) if length >= limit}
-    assert 0 < len(expected) < len(long)
-    with Journal(tmp_path / "journal", "me") as journal:
-        model = wrapped(toy, journal=journal)
-        model.generate(prompts(), limit)
-        assert model.cut == expected
-    with Journal(tmp_path / "journal", "me") as journal:
-        again = wrapped(toy, journal=journal)
-        again._continue = None  # nothing is asked a second time
-        again.generate(prompts(), limit)
-        assert again.cut == expected
-    ended = [length for i, length in enumerate(long) if i not in unbounded.cut]
-    one_more = wrapped(toy)
-    one_more.generate(prompts(), max(ended) + 1)  # room for every end token
-    assert one_more.cut == unbounded.cut < expected
-
-
-def test_a_journal_that_does_not_say_what_was_cut_is_asked_again(toy, tmp_path):
-    with Journal(tmp_path / "journal", "me") as journal:
-        model = wrapped(toy, journal=journal)
-        expected = model.generate(prompts(4), 16)
-        for key, (text, _) in list(journal._answers.items()):
-            journal._answers[key] = text  # as it was kept before
-        assert model.generate(prompts(4), 16) == expected
-        assert all(len(kept) == 2 for kept in journal._answers.values())
 
 
 def test_cut_answers_are_in_the_score_and_said(toy, make_cell, capsys):

@@ -58,6 +58,7 @@ def test_every_experiment_expands(name):
         (["trainer.learning_rat=1"], ["unknown key", "Did you mean 'trainer.learning_rate'"]),
         (["sed=1"], ["unknown key 'sed'", "seed"]),
         (["+trainer.nesterov=true"], ["unknown key 'trainer.nesterov'"]),
+        (["eval.datasets.0.limt=3"], ["Did you mean 'eval.datasets.0.limit'"]),
     ],
 )
 def test_unknown_names_are_refused_with_the_valid_ones(overrides, parts):
@@ -100,6 +101,48 @@ def test_impossible_values_are_refused(override, message):
     with pytest.raises(UserError, match=None) as caught:
         composed(override)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_steps=abc", "trainer.max_steps takes a whole number or null"),
+        ("seed=", "seed takes a whole number"),
+        ("seed=null", "seed takes a whole number"),
+        ("++seed=x", "seed takes a whole number"),
+        ("seed.a=3", "seed takes a whole number"),
+        ("eval.datasets.0.limit=x", "eval.datasets.0.limit takes a whole number or null"),
+        ("eval.datasets.0={limit: x}", "eval.datasets.0.limit takes a whole number or null"),
+        ("eval.datasets.x.limit=3", "eval.datasets takes a list in brackets, e.g. [a,b]"),
+        ("task.sources.0.exclude=x", "task.sources.0.exclude takes settings by name, e.g. {a: 1}"
+         " or null"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_is_told_in_one_sentence_with_what_is_right(override, message):
+    with pytest.raises(UserError) as caught:
+        check_overrides(["method.rank=8", override])
+    assert str(caught.value) == f"{override}: {message}"
+
+
+def test_of_a_sweep_the_value_is_told_that_is_of_the_wrong_type():
+    check_overrides(["seed=0,1", "method.rank=choice(1,2)", "seed=range(0,3)"])
+    with pytest.raises(UserError) as caught:
+        check_overrides(["seed=0,x", "method.rank=choice(1,2.5)"])
+    assert str(caught.value).splitlines() == [
+        "seed=x: seed takes a whole number",
+        "method.rank=2.5: method.rank takes a whole number or null",
+    ]
+
+
+def test_a_list_with_a_wrong_entry_says_which_is_wrong():
+    with pytest.raises(UserError, match=r"takes a list in brackets, e.g. \[a,b\] \(Key 'limt' not"):
+        check_overrides(["eval.datasets=[{name: a, limt: 3}]"])
+
+
+def test_what_an_interpolation_leads_to_is_told_with_what_is_right():
+    with pytest.raises(UserError, match=r"seed takes a whole number: While .* 'osora'") as caught:
+        composed("seed=${method.name}")
+    assert "\n" not in str(caught.value)
 
 
 def test_all_problems_are_told_at_once():

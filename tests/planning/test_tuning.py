@@ -177,8 +177,8 @@ def test_any_key_of_trainer_and_method_is_tuned(experiments, places):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("tune: {trainer.learning_rat: [1e-3]}", "trainer.learning_rat"),
-        ("tune: {trainer.batch_size: [many]}", "trainer.batch_size"),
+        ("tune: {trainer.learning_rat: [1e-3]}", "unknown key .*Did you mean .*learning_rate"),
+        ("tune: {trainer.batch_size: [many]}", "trainer.batch_size takes a whole number"),
         ("tune: {model.dtype: [float32]}", "cannot be tuned, only trainer"),
         ("draws: 3", "nothing to draw from"),
         ("rates: [1e-3], tune: {trainer.learning_rate: [1e-3]}", "both name"),

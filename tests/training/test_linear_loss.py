@@ -126,6 +126,9 @@ def test_the_output_layer_is_multiplied_once_for_all_rows():
         step(model, Collator(0, labelled_only=True)(rows(1, 2, 3)))
     assert "mm" in products
     assert not {"bmm", "baddbmm"} & set(products)
+    with Watch():  # the trap itself: the last places as a slice
+        model(input_ids=torch.ones(3, 14, dtype=torch.long), logits_to_keep=4)
+    assert "bmm" in products
 
 
 @pytest.mark.parametrize(

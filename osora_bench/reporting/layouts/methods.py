@@ -59,6 +59,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     groups = models if "model" not in columns and len(set(models)) > 1 else None
     notes = notes_below(rows) if scores else []
     notes += rules_below(rows) if "corrected" in columns else []
+    notes += _budget(spec, rows)
     return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers, ties)
 
 
@@ -92,6 +93,17 @@ def _scores(rows: Sequence[Row], column: str) -> dict[str, list[list[Decimal]]]:
         f"{d.label}{limit_mark(suite, d)}": [row.values(d.name) for row in rows]
         for d in suite.datasets
     }
+
+
+def _budget(spec: TableSpec, rows: Sequence[Row]) -> list[str]:
+    """How near each method's parameters are to the number that its rank was chosen for."""
+    if spec.budget is None:
+        return []
+    trained = [(row.name, int(n)) for row in rows if row.cell.config.trains and (n := _params(row))]
+    near = ", ".join(f"{name} {100 * (n / spec.budget - 1):+.1f} %" for name, n in trained)
+    return (
+        [f"Ranks are those nearest to {spec.budget:,} trained parameters: {near}."] if near else []
+    )
 
 
 def _answers(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, list[Answers | None]]:

@@ -33,6 +33,7 @@ def notes_below(rows: Sequence[Row]) -> list[str]:
         *_limited(finished),
         *_cut(finished),
         *_other_runs(finished),
+        *_leakage(finished),
         *_warnings(rows),
     ]
 
@@ -104,6 +105,22 @@ def _other_runs(finished: Sequence[Row]) -> list[str]:
     return [
         f"{LIMITED} fewer than all questions (as few as {min(counts)} of a set), "
         "or not a planned seed."
+    ]
+
+
+def _leakage(finished: Sequence[Row]) -> list[str]:
+    """Test questions in training rows: the most of one run; records of before do not say."""
+    found = []
+    for d in _sets(finished):
+        runs = (run.get("leakage", {}) for row in finished for run in row.shown)
+        counts = [by_set[d.name] for by_set in runs if d.name in by_set]
+        if counts:
+            most = max(counts, key=lambda one: (one["exact"], one["near"]))
+            found.append(f"{d.label} {most['exact']} and {most['near']} of {most['questions']}")
+    if not found:
+        return []
+    return [
+        f"Warning: questions that stand in training rows, whole and in part: {', '.join(found)}."
     ]
 
 

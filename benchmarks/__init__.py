@@ -1,0 +1,1 @@
+"""What this project is measured by (`make bench`), and two scripts that break it on purpose."""

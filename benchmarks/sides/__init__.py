@@ -1,0 +1,1 @@
+"""The processes that `benchmarks/sweep.py` measures: the plain way's two, and the harness's one."""

@@ -1,0 +1,159 @@
+"""osora-bench compare: methods beside each other, each with tuned rates, on several seeds."""
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from osora_bench.cli.options import (
+    CELLS_HELP,
+    HOW_HELP,
+    count_option,
+    members,
+    own_options,
+    run_options,
+)
+from osora_bench.cli.report import show_tables
+from osora_bench.cli.run import check_shown
+from osora_bench.common.errors import UserError
+from osora_bench.common.files import write_whole
+from osora_bench.planning.comparison import FACTORS, Comparison
+from osora_bench.planning.compose import compose, composer, resolve
+from osora_bench.planning.config import Config
+from osora_bench.planning.grid import expansion
+from osora_bench.planning.search import rounded
+from osora_bench.records import code_state
+from osora_bench.sweep.run import run_experiment
+
+OPTIONS = (
+    "methods",
+    "model",
+    "task",
+    "eval",
+    "seeds",
+    "rates",
+    "held_out",
+    "baseline",
+    "budget",
+    "out",
+)
+HELP = {
+    "compare": f"""\
+usage: osora-bench compare methods=A,B,... [KEY=VALUE ...]
+
+Compare methods fairly: each is tried at the same learning rates, which grow where the best is at
+their end, and runs at its best on every seed; the untrained model stands beside them. Prints
+averages with intervals, the ranks that each may have, paired tests, costs, and what was tried, and
+writes them with figures. What has a record is not run again.
+
+  methods=A,B          files of conf/method
+  model=M              a file of conf/model; by default toy
+  task=T               a file of conf/task; by default toy
+  eval=S               a file of conf/eval; by default named like the task
+  seeds=N              0 to N-1; by default 3
+  rates=A,B,C          learning rates; by default the trainer's own, a third and three times of it
+  held_out=N           rows that no run trains on, whose loss chooses the rate; by default 200
+  baseline=A           what the others are held against; by default the first method
+  budget=N             the rank of each method is the one that trains nearest to N parameters
+  out=FOLDER           where tables and figures go; by default below runs/compare
+{HOW_HELP}
+{CELLS_HELP}""",
+}
+
+
+def compare_verb(arguments: Sequence[str]) -> int:
+    """Run what is missing of a comparison, and show it."""
+    code_state.code()
+    values, rest = own_options(arguments, OPTIONS)
+    options, overrides = run_options(rest)
+    comparison, config = _comparison(values, overrides)
+    experiment = comparison.experiment()
+    plan = expansion(experiment, overrides)
+    check_shown(experiment, plan.everything)
+    folder = Path(values.get("out", Path(config.runs) / "compare" / comparison.name))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(_said(experiment))))
+    status = run_experiment(experiment, overrides, options, plan)
+    cells = expansion(experiment, overrides).everything
+    show_tables(experiment, cells, folder)
+    from osora_bench.reporting import figures  # matplotlib
+
+    drawn = figures.draw(experiment, cells, folder)
+    print(f"figures: {', '.join(p.name for p in drawn if p.suffix == '.png')}")
+    return status
+
+
+def _said(node: Any) -> Any:
+    """An experiment as its file would say it: without what is not set."""
+    if is_dataclass(node):
+        defaults = {f.name: f.default for f in fields(node)}
+        values = {f.name: getattr(node, f.name) for f in fields(node)}
+        return _said({k: v for k, v in values.items() if v != defaults[k] and k != "name"})
+    if isinstance(node, dict):
+        return {key: _said(value) for key, value in node.items() if value not in ({}, [])}
+    return [_said(value) for value in node] if isinstance(node, list) else node
+
+
+def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Comparison, Config]:
+    """What the call asks for, and the configuration of its first method.
+
+    Raises:
+        UserError: anything that it names and is not there.
+    """
+    if "methods" not in values:
+        raise UserError(
+            f"name the methods: methods=A,B. Valid: {', '.join(members(None, 'method'))}"
+        )
+    methods = list(dict.fromkeys(members(values["methods"], "method")))
+    if "none" in methods:
+        raise UserError("methods=none: the untrained model stands beside them in any case")
+    model, task = (members(values.get(group, "toy"), group)[0] for group in ("model", "task"))
+    chosen = [f"model={model}", f"task={task}", f"method={methods[0]}"]
+    if "eval" in values:
+        chosen += [f"eval={members(values['eval'], 'eval')[0]}"]
+    with composer():
+        where = "compare"
+        config = resolve(compose([*chosen, *overrides], where), where)
+    baseline = values.get("baseline", methods[0])
+    if baseline not in methods:
+        raise UserError(f"baseline={baseline}: not among methods={','.join(methods)}")
+    budget = count_option(values["budget"], "budget") if "budget" in values else None
+    comparison = Comparison(
+        model=model,
+        task=task,
+        suite=config.eval.name,
+        methods=methods,
+        baseline=baseline,
+        seeds=count_option(values.get("seeds", "3"), "seeds"),
+        rates=_rates(values.get("rates"), config.trainer.learning_rate),
+        held_out=count_option(values.get("held_out", "200"), "held_out"),
+        ranks={} if budget is None else _matched(model, methods, budget),
+        budget=budget,
+    )
+    return comparison, config
+
+
+def _rates(text: str | None, own: float) -> list[float]:
+    if text is None:
+        return [rounded(own * factor) for factor in FACTORS]
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"rates={text}: not numbers such as 1e-3,1e-2") from error
+    if min(rates) <= 0 or len(set(rates)) < len(rates):
+        raise UserError(f"rates={text}: different numbers above 0")
+    return rates
+
+
+def _matched(model: str, methods: Sequence[str], budget: int) -> dict[str, int]:
+    from osora_bench.models.matching import matched_rank  # torch
+
+    ranks = {}
+    for method in methods:
+        ranks[method], found = matched_rank(model, method, budget)
+        print(
+            f"{method}: rank {ranks[method]} trains {found:,}, {100 * (found / budget - 1):+.1f} %"
+        )
+    return ranks

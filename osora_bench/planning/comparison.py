@@ -1,0 +1,82 @@
+"""A fair comparison of methods as an experiment: equal searches for each, several seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from osora_bench.planning.experiments import Block, Experiment, FigureSpec, TableSpec
+
+FACTORS = (1 / 3, 1.0, 3.0)
+"""Of the trainer's own learning rate, where no rates are given: a grid that grows where it ends."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Args:
+        ranks: by method, where it is not the method's own.
+        rates: learning rates that each method is tried at.
+        held_out: rows that no run trains on, which choose the rate.
+        budget: trainable parameters that the ranks were chosen for.
+    """
+
+    model: str
+    task: str
+    suite: str
+    methods: Sequence[str]
+    baseline: str
+    seeds: int
+    rates: Sequence[float]
+    held_out: int
+    ranks: Mapping[str, int]
+    budget: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its tables and figures: what was compared on what."""
+        parts = [self.model, self.task, *([] if self.suite == self.task else [self.suite])]
+        matched = [] if self.budget is None else [f"{self.budget}-parameters"]
+        return "-".join([*parts, *self.methods, *matched])
+
+    def experiment(self) -> Experiment:
+        """Its cells and tables."""
+        return Experiment(
+            title=f"{', '.join(self.methods)} on {self.model}, {self.task}",
+            name=self.name,
+            seed=list(range(self.seeds)),
+            set={"task": self.task, "eval": self.suite, "task.validation_rows": self.held_out},
+            blocks=[Block([self.model], ["none"]), *(self._block(m) for m in self.methods)],
+            tables=self._tables(),
+            figures=self._figures(),
+        )
+
+    def _block(self, method: str) -> Block:
+        rank = [self.ranks[method]] if method in self.ranks else None
+        return Block([self.model], [method], rank=rank, rates=list(self.rates))
+
+    def _tables(self) -> dict[str, TableSpec]:
+        on = f"{self.model}, {self.task}"
+        tables = {
+            "ranking": TableSpec("ranking", f"Methods by average, {on}", baseline=self.baseline),
+            "accuracy": TableSpec("methods", f"Accuracy, {on}", params=True, budget=self.budget),
+            "against": TableSpec(
+                "against", f"{self.baseline} beside every other method", baseline=self.baseline
+            ),
+            "costs": TableSpec("costs", f"What it costs, {on}"),
+        }
+        for spec in tables.values():
+            spec.eval = self.suite
+        tables["tuning"] = TableSpec(
+            "tuning", "Loss on held-out rows by learning rate", eval="none"
+        )
+        return tables
+
+    def _figures(self) -> dict[str, FigureSpec]:
+        figures = {
+            f"cost-{cost}": FigureSpec("costs", f"Accuracy against cost, {self.task}", cost=cost)
+            for cost in ("params", "seconds", "memory")
+        }
+        figures["forest"] = FigureSpec("forest", "Differences", baseline=self.baseline)
+        for spec in figures.values():
+            spec.eval = self.suite
+        return figures

@@ -1,0 +1,67 @@
+"""One command from methods to tables, and what it refuses before anything runs."""
+
+import csv
+
+import pytest
+import yaml
+
+from osora_bench.cli.main import main
+from osora_bench.common import exits
+
+QUICK = ["trainer.max_steps=3", "eval.limit=6", "held_out=8"]
+
+
+@pytest.mark.long
+def test_methods_are_tuned_run_on_all_seeds_and_shown(places, session, tmp_path, capsys):
+    call = ["compare", "methods=lora,osora", "seeds=2", "rates=1e-3,1e-2", f"out={tmp_path}/made"]
+    assert main([*call, *QUICK, *places]) == exits.OK
+    told = capsys.readouterr().out
+    for title in ("Methods by average", "lora beside every other", "What it costs", "Loss on held"):
+        assert title in told
+    with (tmp_path / "made" / "ranking.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["Method"]: row["Seeds"] for row in rows} == {"LoRA": "2", "OSoRA": "2", "Base": "1"}
+    with (tmp_path / "made" / "costs.csv").open() as file:
+        assert all(float(r["Tokens/s"]) > 0 for r in csv.DictReader(file) if r["Method"] != "Base")
+    assert (tmp_path / "made" / "forest.svg").stat().st_size > 1000
+    experiment = yaml.safe_load((tmp_path / "made" / "experiment.yaml").read_text())
+    assert experiment["blocks"][1] == {"model": ["toy"], "method": ["lora"], "rates": [1e-3, 1e-2]}
+    assert main([*call, *QUICK, *places]) == exits.OK
+    assert "[1/" not in capsys.readouterr().out  # nothing was left to run
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "name the methods: methods=A,B. Valid: "),
+        (["methods=lora,osra"], "unknown method 'osra'. Did you mean 'osora'"),
+        (["methods=lora,none"], "the untrained model stands beside them in any case"),
+        (["methods=lora", "model=toi"], "unknown model 'toi'. Did you mean 'toy'"),
+        (["methods=lora", "task=toi"], "unknown task 'toi'. Did you mean 'toy'"),
+        (["methods=lora", "eval=toi"], "unknown eval 'toi'. Did you mean 'toy'"),
+        (["methods=lora", "seeds=0"], "seeds=0: a whole number of at least 1"),
+        (["methods=lora", "rates=a"], "rates=a: not numbers such as 1e-3,1e-2"),
+        (["methods=lora", "rates=1e-3,1e-3"], "different numbers above 0"),
+        (["methods=lora", "baseline=vera"], "baseline=vera: not among methods=lora"),
+        (["methods=lora", "trainer.max_stps=3"], "Did you mean 'trainer.max_steps'"),
+        (["methods=full", "budget=100"], "method=full: it has no rank"),
+        (["methods=lora", "held_out=999999"], "task.validation_rows=999999: 3000 rows"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(given, message, places, capsys):
+    assert main(["compare", *given, *places]) == exits.MISTAKE
+    assert message in capsys.readouterr().err
+
+
+def test_ranks_are_matched_and_the_table_says_how_near(places, capsys, monkeypatch, tmp_path):
+    from osora_bench.cli import compare
+
+    seen = []
+    monkeypatch.setattr(compare, "run_experiment", lambda *given: seen.append(given[0]) or exits.OK)
+    call = ["compare", "methods=lora,osora", "budget=1280", f"out={tmp_path}/made", *QUICK]
+    assert main([*call, *places]) == exits.OK
+    told = capsys.readouterr().out
+    assert "lora: rank 1 trains 1,792, +40.0 %" in told
+    assert "osora: rank 64 trains 1,280, +0.0 %" in told
+    assert [block.rank for block in seen[0].blocks] == [None, [1], [64]]
+    assert seen[0].tables["accuracy"].budget == 1280
