@@ -56,7 +56,7 @@ def _files() -> dict[str, str]:
         "winogrande/dev.jsonl": _lines({**sentence, **_named("option", "12")}),
         "ARC/ARC-e/ARC-Easy-Dev.jsonl": arc,
         "ARC/ARC-c/ARC-Challenge-Dev.jsonl": arc,
-        "openbookqa/Main/test.jsonl": arc,
+        **{f"openbookqa/Main/{split}.jsonl": arc for split in ("train", "test")},
         **{f"gpqa/gpqa_{name}.csv": text for name, text in gpqa.items()},
     }
 

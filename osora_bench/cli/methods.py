@@ -15,8 +15,8 @@ HELP = {
     "methods": """\
 usage: osora-bench methods
 
-Print docs/methods.md: every method of conf/method, what it trains, from which paper, on which terms;
-and PEFT's classes that are left out. It takes no option.
+Print docs/methods.md: every method of conf/method, what it trains, from which paper, on which
+terms; and the classes of PEFT that are left out. It takes no option.
 """
 }
 MODEL = "smollm2-135m"

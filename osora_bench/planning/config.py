@@ -75,14 +75,24 @@ class ExcludeConfig:
 
 
 @dataclass
+class KeyConfig:
+    """Which of several answers is a row's: that which `answers` names for the value of `column`,
+    a template like the others."""
+
+    column: str = MISSING
+    answers: dict[str, str] = MISSING
+
+
+@dataclass
 class SourceConfig:
     """One file of training rows (JSON lines, JSON list or CSV) and how a row becomes a dialogue.
 
     `prompt` and `response` are `str.format` templates over the row's columns. Where `options`
     names columns (the right answer first), they are shuffled by the seed into {A}, {B}, ... and
-    {answer} is the letter of the right one. `rows` is what the file holds; `first` takes only
-    its first so many. Rows with one value in the column `group` are re-wordings of one another:
-    `validation_rows` take all of them or none.
+    {answer} is the letter of the right one; where there is a `key`, {answer} is the right answer's
+    text. Lines of a file `labels` are the rows' column {label}. `rows` is what the file holds;
+    `first` takes only its first so many. Rows with one value in the column `group` are re-wordings
+    of one another: `validation_rows` take all of them or none.
     """
 
     path: str = MISSING
@@ -93,6 +103,8 @@ class SourceConfig:
     first: int | None = None
     exclude: ExcludeConfig | None = None
     group: str | None = None
+    labels: str | None = None
+    key: KeyConfig | None = None
 
 
 @dataclass
@@ -100,9 +112,12 @@ class TaskConfig:
     """What a cell trains on: the sources together, `max_rows` of them drawn by the seed.
 
     `validation_rows` of them, the same for every seed, are kept out of training; the loss on them
-    at its end is in the record, to choose settings by. The loss on `retained`, a file of plain text
-    that no row is of, is in the record before and after training: what was forgotten. `warning` is
-    said wherever the task is run or its results are shown.
+    at its end is in the record, to choose settings by. `even`: both are drawn evenly over the
+    sources, so that a large one does not crowd out the others. `plain`: rows are text as it is
+    scored by perplexity, without a chat template or an end token, whatever the model is. The loss
+    on `retained`, a file of plain text that no row is of, is in the record before and after
+    training: what was forgotten. `warning` is said wherever the task is run or its results are
+    shown.
     """
 
     name: str = shown()
@@ -113,6 +128,8 @@ class TaskConfig:
     max_rows: int | None = MISSING
     validation_rows: int | None = later(None)
     retained: str | None = later(None)
+    even: bool = later(False)
+    plain: bool = later(False)
     warning: str | None = shown(None)
 
 
@@ -243,6 +260,11 @@ class Config:
         shared = {k: getattr(like_config, k) for k, v in data.items() if v is like_data.get(k, ...)}
         config: Config = _typed(cls, data, shared)
         return config
+
+    @property
+    def chat(self) -> bool:
+        """Whether training rows are dialogues for the model's chat template."""
+        return self.model.chat and not self.task.plain
 
     @property
     def trains(self) -> bool:

@@ -83,6 +83,7 @@ class FigureSpec:
     kind: str
     title: str
     methods: list[str] | None = None
+    select: list[dict[str, Any]] | None = None  # as in TableSpec
     reference: str | None = None
     eval: str | None = None  # as in TableSpec
     cost: str | None = None  # of kind `costs`: which

@@ -58,6 +58,8 @@ def _source(source: SourceConfig, content: dict[str, str], *, held_out: bool) ->
     if not held_out:
         settings.pop("group", None)
     settings["path"] = content[source.path]
+    if source.labels is not None:
+        settings["labels"] = content[source.labels]
     if source.exclude is not None:
         settings["exclude"] = {**settings["exclude"], "path": content[source.exclude.path]}
     return settings
@@ -98,6 +100,7 @@ def fingerprints(cfg: Config, content: dict[str, str] | None = None) -> dict[str
     if cfg.trains:
         sources = cfg.task.sources
         names += [s.path for s in sources]
+        names += [s.labels for s in sources if s.labels is not None]
         names += [s.exclude.path for s in sources if s.exclude is not None]
         names += [] if cfg.task.retained is None else [cfg.task.retained]
     for path in names:

@@ -4,6 +4,7 @@ Kinds, after the paper's figures:
     parameters  trainable parameters against rank, a line a method (Figure 1)
     bars        accuracy by dataset, a bar a method (Figure 3), beside the paper's where it has them
     ranks       Avg. against rank with its standard error, a line a method (Table 3 as a picture)
+    rows        the same against how many rows were trained on
     costs, forest: plots.py
 """
 
@@ -17,17 +18,18 @@ import matplotlib.pyplot as plt
 
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import Experiment, FigureSpec
 from osora_bench.reporting import plots, reference
 from osora_bench.reporting.numbers import mean
-from osora_bench.reporting.rows import Row, recorded_rows
+from osora_bench.reporting.rows import Row, recorded_rows, selected
 from osora_bench.reporting.rows import rows as rows_of
 
 matplotlib.use("agg")
 
 Kind = Callable[[FigureSpec, Sequence[Cell]], Any]
 
-KINDS = ("parameters", "bars", "ranks", "costs", "forest")
+KINDS = ("parameters", "bars", "ranks", "rows", "costs", "forest")
 SUFFIXES = (".png", ".svg", ".pdf")
 LINES = ("-", "--", ":", "-.")
 MARKS = ("o", "s", "^", "D")
@@ -58,7 +60,8 @@ def draw(
     kinds: dict[str, Kind] = {
         "parameters": parameters,
         "bars": partial(bars, others=others),
-        "ranks": partial(ranks, others=others),
+        "ranks": from_rows(partial(curves, "rank r", lambda config: config.method.rank)),
+        "rows": from_rows(partial(curves, "training rows", lambda config: config.task.max_rows)),
         "costs": from_rows(plots.costs),
         "forest": from_rows(plots.forest),
     }
@@ -86,13 +89,7 @@ def check_figures(experiment: Experiment, cells: Sequence[Cell]) -> None:
 
 def _of(spec: FigureSpec, rows: Sequence[Row]) -> list[Row]:
     """The rows that a figure shows."""
-    configs = [(row, row.cell.config) for row in rows]
-    return [
-        row
-        for row, config in configs
-        if (spec.methods is None or config.method.name in spec.methods)
-        and (spec.eval is None or config.eval.name == spec.eval)
-    ]
+    return [row for row in rows if selected(row, spec)]
 
 
 def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Any:
@@ -137,18 +134,18 @@ def _methods(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.config.method.name for cell in cells))
 
 
-def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:
-    """Avg. by rank; the bars are one standard error of the questions on each side."""
-    rows = [
-        row
-        for row in recorded_rows(cells, others=others)[0]
-        if row.cell.config.method.rank is not None
-    ]
+def curves(
+    axis: str, value_of: Callable[[Config], int | None], spec: FigureSpec, all_rows: Sequence[Row]
+) -> Any:
+    """Avg. by a setting, a line a method; the bars are one standard error of the questions on each
+    side. Rows without a value of the setting are left out."""
+    rows = [row for row in all_rows if value_of(row.cell.config) is not None]
+    cells = [row.cell for row in rows]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    for index, name in enumerate(spec.methods or _methods([row.cell for row in rows])):
+    for index, name in enumerate(spec.methods or _methods(cells)):
         method_rows = [r for r in rows if r.cell.config.method.name == name and r.averages()]
         axes.errorbar(
-            [row.cell.config.method.rank for row in method_rows],
+            [value_of(row.cell.config) for row in method_rows],
             [float(mean(row.averages())) for row in method_rows],
             [row.standard_error() for row in method_rows],
             label=_label(cells, name),
@@ -158,10 +155,10 @@ def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> A
             marker=MARKS[index % len(MARKS)],
             markerfacecolor=GREYS[index % len(GREYS)],
         )
-    ticks = sorted({rank for row in rows if (rank := row.cell.config.method.rank) is not None})
+    ticks = sorted({value for row in rows if (value := value_of(row.cell.config)) is not None})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(rank) for rank in ticks], minor=False)
-    axes.set_xlabel("rank r")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.set_xlabel(axis)
     axes.set_ylabel("accuracy, %")
     done = any(row.averages() for row in rows)
     axes.set_title(spec.title if done else f"{spec.title}\n(no run has finished yet)")
@@ -170,7 +167,8 @@ def ranks(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> A
 
 
 def _label(cells: Sequence[Cell], method: str) -> str:
-    return next(str(c.config.method.label) for c in cells if c.config.method.name == method)
+    labels = {c.config.method.name: str(c.config.method.label) for c in cells}
+    return labels.get(method, method)
 
 
 def bars(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Any:

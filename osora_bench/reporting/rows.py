@@ -12,6 +12,7 @@ import numpy as np
 
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, plain
+from osora_bench.planning.experiments import FigureSpec, TableSpec
 from osora_bench.records.record import read_ledger, unpack
 from osora_bench.records.schema import Record
 from osora_bench.reporting.numbers import mean, percent, shown_values
@@ -178,6 +179,19 @@ def limit_mark(suite: EvalConfig, dataset: DatasetConfig) -> str:
 
 def _planned(suite: EvalConfig, dataset: DatasetConfig) -> int:
     return dataset.questions if suite.limit is None else len(suite.asked(dataset))
+
+
+def selected(row: Row, spec: TableSpec | FigureSpec) -> bool:
+    """Whether a table or a figure shows a row."""
+    method = row.cell.config.method
+    if spec.methods is not None and method.name not in spec.methods:
+        return False
+    if spec.eval is not None and row.cell.config.eval.name != spec.eval:
+        return False
+    return spec.select is None or any(
+        method.name in s["method"] and s.get("rank", method.rank) == method.rank
+        for s in spec.select
+    )
 
 
 def numbers_of(

@@ -4,7 +4,7 @@ Layouts, after the paper's tables:
     methods  rows model x method; `columns` says which columns, of COLUMNS, in the table's order
              (Tables 1, 2, 4 to 8); models without a column of their own head their rows
     ranks    rows rank, columns method, the value is Avg. (Table 3)
-    rates    the same with rows learning rate
+    rates, rows    the same with rows learning rate, or how many rows were trained on
     tuning, against, ranking, costs: in files of these names in layouts/
 """
 
@@ -20,7 +20,7 @@ from osora_bench.reporting.layouts import against, costs, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
-from osora_bench.reporting.rows import Row, recorded_rows, rows
+from osora_bench.reporting.rows import Row, recorded_rows, rows, selected
 from osora_bench.reporting.table import TUNED, Table
 
 
@@ -64,6 +64,7 @@ def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
     layouts: dict[str, Callable[[str, TableSpec, Sequence[Row]], Table]] = {
         "methods": by_method,
         "ranks": partial(by_value, "r", lambda config: config.method.rank),
+        "rows": partial(by_value, "Rows", lambda config: config.task.max_rows),
         "rates": partial(by_value, "Rate", lambda config: config.trainer.learning_rate),
         "tuning": tuning.tuning,
         "against": against.against,
@@ -80,7 +81,7 @@ def _apart(
 ) -> list[tuple[str, TableSpec, list[Row]]]:
     """A table's rows; as two tables where some have settings as given and others tuned ones. A part
     without the table's baseline is left out, if the other has it."""
-    chosen = [row for row in by_seed if _selected(row, spec)]
+    chosen = [row for row in by_seed if selected(row, spec)]
     trained = [row.cell for row in chosen if row.cell.config.trains and not row.cell.is_trial]
     if len({cell.config.tuning is None for cell in trained}) < 2:
         return [(name, spec, chosen)]
@@ -99,15 +100,3 @@ def _apart(
 
 def _methods(rows: Sequence[Row]) -> set[str | None]:
     return {row.cell.config.method.name for row in rows}
-
-
-def _selected(row: Row, spec: TableSpec) -> bool:
-    method = row.cell.config.method
-    if spec.methods is not None and method.name not in spec.methods:
-        return False
-    if spec.eval is not None and row.cell.config.eval.name != spec.eval:
-        return False
-    return spec.select is None or any(
-        method.name in s["method"] and s.get("rank", method.rank) == method.rank
-        for s in spec.select
-    )

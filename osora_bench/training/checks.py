@@ -27,6 +27,7 @@ def check_rows(cell: Cell) -> None:
     sources = cell.config.task.sources
     files = [entry.path for s in sources for entry in (s, s.exclude) if entry is not None]
     files += [] if cell.config.task.retained is None else [cell.config.task.retained]
+    files += [s.labels for s in sources if s.labels is not None]
     missing = [line for file in files if (line := absent(file)) is not None]
     if missing:
         raise UserError("\n".join([*missing, data_folder()]))
@@ -38,7 +39,7 @@ def check_turns(cell: Cell) -> None:
     from osora_bench.models.tokenizers import load_tokenizer
 
     cfg = cell.config
-    if not cfg.trains or not cfg.model.chat:
+    if not cfg.trains or not cfg.chat:
         return
     try:
         rows = dialogues(cfg.task, cfg.seed)

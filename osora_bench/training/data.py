@@ -1,23 +1,21 @@
-"""Training rows: files -> checked rows -> dialogues -> tokens with labels."""
+"""Training rows: checked rows -> dialogues -> tokens with labels."""
 
-import csv
-import io
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.models.dialogue import prompt_ids, turns
-from osora_bench.planning.config import Config, SourceConfig, TaskConfig
+from osora_bench.planning.config import Config, KeyConfig, SourceConfig, TaskConfig
+from osora_bench.training.rows import column_of, source_rows
 from osora_bench.training.template import Template, Unfit
 
 IGNORED_LABEL = -100
 """What torch's cross entropy leaves out of the loss."""
 LETTERS = "ABCDEFGHIJ"
+ANSWER = "answer"
+"""The column that options and keys give a row."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,8 @@ class Dialogue:
     response: str
     group: str | None = None
     """Rows of one group are re-wordings of one another."""
+    source: int = 0
+    """The place of its source among the task's."""
 
 
 @dataclass(frozen=True)
@@ -36,125 +36,6 @@ class TokenisedTask:
 
     rows: list[dict[str, list[int]]]
     truncated: int
-
-
-def read_rows(path: str, expected: int) -> list[dict[str, Any]]:
-    """Rows of a .jsonl, .json (a list of objects) or .csv file below the data folder.
-
-    Raises:
-        UserError: no such file, another number of rows than `expected`, or a broken line (named);
-            text that is not UTF-8, or with a byte order mark.
-    """
-    file = paths.data_file(path)
-    if not file.is_file():
-        raise UserError(
-            f"{file}: no such file. OSORA_DATA names the data folder (now {paths.data_root()})"
-        )
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
-    if file.suffix not in readers:
-        raise UserError(f"{file}: {unknown('kind of data file', file.suffix, readers)}")
-    rows = readers[file.suffix](file)
-    if len(rows) != expected:
-        raise UserError(f"{file}: {len(rows)} rows, but the configuration says {expected}")
-    return rows
-
-
-def read_text(file: Path) -> str:
-    """A file's text, in UTF-8 without a byte order mark.
-
-    Raises:
-        UserError: it is not; file and line are named.
-    """
-    content = file.read_bytes()
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{file}, line {line}: not UTF-8 ({error.reason}, byte {content[error.start]:#04x}); "
-            "the file is in another encoding"
-        ) from error
-    if text.startswith("\ufeff"):
-        raise UserError(f"{file}, line 1: begins with a byte order mark (BOM): save it without")
-    return text
-
-
-def _json(text: str) -> Any:
-    def no_number(name: str) -> None:
-        raise ValueError(f"{name} is no JSON value")
-
-    return json.loads(text, parse_constant=no_number)
-
-
-def _read_jsonl(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(io.StringIO(read_text(file), newline=None), start=1):
-        try:
-            row = _json(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{file}, line {number}: not a JSON object")
-        rows.append(row)
-    return rows
-
-
-def _read_json(file: Path) -> list[dict[str, Any]]:
-    text = read_text(file)
-    try:
-        rows = _json(text)
-    except (ValueError, RecursionError) as error:  # says line and column
-        raise UserError(f"{file}: not JSON ({error})") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{file}: not a list of JSON objects")
-    return rows
-
-
-def source_rows(source: SourceConfig) -> list[tuple[int, dict[str, Any]]]:
-    """The rows that a source trains on, each with its number in the file.
-
-    Raises:
-        UserError: what `read_rows` refuses, fewer rows than `first`, or a row to be left out that
-            the file does not have: the two files then do not belong together.
-    """
-    rows = list(enumerate(read_rows(source.path, source.rows), start=1))
-    if source.first is not None:
-        if source.first > len(rows):
-            raise UserError(f"{source.path}: first={source.first}, but it has {len(rows)}")
-        rows = rows[: source.first]
-    if source.exclude is None:
-        return rows
-    column, excluded_path = source.exclude.column, source.exclude.path
-    excluded = {
-        _column(row, column, excluded_path) for row in read_rows(excluded_path, source.exclude.rows)
-    }
-    missing = excluded - {_column(row, column, source.path) for _, row in rows}
-    if missing:
-        raise UserError(
-            f"{source.path}: {len(missing)} rows of {excluded_path} are not in it by {column!r}, "
-            "so they cannot be left out"
-        )
-    return [(number, row) for number, row in rows if row[column] not in excluded]
-
-
-def _column(row: dict[str, Any], column: str, path: str) -> Any:
-    if column not in row:
-        raise UserError(f"{path}: {unknown('column', column, row)}")
-    return row[column]
-
-
-def _read_csv(file: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
-    rows: list[dict[str, Any]] = []
-    try:
-        rows += reader
-    except csv.Error as error:
-        hint = "; a quote that is not closed makes such a field" if "limit" in str(error) else ""
-        raise UserError(f"{file}, line {reader.line_num + 1}: {error}{hint}") from error
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise UserError(f"{file}, row {number}: another number of columns than the header has")
-    return rows
 
 
 def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
@@ -169,9 +50,9 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
     result = _all_dialogues(task, generator)
     held_out = _held_out(task, result)
     result = [dialogue for index, dialogue in enumerate(result) if index not in held_out]
-    if task.max_rows is not None and task.max_rows < len(result):
-        result = generator.sample(result, task.max_rows)
-    return result
+    if task.max_rows is None or task.max_rows >= len(result):
+        return result
+    return [result[i] for i in _drawn(result, task.max_rows, generator, even=task.even)]
 
 
 def validation_dialogues(task: TaskConfig) -> list[Dialogue]:
@@ -190,7 +71,7 @@ def _held_out(task: TaskConfig, candidates: Sequence[Dialogue]) -> set[int]:
         raise UserError(
             f"task.validation_rows={count}: {rows} rows, and one at least is to train on"
         )
-    drawn = random.Random(0).sample(range(rows), count)
+    drawn = _drawn(candidates, count, random.Random(0), even=task.even)
     groups: dict[str, list[int]] = {}
     for index, dialogue in enumerate(candidates):
         if dialogue.group is not None:
@@ -207,17 +88,42 @@ def _held_out(task: TaskConfig, candidates: Sequence[Dialogue]) -> set[int]:
     return held_out
 
 
+def _drawn(
+    candidates: Sequence[Dialogue], count: int, generator: random.Random, *, even: bool
+) -> list[int]:
+    """Positions of so many, in a random order; `even`: as many of each source as of another, as
+    far as each has them."""
+    if not even:
+        return generator.sample(range(len(candidates)), count)
+    by_source: dict[int, list[int]] = {}
+    for index, dialogue in enumerate(candidates):
+        by_source.setdefault(dialogue.source, []).append(index)
+    result: list[int] = []
+    smallest_first = sorted(by_source.values(), key=len)
+    for place, positions in enumerate(smallest_first):  # what one lacks, the larger ones make up
+        share = (count - len(result)) // (len(smallest_first) - place)
+        result += generator.sample(positions, min(share, len(positions)))
+    generator.shuffle(result)
+    return result
+
+
 def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]:
     result = []
     for index, source in enumerate(task.sources):
         where = f"task.sources.{index}"
         prompt = Template(source.prompt, f"{where}.prompt")
         response = Template(source.response, f"{where}.response")
+        answers = {
+            value: Template(text, f"{where}.key.answers.{value}")
+            for value, text in (source.key.answers if source.key is not None else {}).items()
+        }
         for number, row in source_rows(source):
             try:
                 columns = _with_options(row, source.options, generator) if source.options else row
+                if source.key is not None:
+                    columns = {**columns, ANSWER: _keyed(columns, source.key, answers)}
                 dialogue = Dialogue(
-                    prompt.filled(columns), response.filled(columns), _group(row, source)
+                    prompt.filled(columns), response.filled(columns), _group(row, source), index
                 )
                 if response.says_nothing(columns):
                     raise Unfit("the response is empty: it would train nothing")
@@ -228,11 +134,20 @@ def _all_dialogues(task: TaskConfig, generator: random.Random) -> list[Dialogue]
     return result
 
 
+def _keyed(row: dict[str, Any], key: KeyConfig, answers: dict[str, Template]) -> str:
+    """The text of the answer that a row's key names."""
+    if key.column not in row:
+        raise Unfit(unknown("column of the key", key.column, row))
+    if (value := str(row[key.column])) not in answers:
+        raise Unfit(f"{key.column} is {value!r}; there are answers for {', '.join(answers)}")
+    return answers[value].filled(row)
+
+
 def _group(row: dict[str, Any], source: SourceConfig) -> str | None:
     """What a row has in common with its re-wordings, which are of one file."""
     if source.group is None:
         return None
-    value = _column(row, source.group, source.path)
+    value = column_of(row, source.group, source.path)
     if value is None:
         raise Unfit(f"the group {source.group!r} is null")
     return f"{source.path} {value}"
@@ -248,21 +163,29 @@ def _with_options(
     order = list(range(len(options)))
     generator.shuffle(order)
     shuffled = {LETTERS[i]: row[options[j]] for i, j in enumerate(order)}
-    return {**row, **shuffled, "answer": LETTERS[order.index(0)]}
+    return {**row, **shuffled, ANSWER: LETTERS[order.index(0)]}
 
 
 def tokenise(
-    pairs: Sequence[Dialogue], tokenizer: Any, *, chat: bool, loss_on: str, max_length: int
+    pairs: Sequence[Dialogue],
+    tokenizer: Any,
+    *,
+    chat: bool,
+    loss_on: str,
+    max_length: int,
+    plain: bool = False,
 ) -> TokenisedTask:
     """Tokens and labels of dialogues, cut at `max_length` tokens.
 
     With `chat` both turns go through the tokenizer's chat template, else they are joined and end
-    with the end-of-sequence token. `loss_on="text"` puts the loss on every token, as the authors'
-    code does; `"answer"` on those after the prompt only.
+    with the end-of-sequence token; not so with `plain`, which is the text that a perplexity is of.
+    `loss_on="text"` puts the loss on every token, as the authors' code does; `"answer"` on those
+    after the prompt only.
     """
     rows, truncated = [], 0
+    ids_of = _chat_ids if chat else _text_ids if plain else _plain_ids
     for pair in pairs:
-        prompt_ids, ids = _chat_ids(pair, tokenizer) if chat else _plain_ids(pair, tokenizer)
+        prompt_ids, ids = ids_of(pair, tokenizer)
         masked = len(prompt_ids) if loss_on == "answer" else 0
         truncated += len(ids) > max_length
         labels = [IGNORED_LABEL] * masked + ids[masked:]
@@ -291,9 +214,10 @@ def _tokens(cfg: Config, pairs: Sequence[Dialogue], tokenizer: Any) -> Tokenised
     return tokenise(
         pairs,
         tokenizer,
-        chat=cfg.model.chat,
+        chat=cfg.chat,
         loss_on=task.loss_on,
         max_length=task.max_length,
+        plain=task.plain,
     )
 
 
@@ -309,3 +233,12 @@ def _plain_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
     prompt = prompt_ids(tokenizer, pair.prompt)
     answer = list(tokenizer(pair.response, add_special_tokens=False)["input_ids"])
     return prompt, [*prompt, *answer, tokenizer.eos_token_id]
+
+
+def _text_ids(pair: Dialogue, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Both turns as one text, whose tokens are those that its perplexity is asked of: a token that
+    spans the two belongs to the answer."""
+    ids = prompt_ids(tokenizer, pair.prompt + pair.response)
+    alone = prompt_ids(tokenizer, pair.prompt)
+    same = [one == other for one, other in zip(alone, ids, strict=False)]
+    return ids[: same.index(False) if False in same else len(same)], ids

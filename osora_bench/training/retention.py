@@ -9,7 +9,7 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.models.trial import plain_losses
 from osora_bench.planning.config import TaskConfig
-from osora_bench.training.data import read_text
+from osora_bench.training.rows import read_text
 
 PIECES, LONGEST = 64, 256
 """Pieces of the text that are read, and tokens of one."""

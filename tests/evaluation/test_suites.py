@@ -21,7 +21,9 @@ from osora_bench.training import data
 from tests.evaluation.scoring import scored
 
 REAL = paths.data_root()
-SUITES = [n for n in group_choices("eval") if not n.startswith("toy") and n != "none"]
+OWN_SETS = ("toy", "arithmetic", "none")
+SUITES = [n for n in group_choices("eval") if not n.startswith(OWN_SETS)]
+BY_PERPLEXITY = ("-ppl", "-cloze", "-transfer")
 
 
 def composed(*overrides: str) -> Config:
@@ -59,8 +61,8 @@ def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
         assert shots(config) == dataset.shots, dataset.name
         length = config.infer_cfg.inferencer.get("max_out_len", suite(name).max_out_len)
         assert length == 512, "the authors' setting"
-        assert suites.by_perplexity(config) == name.endswith("-ppl")
-        assert ("gen" in dataset.config) != name.endswith("-ppl")
+        assert suites.by_perplexity(config) == name.endswith(BY_PERPLEXITY)
+        assert ("gen" in dataset.config) != name.endswith(BY_PERPLEXITY)
 
 
 def test_maths_two_configurations_differ_in_the_scoring_only():

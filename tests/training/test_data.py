@@ -12,6 +12,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning.config import ExcludeConfig, SourceConfig, TaskConfig
 from osora_bench.training import data
 from osora_bench.training.data import Dialogue
+from osora_bench.training.rows import read_rows
 
 
 def jsonl(tmp_path, *lines):
@@ -27,36 +28,36 @@ def source(path, **more):
 def test_a_missing_file_names_the_data_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("OSORA_DATA", str(tmp_path))
     with pytest.raises(UserError, match=rf"{tmp_path}/x.jsonl: no such file. OSORA_DATA names"):
-        data.read_rows("x.jsonl", 1)
+        read_rows("x.jsonl", 1)
 
 
 def test_a_broken_line_is_named(tmp_path):
     path = jsonl(tmp_path, '{"q": 1}', '{"q": ')
     with pytest.raises(UserError, match=r"rows.jsonl, line 2: not JSON"):
-        data.read_rows(path, 2)
+        read_rows(path, 2)
 
 
 def test_a_line_that_is_no_object_is_named(tmp_path):
     with pytest.raises(UserError, match=r"line 1: not a JSON object"):
-        data.read_rows(jsonl(tmp_path, "[1]"), 1)
+        read_rows(jsonl(tmp_path, "[1]"), 1)
 
 
 def test_another_number_of_rows_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"1 rows, but the configuration says 2"):
-        data.read_rows(jsonl(tmp_path, "{}"), 2)
+        read_rows(jsonl(tmp_path, "{}"), 2)
 
 
 def test_a_csv_with_a_short_row_is_refused(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("q,a\n1,2\n3\n")
     with pytest.raises(UserError, match=r"row 2: another number of columns"):
-        data.read_rows(str(path), 2)
+        read_rows(str(path), 2)
 
 
 def test_an_unknown_kind_of_file_names_those_that_can_be_read(tmp_path):
     (tmp_path / "rows.tsv").write_text("")
     with pytest.raises(UserError, match=r"Valid: .csv, .json, .jsonl"):
-        data.read_rows(str(tmp_path / "rows.tsv"), 0)
+        read_rows(str(tmp_path / "rows.tsv"), 0)
 
 
 def test_a_template_without_its_column_names_the_row_and_its_columns(tmp_path):
@@ -148,7 +149,7 @@ def test_the_first_rows_only_and_none_of_another_file(tmp_path):
 def test_a_json_file_that_is_no_list_of_objects_is_refused(tmp_path, text):
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(UserError, match=r"rows.json: not"):
-        data.read_rows(str(tmp_path / "rows.json"), 1)
+        read_rows(str(tmp_path / "rows.json"), 1)
 
 
 def test_rows_of_every_kind_of_file_are_read(tmp_path):
@@ -159,7 +160,7 @@ def test_rows_of_every_kind_of_file_are_read(tmp_path):
     text = 'q,a\n"1,\u2028x","""2"""\n"3\n4",\n'
     (tmp_path / "rows.csv").write_text(text, encoding="utf-8", newline="")
     for kind in ("json", "jsonl", "csv"):
-        assert data.read_rows(str(tmp_path / f"rows.{kind}"), 2) == rows
+        assert read_rows(str(tmp_path / f"rows.{kind}"), 2) == rows
 
 
 @pytest.mark.parametrize(
@@ -176,13 +177,13 @@ def test_rows_of_every_kind_of_file_are_read(tmp_path):
 def test_a_file_that_is_no_plain_text_is_refused(tmp_path, content, told):
     (tmp_path / "rows.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=told):
-        data.read_rows(str(tmp_path / "rows.jsonl"), 2)
+        read_rows(str(tmp_path / "rows.jsonl"), 2)
 
 
 def test_a_csv_whose_quote_is_not_closed_is_refused(tmp_path):
     (tmp_path / "rows.csv").write_text('q,a\n1,2\n"' + "x" * 140_000, encoding="utf-8")
     with pytest.raises(UserError, match=r"rows.csv, line 3: .*; a quote that is not closed makes"):
-        data.read_rows(str(tmp_path / "rows.csv"), 2)
+        read_rows(str(tmp_path / "rows.csv"), 2)
 
 
 def test_all_rows_up_to_the_last_may_be_asked_for(tmp_path):
