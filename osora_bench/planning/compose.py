@@ -30,7 +30,8 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
 from osora_bench.planning import config
-from osora_bench.planning.checks import check_config
+from osora_bench.planning.checks import MODULES, check_config
+from osora_bench.planning.targets import spelled_out
 
 
 def group_choices(group: str) -> list[str]:
@@ -181,24 +182,16 @@ def _misfits(overrides: Sequence[str]) -> Iterator[str]:
         parsed = _parsed(override)
         if parsed.key_or_group in config.GROUPS or not _sets_a_value(parsed):
             continue
+        if parsed.key_or_group == "model.target_modules" and isinstance(parsed.value(), dict):
+            yield f"{override}: model.target_modules takes {MODULES}"
         schema = OmegaConf.structured(config.Config)
         try:
             OmegaConf.update(schema, parsed.key_or_group, parsed.value(), merge=True)
         except OmegaConfBaseException:
             hints = _hints(parsed.key_or_group)
-            if taken := [f"{TAKEN[h]}{_example(parsed)}" for h in hints if h in TAKEN]:
+            if taken := [TAKEN[h] for h in hints if h in TAKEN]:
                 null = ["null"] if type(None) in hints else []
                 yield f"{override}: {parsed.key_or_group} takes {' or '.join(taken + null)}"
-
-
-def _example(override: Override) -> str:
-    """What the list of modules to adapt holds: PEFT has words for it (all-linear) besides."""
-    if override.key_or_group != "model.target_modules":
-        return ""
-    return (
-        " of names of modules, such as [q_proj,v_proj] or, for every linear layer of a Llama, "
-        "[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"
-    )
 
 
 def _hints(key: str) -> list[Any]:
@@ -266,6 +259,7 @@ def vary(
         for data in _variants(cfg, variants):
             cell_config = config.Config.of(data, previous)
             check_config(cell_config, where)
+            cell_config = spelled_out(cell_config)
             yield cell_config
             previous = data, cell_config
     except OmegaConfBaseException as error:
