@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -51,7 +52,7 @@ def params_verb(arguments: Sequence[str]) -> int:
             raise UserError(f"rank={options['rank']}: whole numbers, e.g. rank=8,16") from error
         if min(ranks) < 1:
             raise UserError(f"rank={options['rank']}: a rank is at least 1")
-    modules = options["modules"].split(",") if "modules" in options else None
+    modules = _modules(options["modules"]) if "modules" in options else None
 
     lines = parameters.count_table(models, methods, ranks, config, modules)
     if any(line.count for line in lines):
@@ -75,6 +76,11 @@ def check_counted(lines: Sequence[CountLine], named: bool) -> None:
 def _methods(selection: str | None) -> list[str] | None:
     """The methods that are named, with `all` every file; None: those of the experiments."""
     return None if selection is None else members(None if selection == ALL else selection, "method")
+
+
+def _modules(text: str) -> list[str] | str:
+    """Names with commas between them; anything else is a regular expression, or all-linear."""
+    return text.split(",") if re.fullmatch(r"[\w.,]+", text) else text
 
 
 def counts_markdown(lines: Sequence[CountLine]) -> str:

@@ -42,7 +42,7 @@ class ModelConfig:
     revision: str | None = MISSING
     dtype: str = MISSING
     chat: bool = MISSING
-    target_modules: list[str] = MISSING
+    target_modules: Any = MISSING  # once it is resolved, a list of names (planning/targets.py)
     needs_gpu: bool = shown()
 
 

@@ -84,7 +84,7 @@ def check_attention(cell: Cell) -> None:
     Raises:
         UserError: names those that it has.
     """
-    from osora_bench.models.skeleton import blank
+    from osora_bench.planning.blank import blank
 
     wanted, cfg = cell.config.trainer.attention, cell.config
     if not cfg.trains or wanted == "auto":
@@ -110,7 +110,8 @@ def check_sharing(cell: Cell) -> None:
     model, method = cell.config.model, cell.config.method
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    from osora_bench.models.skeleton import blank, decoder_layers
+    from osora_bench.models.skeleton import decoder_layers
+    from osora_bench.planning.blank import blank
 
     prefix = f"trainer.processes={cell.config.processes}"
     if not decoder_layers(blank(model)):

@@ -18,6 +18,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config, counting, skeleton
 from osora_bench.models import base as models
 from osora_bench.models import weights as models_weights
+from osora_bench.planning import blank as planning_blank
 from osora_bench.planning import identity
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config
@@ -41,7 +42,7 @@ def configured(*overrides: str) -> Config:
 
 
 def layers(cfg: dict) -> dict[str, tuple[int, int]]:
-    return skeleton.adapted_layers(skeleton.blank(cfg.model), cfg.model.target_modules)
+    return skeleton.adapted_layers(planning_blank.blank(cfg.model), cfg.model.target_modules)
 
 
 @pytest.mark.parametrize("model", ["mistral-7b-instruct-v0.3", "llama3-8b-instruct"])

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from osora_bench.common.errors import UserError
-from osora_bench.models import counting, repetition, skeleton
+from osora_bench.models import counting, repetition
+from osora_bench.planning import blank as planning_blank
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import Config, ModelConfig
 from tests.more_methods import PAPER
@@ -60,7 +61,7 @@ def test_every_method_counts_as_on_the_whole_model(method, model, monkeypatch):
 def test_a_model_that_is_trained_whole_is_counted_whole(monkeypatch):
     cfg = of_two_kinds(configured("model=toy", "method=lora"))
     cfg = replace(cfg, method=replace(cfg.method, peft=None, full=True))
-    parameters = dict(skeleton.blank(cfg.model).named_parameters())
+    parameters = dict(planning_blank.blank(cfg.model).named_parameters())
     counted = counting.count(cfg)
     assert counted.trainable == sum(p.numel() for p in parameters.values())
     assert counted.adapter_bytes == counting._file_size(parameters, torch.float32)

@@ -250,7 +250,7 @@ def test_pissa_starts_as_peft_starts_it_and_closer_to_the_exact_residual(make_ce
 
 
 def test_a_start_that_does_not_exist_is_refused(make_cell):
-    with pytest.raises(UserError, match="method pissa: start: .*no_such_start"):
+    with pytest.raises(UserError, match="method pissa: start=osora.*has no no_such_start"):
         preflight.check_cells(
             [make_cell("method=pissa", "method.start=osora_bench.osora.no_such_start")]
         )
