@@ -30,7 +30,7 @@ def identity(cfg: Config, content: dict[str, str] | None = None) -> dict[str, An
     suite["datasets"] = [
         {**identity_of(d), "files": [content[f] for f in d.files]} for d in cfg.eval.datasets
     ]
-    result = {"numerics_version": _numerics_version(cfg), "model": model, "eval": suite}
+    result = {"numerics_version": numerics_version(cfg), "model": model, "eval": suite}
     if cfg.trains:
         task = identity_of(cfg.task)
         held_out = cfg.task.validation_rows is not None
@@ -65,7 +65,7 @@ def _source(source: SourceConfig, content: dict[str, str], *, held_out: bool) ->
     return settings
 
 
-def _numerics_version(cfg: Config) -> int:
+def numerics_version(cfg: Config) -> int:
     """The newest version that changed numbers of this kind of cell.
 
     2: scores are in the model's own precision; before, accelerate's autocast stayed on a model that

@@ -1,7 +1,7 @@
 """Records grouped into the rows of tables: cells that differ in their seed only."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from functools import lru_cache
@@ -13,7 +13,8 @@ import numpy as np
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, plain
 from osora_bench.planning.experiments import FigureSpec, TableSpec
-from osora_bench.records.record import read_ledger, unpack
+from osora_bench.planning.identity import numerics_version, run_id
+from osora_bench.records.record import portable, read_ledger, unpack
 from osora_bench.records.schema import Record
 from osora_bench.reporting.numbers import mean, percent, shown_values
 from osora_bench.reporting.reference import Key
@@ -126,14 +127,15 @@ def rows(cells: Sequence[Cell], records: dict[str, Record], *, others: bool = Fa
         grouped.setdefault(_but_seed(cell.config, texts), []).append(cell)
     families: dict[tuple[str, ...], list[Record]] = {}
     for record in records.values() if others else ():
-        families.setdefault(_family(Config.of(record["config"])), []).append(record)
+        if (family := _recorded_family(record)) is not None:
+            families.setdefault(family, []).append(record)
     result = []
     for group in grouped.values():
         run_ids = {cell.run_id for cell in group}
         runs = [records[cell.run_id] for cell in group if cell.run_id in records]
         other_runs: list[Record] = []
         if others:
-            relatives = families.get(_family(group[0].config), [])
+            relatives = families.get(_family(group[0].config, group[0].fingerprints), [])
             other_runs = [r for r in relatives if r["run_id"] not in run_ids or _limited(r)]
             runs = [run for run in runs if not _limited(run)]
         result.append(Row(group[0], runs, len(group), other_runs))
@@ -153,12 +155,34 @@ def _limited(record: Record) -> bool:
     return any(score["n"] < score["questions"] for score in record["scores"].values())
 
 
-def _family(config: Config) -> tuple[str, ...]:
-    """What runs share that differ in seed or in the number of questions only."""
+def _family(config: Config, content: Mapping[str, str]) -> tuple[str, ...]:
+    """What runs share that differ in seed or in the number of questions only: the questions of
+    every set among it, by the content of its files, and how they are asked and counted.
+
+    Args:
+        content: of the files that the configuration names, by path or by its last part.
+    """
     method = config.method
     trainer = json.dumps(plain(config.trainer), sort_keys=True) if config.trains else ""
     names = [part.name for part in (config.model, method, config.task, config.eval)]
-    return (*names, str(method.rank), json.dumps(method.peft, sort_keys=True), trainer)
+    by_name = {portable(path): value for path, value in content.items()}
+    asked = [
+        [d.name, d.config, d.metric, *(by_name.get(portable(file), "") for file in d.files)]
+        for d in config.eval.datasets
+    ]
+    settings = json.dumps([method.peft, asked], sort_keys=True)
+    return (*names, str(method.rank), settings, trainer, str(numerics_version(config)))
+
+
+def _recorded_family(record: Record) -> tuple[str, ...] | None:
+    """Of a record; None where its numbers are of a version that this program no longer makes: its
+    run id is then not the one that its configuration has now."""
+    content = record["provenance"].get("fingerprints", {})
+    places = {"ledger": "", "runs": ""}
+    config = Config.of({**record["config"], **places})
+    if run_id(config, dict(content)) != record["run_id"]:
+        return None
+    return _family(config, content)
 
 
 def recorded_rows(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[Row], list[str]]:

@@ -15,7 +15,7 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common.errors import UserError
 from osora_bench.models import counting
-from osora_bench.planning.cell import Cell
+from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
@@ -65,7 +65,7 @@ def fed_record(cell: Cell, printed: dict) -> dict:
     return {
         "run_id": cell.run_id,
         "config": plain(config),
-        "provenance": {},
+        "provenance": {"fingerprints": dict(cell.fingerprints)},
         "parameters": {"trainable": counting.count(config).trainable},
         "training": None,
         "scores": scores,
@@ -243,7 +243,8 @@ def test_limited_sets_and_other_seeds_only_on_request_and_marked(tmp_path):
     made = fed_record(osora, reference.load_reference("table4"))
     limited = {n: {**s, "n": 4, "k": 3, "right": record.pack([True] * 3 + [False])}
                for n, s in made["scores"].items()}  # fmt: skip
-    other = {**made, "run_id": "0" * 12, "config": {**made["config"], "seed": 7}}
+    seventh = cell_of(replace(osora.config, seed=7))
+    other = {**fed_record(seventh, reference.load_reference("table4"))}
     record.write_record({**made, "scores": limited}, tmp_path)
     record.write_record(other, tmp_path)
     frame = built("table4", tmp_path).frame.set_index("Model")

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from osora_bench.planning.cell import Cell
+from osora_bench.planning.cell import Cell, cell_of
 from osora_bench.planning.config import plain
 from osora_bench.records import record
 from osora_bench.reporting import rows as reporting_rows
@@ -27,8 +27,14 @@ def cell():
 def run(cell, first, second, **more):
     names = [d.name for d in cell.config.eval.datasets]
     scores = dict(zip(names, (first, second), strict=True))
-    config = plain(cell.config)
-    return {"run_id": cell.run_id, "config": config, "training": None, "scores": scores, **more}
+    return {
+        "run_id": cell.run_id,
+        "config": plain(cell.config),
+        "provenance": {"fingerprints": dict(cell.fingerprints)},
+        "training": None,
+        "scores": scores,
+        **more,
+    }
 
 
 def decimals(*values):
@@ -121,9 +127,7 @@ def test_a_key_of_the_paper_is_of_model_method_rank_and_column(cell):
 
 
 def seeds(cell, *numbers):
-    return [
-        Cell(f"{number:012d}", replace(cell.config, seed=number), ("seed",)) for number in numbers
-    ]
+    return [cell_of(replace(cell.config, seed=number)) for number in numbers]
 
 
 def test_cells_that_differ_in_their_seed_are_one_row(cell):
@@ -147,8 +151,8 @@ def test_on_request_other_seeds_and_limited_runs_join_their_row(cell):
         "a": run(one, full, full),
         "b": run(two, full, limited),  # one of the row's own, limited
         "c": run(three, full, full),  # another seed
-        "d": run(Cell("d", stranger, ()), full, full),
-        "e": run(Cell("e", recipe, ()), full, full),
+        "d": run(cell_of(stranger), full, full),
+        "e": run(cell_of(recipe), full, full),
     }
     by_id = {r["run_id"]: r for r in records.values()}
     (row,) = reporting_rows.rows([one, two], by_id, others=True)
@@ -159,6 +163,25 @@ def test_on_request_other_seeds_and_limited_runs_join_their_row(cell):
     (row,) = reporting_rows.rows([one, two], by_id)
     assert [r["run_id"] for r in row.runs] == [one.run_id, two.run_id]
     assert row.others == []
+
+
+def test_runs_of_other_questions_or_numerics_never_join(cell):
+    """Not even on request: a suite of the same name on other files, in another form, or counted by
+    another version of the numerics."""
+    one, two = seeds(cell, 1, 2)
+    full = score(1, 500)
+    config = two.config
+    first = replace(config.eval.datasets[0], metric="another")
+    form = cell_of(
+        replace(config, eval=replace(config.eval, datasets=[first, *config.eval.datasets[1:]]))
+    )
+    files = cell_of(config, (), dict.fromkeys(two.fingerprints, "sha256:other"))
+    earlier = {**run(two, full, full), "run_id": "0123456789ab"}
+    for stranger in (run(form, full, full), run(files, full, full), earlier):
+        (row,) = reporting_rows.rows([one], {stranger["run_id"]: stranger}, others=True)
+        assert row.others == []
+    (row,) = reporting_rows.rows([one], {two.run_id: run(two, full, full)}, others=True)
+    assert len(row.others) == 1
 
 
 def test_rows_read_their_cells_ledgers(cell, tmp_path):

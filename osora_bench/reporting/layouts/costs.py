@@ -49,5 +49,12 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         "of the base model; frozen: what the adapter holds and does not train. Times are of the "
         "machines that the records name, and comparable on one of them only."
     ]
+    if any(
+        run
+        for row in rows
+        for run in row.runs
+        if "training" not in run["measured"] and row.cell.config.trains
+    ):
+        notes.append("Blank: a record of before such costs were kept.")
     table = pd.DataFrame(frame, dtype=str)
     return Table(name, spec.title, table, pd.DataFrame(marks, columns=table.columns), notes)
