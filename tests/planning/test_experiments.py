@@ -45,6 +45,7 @@ TUNED = [
     "smollm2-math",
     "smollm2-cloze",
     "smollm2-arithmetic",
+    "llm-adapters",
 ]
 SWEPT = ["smollm2-cloze-rank", "smollm2-cloze-rows"]
 """Of the same kinds of cells; at smoke scale all numbers of training rows are one."""
