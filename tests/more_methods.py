@@ -1,77 +1,39 @@
-"""Methods of PEFT that conf/ does not have, each as the file that would add it."""
+"""The methods of conf/method by what tests do with them, and settings of LoRA that have no file."""
 
 import shutil
 
 import pytest
 
 from osora_bench.common import paths
+from osora_bench.planning.compose import group_choices
+from osora_bench.reporting.parameters import usual_methods
+
+EVERY = [m for m in group_choices("method") if m not in ("none", "full")]
+"""All that put an adapter on a model."""
+PAPER = [m for m in usual_methods() if m not in ("none", "full")]
+"""Those that the experiments run, on which the tests of numbers go into detail."""
+PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning", "cpt", "cartridge")
 
 LAYERS = "target_modules: ${model.target_modules}"
 RANK = "r: ${method.rank}"
-MORE = {
-    "adalora": (
-        "AdaLoraConfig", "init_r: ${method.rank}", "target_r: 4", "tinit: 1", "tfinal: 1",
-        "deltaT: 1", "total_step: ${trainer.max_steps}", LAYERS,
-    ),
+SETTINGS = {
     "dropout": ("LoraConfig", RANK, "lora_dropout: 0.1", LAYERS),
-    "ia3": ("IA3Config", "target_modules: [k_proj, down_proj]", "feedforward_modules: [down_proj]"),
     "modules_to_save": ("LoraConfig", RANK, "modules_to_save: [lm_head]", LAYERS),
-    "prompt_tuning": ("PromptTuningConfig", "num_virtual_tokens: 4"),
-    "p_tuning": ("PromptEncoderConfig", "num_virtual_tokens: 4", "encoder_hidden_size: 16"),
-    "prefix_tuning": (
-        "PrefixTuningConfig", "num_virtual_tokens: 4", "prefix_projection: true",
-        "encoder_hidden_size: 16",
-    ),
-    "cpt": (
-        "CPTConfig", "cpt_token_ids: [5, 6, 7, 8]", "cpt_mask: [1, 1, 1, 1]",
-        "cpt_tokens_type_mask: [1, 2, 3, 4]",
-    ),
-    "monteclora": (
-        "LoraConfig", RANK, "monteclora_config: {_target_: peft.MontecloraConfig}", LAYERS,
-    ),
-    "vblora": ("VBLoRAConfig", "r: 2", "num_vectors: 16", "vector_length: 16", LAYERS),
-}  # fmt: skip
-
-UNMERGEABLE = {
-    "osf": ("OSFConfig", LAYERS),
-    "lily": ("LilyConfig", LAYERS),
-    "beft": ("BeftConfig", LAYERS),
-    "adaption_prompt": ("AdaptionPromptConfig", "adapter_len: 4", "adapter_layers: 1"),
-    "cartridge": ("CartridgeConfig", "num_virtual_tokens: 4"),
     "alora": ("LoraConfig", RANK, "alora_invocation_tokens: [5]", LAYERS),
     "lora_bias": ("LoraConfig", RANK, "lora_bias: true", LAYERS),
     "layer_replication": ("LoraConfig", RANK, "layer_replication: [[0, 2], [1, 2]]", LAYERS),
 }
-"""Beside those that learn a prompt: PEFT has no merge of them, or not on the toy's layers."""
-MERGEABLE = {
-    "adamss": ("AdamssConfig", LAYERS),
-    "boft": ("BOFTConfig", "boft_block_size: 4", LAYERS),
-    "c3a": ("C3AConfig", "block_size: 16", LAYERS),
-    "deft": ("DeftConfig", LAYERS),
-    "delora": ("DeloraConfig", LAYERS),
-    "fourierft": ("FourierFTConfig", "n_frequency: 50", LAYERS),
-    "frod": ("FrodConfig", LAYERS),
-    "glora": ("GloraConfig", LAYERS),
-    "gralora": ("GraloraConfig", LAYERS),
-    "hira": ("HiraConfig", LAYERS),
-    "hra": ("HRAConfig", LAYERS),
-    "ln_tuning": ("LNTuningConfig", "target_modules: [input_layernorm]"),
-    "loha": ("LoHaConfig", LAYERS),
-    "lokr": ("LoKrConfig", LAYERS),
-    "miss": ("MissConfig", LAYERS),
-    "oft": ("OFTConfig", "oft_block_size: 4", LAYERS),
-    "peanut": ("PeanutConfig", LAYERS),
-    "psoft": ("PsoftConfig", LAYERS),
-    "pvera": ("PveraConfig", LAYERS),
-    "randlora": ("RandLoraConfig", LAYERS),
-    "road": ("RoadConfig", LAYERS),
-    "shira": ("ShiraConfig", LAYERS),
-    "supertuning": ("SupertuningConfig", LAYERS),
-    "tinylora": ("TinyLoraConfig", LAYERS),
-    "unilora": ("UniLoraConfig", LAYERS),
-    "waveft": ("WaveFTConfig", "n_frequency: 64", LAYERS),
-}
-"""The rest of PEFT's classes that train on rows alone."""
+"""Of PEFT's LoRA, each as the file that would add it."""
+MORE = (
+    "adalora", "dropout", "ia3", "lora_plus", "modules_to_save", "prompt_tuning", "p_tuning",
+    "prefix_tuning", "cpt", "monteclora", "vblora",
+)  # fmt: skip
+"""One of each kind: prompts, budgets, state beside the tensors, an optimiser of its own."""
+UNMERGEABLE = (
+    *PROMPTS, "osf", "lily", "beft", "adaption_prompt", "shadow", "trainable_tokens", "alora",
+    "lora_bias", "layer_replication",
+)  # fmt: skip
+"""PEFT has no merge of them, or not on the toy's layers."""
 
 
 def started(how: str) -> tuple[str, ...]:
@@ -91,7 +53,7 @@ def add_method(name: str, told: tuple[str, ...]) -> None:
 
 @pytest.fixture
 def more_methods(tmp_path, monkeypatch):
-    """A copy of conf/ with these methods too."""
+    """A copy of conf/ with files for `SETTINGS` too."""
     monkeypatch.setattr(paths, "CONF", shutil.copytree(paths.CONF, tmp_path / "conf"))
-    for name, told in MORE.items():
+    for name, told in SETTINGS.items():
         add_method(name, told)

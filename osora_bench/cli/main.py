@@ -23,6 +23,7 @@ usage: osora-bench VERB [KEY=VALUE ...]
   scores    every answer of an experiment's records as one CSV file, a row a question
   results   all that results/ledger gives, the tables inside README.md and RESULTS.md too
   params    trainable parameters, adapter and frozen bytes, from the architecture alone
+  methods   docs/methods.md: every method, what it trains, whether it merges; what is left out
   data      benchmark sets: source, licence, state; their checksums; downloading what is missing
   leakage   which questions of an experiment stand in the rows that it trains on
   audit     where the paper's printed averages differ from its own cells
@@ -50,6 +51,7 @@ VERBS = {
     "results": "osora_bench.cli.report:results_verb",
     "audit": "osora_bench.cli.report:audit_verb",
     "params": "osora_bench.cli.params:params_verb",
+    "methods": "osora_bench.cli.methods:methods_verb",
     "data": "osora_bench.cli.data:data_verb",
     "leakage": "osora_bench.cli.leakage:leakage_verb",
     "cell": "osora_bench.cli.run:cell_verb",

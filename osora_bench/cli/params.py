@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -23,12 +24,13 @@ experiments' grid.
 
   model=A,B            files of conf/model
   config=FILE          any hub-style config.json instead, with each method's own rank
-  method=C,D           files of conf/method; exit status 2 if one cannot be counted
+  method=C,D           files of conf/method, or all; exit status 2 if one cannot be counted
   rank=8,16            these ranks for all methods
-  modules=M,N          the modules that are adapted, e.g. c_attn
+  modules=M,N          the modules that are adapted, e.g. c_attn or all-linear
   --csv                for machines
 """
 }
+ALL = "all"
 
 
 def params_verb(arguments: Sequence[str]) -> int:
@@ -41,7 +43,7 @@ def params_verb(arguments: Sequence[str]) -> int:
     config = Path(options["config"]) if "config" in options else None
     # what is not in a config.json, the modules to adapt, is then any model's: q_proj and v_proj
     models = ["toy"] if config else members(options.get("model"), "model")
-    methods = members(options.get("method"), "method")
+    methods = _methods(options.get("method"))
     ranks = None
     if "rank" in options:
         try:
@@ -50,12 +52,12 @@ def params_verb(arguments: Sequence[str]) -> int:
             raise UserError(f"rank={options['rank']}: whole numbers, e.g. rank=8,16") from error
         if min(ranks) < 1:
             raise UserError(f"rank={options['rank']}: a rank is at least 1")
-    modules = options["modules"].split(",") if "modules" in options else None
+    modules = _modules(options["modules"]) if "modules" in options else None
 
     lines = parameters.count_table(models, methods, ranks, config, modules)
     if any(line.count for line in lines):
         print(counts_csv(lines) if "--csv" in rest else counts_markdown(lines))
-    check_counted(lines, named="method" in options)
+    check_counted(lines, named=options.get("method", ALL) != ALL)
     return 0
 
 
@@ -69,6 +71,16 @@ def check_counted(lines: Sequence[CountLine], named: bool) -> None:
     problems = [str(line.problem) for line in lines if line.count is None]
     if problems and (named or len(problems) == len(lines)):
         raise UserError("\n".join(["not counted:", *dict.fromkeys(problems)]))
+
+
+def _methods(selection: str | None) -> list[str] | None:
+    """The methods that are named, with `all` every file; None: those of the experiments."""
+    return None if selection is None else members(None if selection == ALL else selection, "method")
+
+
+def _modules(text: str) -> list[str] | str:
+    """Names with commas between them; anything else is a regular expression, or all-linear."""
+    return text.split(",") if re.fullmatch(r"[\w.,]+", text) else text
 
 
 def counts_markdown(lines: Sequence[CountLine]) -> str:

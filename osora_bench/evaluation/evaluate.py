@@ -20,7 +20,8 @@ from osora_bench.evaluation.scores import Score, score_of, write_answers
 from osora_bench.evaluation.suites import PreparedSets, by_perplexity
 from osora_bench.evaluation.tasks import build_dataset, output_to
 from osora_bench.evaluation.vllm_model import VllmModel
-from osora_bench.models import merging, weights
+from osora_bench.models import merging
+from osora_bench.planning.blank import location
 from osora_bench.planning.config import Config, DatasetConfig
 
 JOURNAL = "journal.jsonl"
@@ -75,7 +76,7 @@ def _wrapped(
     return VllmModel(
         model,
         tokenizer,
-        source=weights.location(cfg.model),
+        source=location(cfg.model),
         untouched=method.start is None and not method.full,
         folder=folder / "exported",
         **settings,

@@ -1,12 +1,18 @@
 """An adapter before it has weights: the method's PEFT class, and what a saved one's folder says."""
 
 import json
+import traceback
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning.config import MethodConfig
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 def read_settings(place: Path) -> dict[str, Any]:
@@ -35,21 +41,82 @@ def check_adapter(folder: Path) -> None:
         raise UserError(f"--adapter {folder}: lacks its tensors, {' or '.join(tensors)}")
 
 
+def imported(name: object, told: str) -> Any:
+    """What a dotted name in a method's file stands for.
+
+    Args:
+        told: where the name stands.
+
+    Raises:
+        UserError: there is nothing of that name, or its module cannot be imported; then with the
+            whole of what Python says, since that is about the user's own code.
+    """
+    told = f"{told}={name}"
+    parts = str(name).split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found: Any = import_module(module)
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                continue  # it is no module: perhaps a class, whose attribute is named
+            own = traceback.format_exception(error)
+            raise UserError(f"{told}: {module} cannot be imported:\n{''.join(own)}") from error
+        for part in parts[length:]:
+            if not hasattr(found, part):
+                raise UserError(f"{told}: {module} has no {'.'.join(parts[length:])}")
+            found = getattr(found, part)
+        return found
+    raise UserError(f"{told}: no module {parts[0]!r} can be found (is its folder on PYTHONPATH?)")
+
+
 def start(method: MethodConfig) -> Callable[[Any], None]:
     """The function that `method.start` names, or one that does nothing.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: it cannot be imported, or is no function.
     """
     if method.start is None:
         return lambda _: None
-    from hydra.utils import get_method
+    function = imported(method.start, f"method {method.name}: start")
+    if not callable(function):
+        raise UserError(f"method {method.name}: start={method.start} is no function")
+    chosen: Callable[[Any], None] = function
+    return chosen
 
-    try:
-        function: Callable[[Any], None] = get_method(method.start)
-    except Exception as error:  # Hydra wraps an ImportError in several others
-        raise UserError(f"method {method.name}: start: {error}") from error
-    return function
+
+def hooks(method: MethodConfig) -> "list[TrainerCallback]":
+    """The method's own callbacks in the training loop, made anew.
+
+    Raises:
+        UserError: one cannot be imported, or is none of transformers' kind.
+    """
+    from transformers import TrainerCallback
+
+    made = []
+    for name in method.callbacks or ():
+        kind = imported(name, f"method {method.name}: callbacks")
+        if not (isinstance(kind, type) and issubclass(kind, TrainerCallback)):
+            raise UserError(
+                f"method {method.name}: callbacks={name} is no class of callbacks "
+                "(a subclass of transformers.TrainerCallback)"
+            )
+        made.append(kind())
+    return made
+
+
+def own_optimizer(method: MethodConfig) -> Callable[..., Any] | None:
+    """The function that makes the method's optimiser of `model`, `optimizer_cls` and that class's
+    arguments, as `peft.optimizers` has them; None: the recipe's optimiser does.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if method.optimizer is None:
+        return None
+    settings = dict(method.optimizer)
+    told = f"method {method.name}: optimizer._target_"
+    return partial(imported(settings.pop("_target_", ""), told), **settings)
 
 
 DATA_STEPS = ("eva", "lora_ga", "corda")
@@ -87,6 +154,9 @@ def instantiate(method: MethodConfig) -> Any:
     from hydra.utils import instantiate as build
     from peft import PeftConfig
 
+    if (target := (method.peft or {}).get("_target_")) is None:
+        raise UserError(f"method {method.name}: peft._target_ is missing: name a PEFT class")
+    imported(target, f"method {method.name}: peft._target_")
     try:
         # PEFT saves its configuration as JSON and cannot write OmegaConf's containers
         settings = build(method.peft, _convert_="all")
@@ -94,7 +164,6 @@ def instantiate(method: MethodConfig) -> Any:
         cause = error.__cause__ or error
         raise UserError(f"method {method.name}: {cause}") from error
     if not isinstance(settings, PeftConfig):
-        target = (method.peft or {}).get("_target_")
         raise UserError(
             f"method {method.name}: peft._target_={target} makes no PEFT configuration "
             "(a subclass of peft.PeftConfig)"

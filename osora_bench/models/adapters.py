@@ -9,7 +9,6 @@ from typing import Any
 
 import peft
 import torch
-from hydra.utils import get_method
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from osora_bench.common.errors import UserError
 from osora_bench.common.progress import say
 from osora_bench.models import embeddings
-from osora_bench.models.adapter_config import instantiate, read_settings, start
+from osora_bench.models.adapter_config import imported, instantiate, read_settings, start
 from osora_bench.models.base import Base, digest, weights_digest
 from osora_bench.osora import SvdStore, use_store
 from osora_bench.osora.saving import as_new_files
@@ -26,13 +25,15 @@ from osora_bench.planning.checks import DTYPES
 from osora_bench.planning.config import Config, MethodConfig
 
 ORIGIN = "osora_bench.json"
-"""Beside an adapter that this project trained: its base's content, and how the method starts. Older
-ones call the content `base`, by another checksum: of them the start alone is read."""
+"""Beside an adapter that this project trained: its base's content, how the method starts, and its
+class, whose module PEFT knows the method by once it is imported. Older ones call the content
+`base`, by another checksum: of them it is not read."""
 
 
 def write_origin(folder: Path, base: Any, method: MethodConfig) -> None:
     """Write down beside a trained adapter what loading it takes."""
-    origin = {"weights": digest(base.checksums), "start": method.start}
+    kind = (method.peft or {}).get("_target_")
+    origin = {"weights": digest(base.checksums), "start": method.start, "class": kind}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
 
@@ -42,11 +43,13 @@ def with_saved_adapter(base: Any, folder: Path, cfg: Config) -> Any:
     Raises:
         UserError: the adapter was trained on another base, or its tensors do not fit this one.
     """
-    origin: dict[str, Any] = {"weights": None, "start": None}
+    origin: dict[str, Any] = {"weights": None, "start": None, "class": None}
     if (folder / ORIGIN).is_file():
         origin |= read_settings(folder / ORIGIN)
     if origin["weights"] not in (None, digest(base.checksums)):
         _say_precision(origin["weights"], folder, cfg)
+    if origin["class"] is not None:
+        imported(origin["class"], f"{folder / ORIGIN}: class")
     try:
         embeddings.make_room(base.model, load_peft_weights(str(folder), device="cpu"))
         model = _load(base.model, folder, origin["start"])
@@ -94,7 +97,7 @@ def _load(base: Any, folder: Path, start: str | None) -> Any:
         settings = PeftConfig.from_pretrained(str(folder))
         settings.inference_mode = False
         model = get_peft_model(base, settings)
-        get_method(start)(model)
+        imported(start, f"{folder / ORIGIN}: start")(model)
         set_peft_model_state_dict(model, load_peft_weights(str(folder)))
     _check_names(model, folder)
     return model

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from osora_bench.common.errors import UserError
 from osora_bench.models.tokenizers import load_tokenizer
-from osora_bench.models.weights import location
+from osora_bench.planning.blank import location
 from osora_bench.planning.config import Config, ModelConfig
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from osora_bench.common.errors import UserError
-from osora_bench.models.weights import location
+from osora_bench.planning.blank import location
 from osora_bench.planning.config import ModelConfig
 
 NAMES = (

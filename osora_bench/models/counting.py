@@ -21,7 +21,8 @@ from torch import nn
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
 from osora_bench.models.repetition import Thinned, Unlike, is_layerwise, thinned
-from osora_bench.models.skeleton import blank, check_rank, tied_layers
+from osora_bench.models.skeleton import check_rank, tied_layers
+from osora_bench.planning.blank import blank
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
 ADDED = ("gaussian", "orthogonal", "mica")
@@ -204,9 +205,11 @@ def _without_start() -> Iterator[None]:
 
 def _without_weights(method: MethodConfig) -> MethodConfig:
     """The method with the start of its factors left out, where that is computed from the weights
-    (`init_lora_weights: pissa` and its kin): the modules are the same, and meta has no weights."""
+    (`init_lora_weights: pissa` and its kin): the modules are the same, and meta has no weights.
+    MiCA's says what is frozen, too."""
     peft = method.peft
-    if peft is not None and isinstance(peft.get("init_lora_weights"), str):
+    how = (peft or {}).get("init_lora_weights")
+    if peft is not None and isinstance(how, str) and how != "mica":
         return replace(method, peft={**peft, "init_lora_weights": True})
     return method
 

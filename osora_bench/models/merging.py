@@ -11,7 +11,8 @@ import torch
 
 from osora_bench.common.errors import UserError
 from osora_bench.models import counting
-from osora_bench.models.skeleton import blank, tied_layers
+from osora_bench.models.skeleton import tied_layers
+from osora_bench.planning.blank import blank
 from osora_bench.planning.config import Config, ModelConfig, plain
 
 ASKED = "eval.merge=true"

@@ -18,8 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from osora_bench.models.skeleton import blank
-from osora_bench.models.weights import location
+from osora_bench.planning.blank import blank, location
 from osora_bench.planning.config import MethodConfig, ModelConfig, plain
 
 KEPT = 2

@@ -1,42 +1,14 @@
 """A model without weights: its modules and their shapes, on the meta device."""
 
 from collections import Counter
-from textwrap import shorten
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from osora_bench.common.errors import UserError
-from osora_bench.models.weights import location
-from osora_bench.planning.config import Config, ModelConfig
-
-
-def blank(model: ModelConfig) -> nn.Module:
-    """A model of the configured architecture on the meta device, a new one at each call: from the
-    model's file alone, or, where that says nothing of it, from the config.json that `path` holds.
-
-    Raises:
-        UserError: an architecture that transformers has no causal language model for.
-    """
-    if model.architecture is None:
-        return _blank(AutoConfig.from_pretrained(location(model), local_files_only=True))
-    try:
-        return _blank(AutoConfig.for_model(**model.architecture))
-    except Exception as error:  # whatever a class makes of values that it does not expect
-        raise UserError(
-            f"model {model.name}: transformers makes no causal language model of its "
-            f"configuration: {shorten(str(error), 200)}"
-        ) from error
-
-
-def _blank(config: Any) -> nn.Module:
-    with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config)
-    return model
+from osora_bench.planning.config import Config
 
 
 def adapted_layers(model: nn.Module, target_modules: list[str]) -> dict[str, tuple[int, int]]:

@@ -13,7 +13,7 @@ from transformers.utils import chat_template_utils
 from osora_bench.common.errors import UserError
 from osora_bench.models.dialogue import ANSWER, QUESTION, rendered, turn_end
 from osora_bench.models.embeddings import saved_words
-from osora_bench.models.weights import location
+from osora_bench.planning.blank import location
 from osora_bench.planning.config import ModelConfig
 
 

@@ -10,25 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.planning.blank import location
 from osora_bench.planning.config import ModelConfig
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")
-
-
-def location(model: ModelConfig) -> str:
-    """What `from_pretrained` is given: a folder on disk, or the hub id.
-
-    Raises:
-        UserError: a folder that is not there or holds no model.
-    """
-    folder = paths.resolve(model.path)
-    if folder is None:
-        return str(model.path)
-    if not folder.is_dir():
-        raise UserError(f"model {model.name}: no folder {folder}")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model {model.name}: {folder} holds no config.json")
-    return str(folder)
 
 
 def _local_snapshot(model: ModelConfig) -> Path:

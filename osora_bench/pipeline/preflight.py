@@ -7,7 +7,7 @@ from osora_bench.common.claim import check_locks
 from osora_bench.common.errors import UserError
 from osora_bench.common.files import check_open, check_writable
 from osora_bench.evaluation.checks import check_suite
-from osora_bench.models.adapter_config import check_start, start
+from osora_bench.models.adapter_config import check_start, hooks, own_optimizer, start
 from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
@@ -151,7 +151,8 @@ def _check_layers(cell: Cell) -> None:
     from osora_bench.models import counting, weights
 
     check_start(method)
-    start(method)
+    for named in (start, hooks, own_optimizer):
+        named(method)
     if model.architecture is None:
         weights.check_weights(model)  # what is not there has been told already
     counting.check_layers(cell.config)

@@ -15,6 +15,7 @@ from osora_bench.planning.identity import revision
 from osora_bench.records import provenance, record
 from osora_bench.records.schema import (
     Circumstances,
+    ForgettingRecord,
     LeakageRecord,
     Measured,
     Parameters,
@@ -40,6 +41,7 @@ def write_cell_record(
     resident: int,
     costs: TrainingCosts | None = None,
     leakage: dict[str, LeakageRecord] | None = None,
+    forgetting: ForgettingRecord | None = None,
 ) -> Record:
     """A cell's record, written; `resident` are the most bytes of memory that it had."""
     cell_record: Record = {
@@ -56,6 +58,8 @@ def write_cell_record(
         "not_run": not_run(cell.config.eval, scores),
         "measured": _measured(seconds, cell, resident, costs),
     }
+    if forgetting is not None:
+        cell_record["forgetting"] = forgetting
     if leakage is not None:
         cell_record["leakage"] = leakage
     record.write_record(cell_record, cell.ledger)

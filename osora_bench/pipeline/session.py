@@ -28,8 +28,14 @@ from osora_bench.pipeline.recording import (
 from osora_bench.pipeline.tracker import Tracker, tracking
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, TaskConfig, plain
-from osora_bench.records.schema import Circumstances, LeakageRecord, Record, TrainingRecord
-from osora_bench.training import callbacks, data, reuse, train
+from osora_bench.records.schema import (
+    Circumstances,
+    ForgettingRecord,
+    LeakageRecord,
+    Record,
+    TrainingRecord,
+)
+from osora_bench.training import callbacks, data, retention, reuse, train
 from osora_bench.training.checks import check_precision
 from osora_bench.training.costs import CostMeter, Meter
 from osora_bench.training.fsdp import launch
@@ -49,6 +55,7 @@ class Session:
         self._sets: dict[str, suites.PreparedSets] = {}
         self._merges: set[str] = set()
         self._leakage: dict[str, dict[str, LeakageRecord]] = {}
+        self._knew: dict[str, float] = {}
 
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Load the questions of every suite once; a set of the wrong size stops all now."""
@@ -94,6 +101,7 @@ class Session:
         loading_start = time.time()
         base = self.workspace.base(_to_evaluate(cell))
         model, seconds = base.model, {"load": time.time() - loading_start}
+        knew = self._known(cell, base, model)
         trained: torch.Tensor | None = None
         try:
             if cell.config.processes > 1:
@@ -101,6 +109,7 @@ class Session:
             elif cell.config.trains:
                 model, outcome = self._trained(cell, base, circumstances, tracker)
                 trained = None if cell.config.method.full else _losses(model)
+            forgotten = self._forgotten(cell, base, model, knew)
             evaluation_start = time.time()
             scores = evaluate.evaluate(
                 model,
@@ -130,8 +139,30 @@ class Session:
             seconds=seconds,
             costs=outcome.costs,
             leakage=shared,
+            forgetting=forgotten,
             resident=self._peak.most(),
         )
+
+    def _known(self, cell: Cell, base: Base, model: Any) -> float | None:
+        """The loss on the task's plain text of the model that is not trained yet; none where the
+        task names no text, or processes of their own have trained the whole model already."""
+        cfg = cell.config
+        if cfg.task.retained is None or not cfg.trains or (cfg.processes > 1 and cfg.method.full):
+            return None
+        key = json.dumps([plain(cfg.model), cell.fingerprints, cfg.task.retained])
+        if key not in self._knew:
+            self._knew[key] = retention.loss(model, retention.pieces(cfg.task, base.tokenizer))
+        return self._knew[key]
+
+    def _forgotten(
+        self, cell: Cell, base: Base, model: Any, before: float | None
+    ) -> ForgettingRecord | None:
+        """The same of the trained model beside it."""
+        if before is None:
+            return None
+        texts = retention.pieces(cell.config.task, base.tokenizer)
+        tokens = sum(len(text) - 1 for text in texts)
+        return {"tokens": tokens, "before": before, "after": retention.loss(model, texts)}
 
     def leakage(self, cell: Cell) -> dict[str, LeakageRecord]:
         """What the cell's training rows hold of its questions; cells with the same share it."""

@@ -17,6 +17,11 @@ SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
 SHARDED_PRECISIONS = ("float32", "bfloat16")
 """With float16, processes would have to agree on the scale of the loss: one's overflow is all's."""
 
+MODULES = (
+    "a list in brackets of names of modules, such as [q_proj,v_proj], all-linear, or a regular "
+    "expression that whole names match"
+)
+
 
 def problems(cfg: Config) -> list[str]:
     """Cross-field mistakes of one resolved configuration, each as one line that names the key."""
@@ -148,9 +153,11 @@ def _training_problems(trainer: TrainerConfig) -> list[str]:
 
 def _empty_problems(cfg: Config) -> list[str]:
     """Of what must be named: modules to adapt, folders to write to."""
-    mistakes = []
-    if not cfg.model.target_modules:
+    mistakes, targets = [], cfg.model.target_modules
+    if targets in ([], ""):
         mistakes.append("model.target_modules is empty: name at least one module, e.g. [q_proj]")
+    elif not isinstance(targets, str | list) or not all(isinstance(n, str) and n for n in targets):
+        mistakes.append(f"model.target_modules takes {MODULES}")
     mistakes += [
         f"{key}: is empty, name a folder" for key in ("ledger", "runs") if not getattr(cfg, key)
     ]

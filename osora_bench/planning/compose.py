@@ -29,6 +29,7 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
 from osora_bench.planning import config, declared
 from osora_bench.planning.checks import check_config
+from osora_bench.planning.targets import spelled_out
 
 
 def group_choices(group: str) -> list[str]:
@@ -234,6 +235,7 @@ def vary(
         for data in _variants(cfg, variants):
             cell_config = config.Config.of(data, previous)
             check_config(cell_config, where)
+            cell_config = spelled_out(cell_config)
             yield cell_config
             previous = data, cell_config
     except OmegaConfBaseException as error:

@@ -42,7 +42,7 @@ class ModelConfig:
     revision: str | None = MISSING
     dtype: str = MISSING
     chat: bool = MISSING
-    target_modules: list[str] = MISSING
+    target_modules: Any = MISSING  # once it is resolved, a list of names (planning/targets.py)
     needs_gpu: bool = shown()
 
 
@@ -50,7 +50,9 @@ class ModelConfig:
 class MethodConfig:
     """A fine-tuning method: any PEFT configuration class; without one (`peft: null`) nothing is
     trained, or with `full` every weight of the base model. `start` names a function that is given
-    the fresh PEFT model, for a start that the configuration class does not offer."""
+    the fresh PEFT model, for a start that the configuration class does not offer; `callbacks` names
+    classes of transformers' TrainerCallback for what has to happen between steps; `optimizer` is
+    the function (`_target_`) and its settings that make another optimiser than the recipe's."""
 
     name: str = shown()
     label: str = shown()
@@ -59,6 +61,8 @@ class MethodConfig:
     peft: dict[str, Any] | None = MISSING
     full: bool = False
     start: str | None = None
+    callbacks: list[str] | None = None
+    optimizer: dict[str, Any] | None = None
 
 
 @dataclass
@@ -110,8 +114,10 @@ class TaskConfig:
     `validation_rows` of them, the same for every seed, are kept out of training; the loss on them
     at its end is in the record, to choose settings by. `even`: both are drawn evenly over the
     sources, so that a large one does not crowd out the others. `plain`: rows are text as it is
-    scored by perplexity, without a chat template or an end token, whatever the model is. `warning`
-    is said wherever the task is run or its results are shown.
+    scored by perplexity, without a chat template or an end token, whatever the model is. The loss
+    on `retained`, a file of plain text that no row is of, is in the record before and after
+    training: what was forgotten. `warning` is said wherever the task is run or its results are
+    shown.
     """
 
     name: str = shown()
@@ -121,6 +127,7 @@ class TaskConfig:
     max_length: int = MISSING
     max_rows: int | None = MISSING
     validation_rows: int | None = later(None)
+    retained: str | None = later(None)
     even: bool = later(False)
     plain: bool = later(False)
     warning: str | None = shown(None)

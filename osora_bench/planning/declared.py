@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osora_bench.common.errors import unknown
 from osora_bench.planning import config
+from osora_bench.planning.checks import MODULES
 
 TAKEN = {
     list: "a list in brackets, e.g. [a,b]",
@@ -23,12 +24,8 @@ TAKEN = {
     type(None): "null",
 }
 """What a key of each type takes, in words."""
-
-EXAMPLES = {
-    # PEFT has words for them (all-linear) besides
-    "model.target_modules": " of names of modules, such as [q_proj,v_proj] or, for every linear "
-    "layer of a Llama, [q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"
-}
+FREE = {"model.target_modules": MODULES}
+"""Keys of several types, of which Hydra would try to merge settings by name into the others."""
 
 
 def key_problem(key: str, also: Collection[str] = ()) -> str | None:
@@ -59,6 +56,8 @@ def key_problem(key: str, also: Collection[str] = ()) -> str | None:
 
 def value_problem(key: str, value: Any) -> str | None:
     """Why a key cannot have a value; None too for a key that is not declared."""
+    if key in FREE and isinstance(value, dict):
+        return f"{key} takes {FREE[key]}"
     hint = _declared(key)
     if hint is None:
         return None
@@ -85,8 +84,7 @@ def told(error: OmegaConfBaseException) -> str:
 def taken(key: str) -> str:
     """What a dotted key takes, in words; empty for one that no section declares."""
     kinds = [dict if is_dataclass(kind) else kind for kind in _kinds(_declared(key))]
-    words = [f"{TAKEN[k]}{EXAMPLES.get(key, '') if k is list else ''}" for k in TAKEN if k in kinds]
-    return " or ".join(words)
+    return " or ".join(TAKEN[kind] for kind in TAKEN if kind in kinds)
 
 
 @lru_cache(maxsize=512)

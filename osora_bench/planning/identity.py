@@ -34,6 +34,8 @@ def identity(cfg: Config, content: dict[str, str] | None = None) -> dict[str, An
     if cfg.trains:
         task = identity_of(cfg.task)
         held_out = cfg.task.validation_rows is not None
+        if cfg.task.retained is not None:
+            task["retained"] = content[cfg.task.retained]
         task["sources"] = [_source(s, content, held_out=held_out) for s in cfg.task.sources]
         result |= {
             "method": _told(identity_of(cfg.method)),
@@ -100,6 +102,7 @@ def fingerprints(cfg: Config, content: dict[str, str] | None = None) -> dict[str
         names += [s.path for s in sources]
         names += [s.labels for s in sources if s.labels is not None]
         names += [s.exclude.path for s in sources if s.exclude is not None]
+        names += [] if cfg.task.retained is None else [cfg.task.retained]
     for path in names:
         if path not in content:
             content[path] = _content(path, paths.data_file(path), cfg.ledger)

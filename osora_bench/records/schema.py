@@ -90,6 +90,14 @@ class TrainingCosts(TypedDict):
     frozen_bytes: int
 
 
+class ForgettingRecord(TypedDict):
+    """The mean loss (nats) of so many tokens of plain text before and after training."""
+
+    tokens: int
+    before: float
+    after: float
+
+
 class LeakageRecord(TypedDict):
     """How many of a set's asked questions stand whole in a training row, and how many others share
     a stretch of words with one (benchdata/overlap.py)."""
@@ -119,6 +127,7 @@ class Record(TypedDict):
     training: TrainingRecord | None  # None: nothing was trained
     scores: dict[str, ScoreRecord]  # by set
     not_run: NotRequired[dict[str, str]]  # by set, what was left out and why
+    forgetting: NotRequired[ForgettingRecord]  # where the task names a text
     leakage: NotRequired[dict[str, LeakageRecord]]  # by set; of the others nothing was found
     measured: Measured
     schema: NotRequired[int]  # these two are added when it is written

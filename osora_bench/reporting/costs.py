@@ -35,6 +35,11 @@ def _measured(key: str, unit: float = 1.0) -> Callable[[Record], float | None]:
     return of
 
 
+def _forgotten(record: Record) -> float | None:
+    found = record.get("forgetting")
+    return None if found is None else found["after"] - found["before"]
+
+
 COSTS = {
     "params": Cost("Params", _parameter("trainable"), "{:.0f}"),
     "adapter": Cost("Adapter, MB", _parameter("adapter_bytes", 1e6), "{:.3f}"),
@@ -43,6 +48,7 @@ COSTS = {
     "seconds": Cost("Training, s", _measured("seconds"), "{:.1f}"),
     "speed": Cost("Tokens/s", _measured("tokens_per_second"), "{:.0f}", less=False),
     "memory": Cost("Memory, MB", _measured("memory_mb"), "{:.0f}"),
+    "forgetting": Cost("Forgotten, nats", _forgotten, "{:+.3f}"),
 }
 """By the name that an experiment gives it."""
 

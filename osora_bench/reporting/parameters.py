@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,19 +48,20 @@ class CountLine:
 
 def count_table(
     model_names: Sequence[str],
-    method_names: Sequence[str],
+    method_names: Sequence[str] | None,
     ranks: Sequence[int] | None,
     config_file: Path | None = None,
-    modules: Sequence[str] | None = None,
+    modules: Sequence[str] | str | None = None,
 ) -> list[CountLine]:
     """Counts of every model x method x rank.
 
     Args:
+        method_names: None: `usual_methods`.
         ranks: for all methods; None takes, for each model and method, the ranks that the
             experiments run it at, and leaves out models that none of them runs it on; the method's
             own rank for a method, or a `config_file`, that no experiment runs.
         config_file: a hub-style config.json in place of the models' architecture.
-        modules: the modules to adapt in place of the models' own.
+        modules: the modules to adapt in place of the models' own, in any spelling of PEFT's.
     """
     replacement = None if config_file is None else read_config_file(config_file)
     arguments = (model_names, method_names, ranks, replacement, modules)
@@ -79,15 +80,17 @@ def count_table(
 
 def _cells(
     model_names: Sequence[str],
-    method_names: Sequence[str],
+    method_names: Sequence[str] | None,
     ranks: Sequence[int] | None,
     replacement: dict[str, Any] | None,
-    modules: Sequence[str] | None,
+    modules: Sequence[str] | str | None,
 ) -> list[Config]:
     """The resolved configurations to count, as `table` describes them; `replacement` is
     what replaces the models' own architecture."""
-    trained_ranks = experiment_ranks() if ranks is None and replacement is None else None
-    cells = []
+    known_ranks = experiment_ranks() if ranks is None or method_names is None else {}
+    trained_ranks = known_ranks if ranks is None and replacement is None else None
+    method_names = _usual(known_ranks) if method_names is None else method_names
+    cells: list[Config] = []
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
         for model, method in itertools.product(model_names, method_names):
@@ -96,13 +99,11 @@ def _cells(
                 continue
             cfg = copy.deepcopy(method_parts[method])
             cfg.model = model_parts[model]
+            cfg.model.update(replacement or {})
             if modules is not None:
-                cfg.model.target_modules = list(modules)
+                cfg.model.target_modules = modules
             variants = [{} if rank is None else {"method.rank": rank} for rank in asked]
-            for resolved in vary(cfg, variants, f"{model} {method}"):
-                cells.append(
-                    replace(resolved, model=replace(resolved.model, **(replacement or {})))
-                )
+            cells += vary(cfg, variants, f"{model} {method}")
     return cells
 
 
@@ -123,10 +124,10 @@ def _parts(
 
 def _lines(cells: Sequence[Config], one_model: bool) -> list[CountLine]:
     """Each cell's line; many are shared out among the machine's cores."""
-    from osora_bench.models import skeleton
+    from osora_bench.planning.blank import blank
 
     if one_model:
-        skeleton.blank(cells[0].model)  # refused here, once, and not in every line
+        blank(cells[0].model)  # refused here, once, and not in every line
     workers = min(OURS.processors(), len(cells) // CELLS_A_PROCESS)
     if workers < 2:
         return [_line(cell) for cell in cells]
@@ -161,6 +162,16 @@ def experiment_ranks() -> dict[tuple[str, str], list[int]]:
             for pair in itertools.product(block.model, block.method):
                 ranks_by_pair.setdefault(pair, set()).update(block.rank or ())
     return {pair: sorted(ranks) for pair, ranks in ranks_by_pair.items()}
+
+
+def usual_methods() -> list[str]:
+    """The methods that the experiments train, and those without an adapter: what is counted if
+    none is named. conf/method has many more, which whoever compares them names."""
+    return _usual(experiment_ranks())
+
+
+def _usual(trained_ranks: dict[tuple[str, str], list[int]]) -> list[str]:
+    return sorted({"none", "full"} | {method for _, method in trained_ranks})
 
 
 def _line(cfg: Config) -> CountLine:

@@ -14,6 +14,7 @@ def main() -> None:
     )
     output = parser.parse_args().output
     tasks.write_data(output / tasks.DATA.name)
+    (output / "pretraining.txt").write_text(pretrain.sample_text(), "utf-8")
     pretrain.pretrain(output / pretrain.MODEL.name)
     for skill, score in pretrain.quality(output / pretrain.MODEL.name).items():
         print(f"{skill}: {score:.1f} % of the held-out questions in the old wording")

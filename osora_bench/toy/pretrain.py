@@ -5,6 +5,7 @@ differences, and the category of a word.  The operands of the tasks' validation 
 are kept out of it, and so are 200 more that measure the model's quality.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ BATCH = 32
 LEARNING_RATE = 2e-3
 QUESTION_WEIGHT = 0.2  # the answers teach the skills; the questions are mostly random numbers
 HELD_OUT = 200
+RETAINED = 64
 VOCABULARY = 1024
 CONTEXT = 256
 
@@ -112,6 +114,16 @@ def corpus(seed: int = SEED) -> Iterator[Conversation]:
                 yield [reading_turn(rng)]
             case _:
                 yield [arithmetic_turn(instance, rng) for instance in rng.choices(pool, k=2)]
+
+
+def sample_text(seed: int = SEED) -> str:
+    """The first conversations of the corpus as the chat template writes them, to measure what a
+    training forgets of them."""
+    conversations = []
+    for conversation in itertools.islice(corpus(seed), RETAINED):
+        turns = [f"{USER}{asked}{ASSISTANT}{answer}{EOS}" for asked, answer in conversation]
+        conversations.append(BOS + "".join(turns))
+    return "\n\n".join(conversations) + "\n"
 
 
 def held_out_questions(seed: int = SEED) -> dict[str, Conversation]:

@@ -26,6 +26,7 @@ def check_rows(cell: Cell) -> None:
         return
     sources = cell.config.task.sources
     files = [entry.path for s in sources for entry in (s, s.exclude) if entry is not None]
+    files += [] if cell.config.task.retained is None else [cell.config.task.retained]
     files += [s.labels for s in sources if s.labels is not None]
     missing = [line for file in files if (line := absent(file)) is not None]
     if missing:
@@ -83,7 +84,7 @@ def check_attention(cell: Cell) -> None:
     Raises:
         UserError: names those that it has.
     """
-    from osora_bench.models.skeleton import blank
+    from osora_bench.planning.blank import blank
 
     wanted, cfg = cell.config.trainer.attention, cell.config
     if not cfg.trains or wanted == "auto":
@@ -109,7 +110,8 @@ def check_sharing(cell: Cell) -> None:
     model, method = cell.config.model, cell.config.method
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    from osora_bench.models.skeleton import blank, decoder_layers
+    from osora_bench.models.skeleton import decoder_layers
+    from osora_bench.planning.blank import blank
 
     prefix = f"trainer.processes={cell.config.processes}"
     if not decoder_layers(blank(model)):
@@ -123,6 +125,11 @@ def check_sharing(cell: Cell) -> None:
         raise UserError(
             f"{prefix}: method {method.name} learns a prompt, which PEFT saves from whole "
             "weights only: trainer.processes=1"
+        )
+    if method.callbacks or method.optimizer:
+        raise UserError(
+            f"{prefix}: method {method.name} has callbacks or an optimiser of its own, which see a "
+            "whole model's weights: trainer.processes=1"
         )
     if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type], "update_and_allocate"):
         raise UserError(

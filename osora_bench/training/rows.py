@@ -40,7 +40,7 @@ def _existing(path: str) -> Path:
     return file
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
     """A file's text, in UTF-8 without a byte order mark.
 
     Raises:
@@ -69,7 +69,7 @@ def _json(text: str) -> Any:
 
 def _read_jsonl(file: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(io.StringIO(_text(file), newline=None), start=1):
+    for number, line in enumerate(io.StringIO(read_text(file), newline=None), start=1):
         try:
             row = _json(line)
         except (ValueError, RecursionError) as error:
@@ -81,7 +81,7 @@ def _read_jsonl(file: Path) -> list[dict[str, Any]]:
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
-    text = _text(file)
+    text = read_text(file)
     try:
         rows = _json(text)
     except (ValueError, RecursionError) as error:  # says line and column
@@ -128,7 +128,7 @@ def _labelled(source: SourceConfig, rows: list[dict[str, Any]]) -> list[dict[str
     if source.labels is None:
         return rows
     file = _existing(source.labels)
-    labels = [line.strip() for line in _text(file).splitlines()]
+    labels = [line.strip() for line in read_text(file).splitlines()]
     if len(labels) != len(rows):
         raise UserError(f"{file}: {len(labels)} labels, but {source.path} has {len(rows)} rows")
     for number, (label, row) in enumerate(zip(labels, rows, strict=True), start=1):
@@ -149,7 +149,7 @@ def column_of(row: dict[str, Any], column: str, path: str) -> Any:
 
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(_text(file), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
     rows: list[dict[str, Any]] = []
     try:
         rows += reader

@@ -12,11 +12,12 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from osora_bench.common import interruption, progress
+from osora_bench.models.adapter_config import own_optimizer
 from osora_bench.models.base import inside
 from osora_bench.planning.config import Config
 from osora_bench.training import checkpoint
 from osora_bench.training.attention import trained_with
-from osora_bench.training.callbacks import Diverged, own_callbacks
+from osora_bench.training.callbacks import Diverged, own_callbacks, with_effect
 from osora_bench.training.collator import (
     Collator,
     micro_batches,
@@ -130,15 +131,32 @@ class WholeTrainer(Trainer):
     Args:
         most_rows: of a micro-batch.
         labelled_only: compute logits where there are labels only.
+        make_optimizer: the method's own; None: the recipe's.
     """
 
-    def __init__(self, *, most_rows: int, labelled_only: bool, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        most_rows: int,
+        labelled_only: bool,
+        make_optimizer: Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.most_rows = most_rows
         self.labelled_only = labelled_only
+        self.make_optimizer = make_optimizer
         parameters = sum(p.numel() for p in self.model.parameters())
         self.enough = piece(self.args.device, parameters)
         self.changing = ChangingState(self.model)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.make_optimizer is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        made = self.make_optimizer(model=self.model, optimizer_cls=kind, **settings)
+        self.optimizer: Any = made
+        return made
 
     def training_step(
         self,
@@ -192,25 +210,30 @@ def train(
     if callbacks is None:
         seconds, signals = checkpoint.every(setup.config), interruption.current()
         callbacks = [checkpoint.Checkpoints(folder, seconds, signals)]
-    labelled_only, cfg = takes_places(model), setup.config.trainer
+    labelled_only, cfg, method = takes_places(model), setup.config.trainer, setup.config.method
     make: Callable[..., Any] = trainer_class or partial(
-        WholeTrainer, most_rows=cfg.micro_batch_size, labelled_only=labelled_only
+        WholeTrainer,
+        most_rows=cfg.micro_batch_size,
+        labelled_only=labelled_only,
+        make_optimizer=own_optimizer(method),
     )
+    whole = trainer_class is None
+    own = own_callbacks(model, setup.label, setup.log, method, whole)
     trainer = make(
         model=model,
         args=arguments(setup.config, folder, setup.device),
         train_dataset=setup.rows.rows,
-        data_collator=Collator(setup.pad_token_id, labelled_only and trainer_class is not None),
-        callbacks=[*own_callbacks(model, setup.label, setup.log), setup.meter, *callbacks],
+        data_collator=Collator(setup.pad_token_id, labelled_only and not whole),
+        callbacks=[*own, setup.meter, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     start = checkpoint.newest(folder)
     if start is not None:
         progress.say(f"{setup.label}: goes on from {start}")
     try:
-        on_cpu = setup.device.type == "cpu" and trainer_class is None
+        on_cpu = setup.device.type == "cpu" and whole
         loss = linear_loss(model) if on_cpu else nullcontext()
-        with trained_with(model, cfg.attention, on_cpu=on_cpu), loss:
+        with with_effect(model, method), trained_with(model, cfg.attention, on_cpu=on_cpu), loss:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
             _need_numbers(model)
             return _summary(trainer, setup)

@@ -22,6 +22,7 @@ OPTIONS = {
     "scores": [*CELLS, *(f"{key}=" for key in report.SCORES_OPTIONS)],
     "compare": [*HOW_KEYS, *(f"{key}=" for key in compare.OPTIONS)],
     "results": [],
+    "methods": [],
     "audit": [],
     "params": [*(f"{key}=" for key in params.OPTIONS), "--csv"],
     "data": [*data.ACTIONS, "--replace"],

@@ -18,10 +18,12 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config, counting, skeleton
 from osora_bench.models import base as models
 from osora_bench.models import weights as models_weights
+from osora_bench.planning import blank as planning_blank
 from osora_bench.planning import identity
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config
 from osora_bench.reporting import parameters, reference
+from tests.more_methods import PAPER
 
 MODELS = {  # all parameters, as the hub lists them
     "llama2-13b-chat": 13_015_864_320,
@@ -32,7 +34,6 @@ MODELS = {  # all parameters, as the hub lists them
     "qwen2-7b": 7_615_616_512,
     "smollm2-135m": 134_515_008,
 }
-ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 
 
 def configured(*overrides: str) -> Config:
@@ -41,7 +42,7 @@ def configured(*overrides: str) -> Config:
 
 
 def layers(cfg: dict) -> dict[str, tuple[int, int]]:
-    return skeleton.adapted_layers(skeleton.blank(cfg.model), cfg.model.target_modules)
+    return skeleton.adapted_layers(planning_blank.blank(cfg.model), cfg.model.target_modules)
 
 
 @pytest.mark.parametrize("model", ["mistral-7b-instruct-v0.3", "llama3-8b-instruct"])
@@ -83,7 +84,7 @@ def test_every_model_of_the_paper_is_pinned_and_says_its_licence():
         assert identity.revision(cfg) == "local" or len(identity.revision(cfg)) == 40
 
 
-@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize("method", PAPER)
 @pytest.mark.parametrize("model", ["qwen2-7b", "smollm2-135m"])
 def test_modules_agree_with_the_formula(model, method):
     cfg = configured(f"model={model}", f"method={method}", "method.rank=8")
@@ -104,7 +105,7 @@ def test_lora_freezes_nothing_of_its_own():
     assert counting.count(configured("model=qwen2-7b", "method=lora")).frozen_bytes == 0
 
 
-@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize("method", PAPER)
 def test_adapter_bytes_are_those_of_the_saved_file(method, tmp_path):
     cfg = configured(f"method={method}", "method.rank=8")
     counted = counting.count(cfg)
@@ -307,3 +308,11 @@ def test_a_damaged_file_of_weights_is_refused(tmp_path):
     (folder / "model.safetensors").write_bytes(weights[:1000])
     with pytest.raises(UserError, match="model: cannot be loaded: "):
         models_weights.check_weights(configured(f"model.path={folder}").model)
+
+
+def test_by_default_the_experiments_methods_are_counted_and_all_are_every_file():
+    usual = parameters.usual_methods()
+    assert {"none", "full", "lora", "osora_star"} <= set(usual) < set(group_choices("method"))
+    assert parameters.count_table(["toy"], None, [8]) == parameters.count_table(["toy"], usual, [8])
+    assert params._methods(None) is None
+    assert params._methods("all") == group_choices("method")

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from osora_bench.common.errors import UserError
-from osora_bench.models import counting, repetition, skeleton
-from osora_bench.planning.compose import compose, composer, group_choices, resolve
+from osora_bench.models import counting, repetition
+from osora_bench.planning import blank as planning_blank
+from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import Config, ModelConfig
+from tests.more_methods import PAPER
 
-ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
 SPARSE = {  # a mixture of experts in every second layer, an MLP in the others
     "model_type": "qwen2_moe", "num_hidden_layers": 7, "hidden_size": 64, "intermediate_size": 96,
     "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "num_attention_heads": 4,
@@ -42,7 +43,7 @@ def refuse_the_whole_model(monkeypatch):
     monkeypatch.setattr(counting, "_blank", lambda cfg: pytest.fail("the whole model is counted"))
 
 
-@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize("method", PAPER)
 @pytest.mark.parametrize("model", ["smollm2-135m", "qwen2.5-32b-instruct", "sparse"])
 def test_every_method_counts_as_on_the_whole_model(method, model, monkeypatch):
     if model == "sparse":
@@ -60,7 +61,7 @@ def test_every_method_counts_as_on_the_whole_model(method, model, monkeypatch):
 def test_a_model_that_is_trained_whole_is_counted_whole(monkeypatch):
     cfg = of_two_kinds(configured("model=toy", "method=lora"))
     cfg = replace(cfg, method=replace(cfg.method, peft=None, full=True))
-    parameters = dict(skeleton.blank(cfg.model).named_parameters())
+    parameters = dict(planning_blank.blank(cfg.model).named_parameters())
     counted = counting.count(cfg)
     assert counted.trainable == sum(p.numel() for p in parameters.values())
     assert counted.adapter_bytes == counting._file_size(parameters, torch.float32)

@@ -10,34 +10,16 @@ from osora_bench.models.trial import trial_losses
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.pipeline.session import Session, _started
-from osora_bench.planning.compose import group_choices
 from tests.conftest import QUICK
-from tests.more_methods import (  # noqa: F401
-    LAYERS,
-    MERGEABLE,
-    MORE,
-    RANK,
-    UNMERGEABLE,
-    add_method,
-    more_methods,
-)
+from tests.more_methods import EVERY, SETTINGS, UNMERGEABLE, more_methods  # noqa: F401
 
 MERGE = "eval.merge=true"
-PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning", "cpt")
-ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
-MERGED = [*ADAPTERS, *(m for m in MORE if m not in PROMPTS), *MERGEABLE]
+MERGED = [m for m in (*EVERY, *SETTINGS) if m not in UNMERGEABLE]
 pytestmark = pytest.mark.usefixtures("more_methods")
 
 
-def added(method):
-    for told in (UNMERGEABLE, MERGEABLE):
-        if method in told:
-            add_method(method, told[method])
-
-
-@pytest.mark.parametrize("method", [*PROMPTS, *UNMERGEABLE])
+@pytest.mark.parametrize("method", UNMERGEABLE)
 def test_what_cannot_be_merged_is_refused_before_a_model_is_loaded(make_cell, method):
-    added(method)
     asked = rf"method {method}: eval.merge=true: .* cannot be merged.*eval.merge=false evaluates"
     with pytest.raises(UserError, match=asked):
         preflight.check_cells([make_cell(f"method={method}", *QUICK, MERGE)])
@@ -48,7 +30,6 @@ def test_what_cannot_be_merged_is_refused_before_a_model_is_loaded(make_cell, me
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", MERGED)
 def test_what_is_let_through_is_merged_into_the_same_model(make_cell, session, method, dtype):
-    added(method)
     chosen = [*QUICK, "trainer.max_steps=8", MERGE, f"model.dtype={dtype}"]
     cell = make_cell(f"method={method}", *chosen)
     preflight.check_cells([cell])
@@ -78,7 +59,6 @@ def test_a_merge_into_another_model_is_refused_before_training(
 
     real = Linear.get_delta_weight
     method = "layer_replication" if fault == "replicated" else "lora"
-    added(method)
     monkeypatch.setattr(merging, "tied_layers", lambda adapted: [])
     if fault != "replicated":
         times = 2 if fault == "twice" else 0

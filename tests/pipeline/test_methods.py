@@ -1,4 +1,4 @@
-"""A method is one YAML: PEFT's AdaLoRA and a class from outside are added so; full is complete."""
+"""A method is one YAML: a class from outside is added so; AdaLoRA has its budget; full is whole."""
 
 import csv
 import io
@@ -17,22 +17,6 @@ from osora_bench.reporting import parameters
 from tests.conftest import QUICK
 from tests.grids import cells_of
 
-ADALORA = """\
-name: adalora
-label: AdaLoRA
-rank: 8
-rank_bounded: false
-peft:
-  _target_: peft.AdaLoraConfig
-  task_type: CAUSAL_LM
-  init_r: ${method.rank}
-  target_r: 4
-  total_step: ${trainer.max_steps}
-  tinit: 1
-  tfinal: 1
-  deltaT: 1
-  target_modules: ${model.target_modules}
-"""
 OUTSIDE = """\
 name: outside
 label: Outside
@@ -59,10 +43,9 @@ tables:
 
 
 @pytest.fixture
-def two_more_methods(tmp_path, monkeypatch):
-    """A copy of conf/ with two files more, and an experiment that names them."""
+def one_more_method(tmp_path, monkeypatch):
+    """A copy of conf/ with a file more, and an experiment that names it."""
     conf = shutil.copytree(paths.CONF, tmp_path / "conf")
-    (conf / "method" / "adalora.yaml").write_text(ADALORA)
     (conf / "method" / "outside.yaml").write_text(OUTSIDE)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "more.yaml").write_text(EXPERIMENT)
@@ -70,7 +53,7 @@ def two_more_methods(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path / "experiments")
 
 
-def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys, tmp_path):
+def test_a_method_is_added_by_one_file(one_more_method, places, session, capsys, tmp_path):
     quick = [q for q in QUICK if not q.startswith("trainer.")]
     asked = ["experiment=more", *places, *quick]
     assert main(["run", *asked]) == 0
@@ -99,7 +82,7 @@ def test_a_method_is_added_by_one_file(two_more_methods, places, session, capsys
 
 
 def test_a_method_that_reads_the_weights_cannot_be_counted_but_is_not_refused(
-    two_more_methods, make_cell, monkeypatch
+    one_more_method, make_cell, monkeypatch
 ):
     from tests import outside_method
 
@@ -115,8 +98,9 @@ def test_a_method_that_reads_the_weights_cannot_be_counted_but_is_not_refused(
     preflight.check_cells([make_cell("method=outside")])
 
 
-def test_adalora_really_allocates_its_rank(two_more_methods, make_cell, session, monkeypatch):
-    """PEFT leaves the call of the allocator to the training loop."""
+def test_adalora_really_allocates_its_rank(make_cell, session, monkeypatch):
+    """PEFT leaves the call of the allocator to the training loop, and it ends with the training,
+    whatever total_step says."""
     from peft.tuners.adalora import RankAllocator
 
     budgets = []
@@ -128,10 +112,17 @@ def test_adalora_really_allocates_its_rank(two_more_methods, make_cell, session,
         return budget, pattern
 
     monkeypatch.setattr(RankAllocator, "update_and_allocate", watched)
-    cell = make_cell("method=adalora", *QUICK, "trainer.max_steps=4")
+    phases = ["method.peft.tinit=1", "method.peft.tfinal=1"]
+    cell = make_cell("method=adalora", *phases, *QUICK, "trainer.max_steps=4")
     assert attempt(cell) == "done"
     assert [step for step, _ in budgets] == [1, 2, 3]  # from total_step - tfinal on it is fixed
     assert budgets[0][1] > budgets[-1][1]
+
+
+def test_a_training_too_short_for_adaloras_phases_is_refused(make_cell, session):
+    cell = make_cell("method=adalora", "method.peft.tfinal=4", *QUICK, "trainer.max_steps=4")
+    assert attempt(cell) == "failed"
+    assert "the training has 4 steps: method.peft.tinit=0 and method.peft.tfinal=4 l" in cell.error
 
 
 def test_full_fine_tuning_trains_every_weight_and_leaves_the_next_cell_a_fresh_base(

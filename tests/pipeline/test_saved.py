@@ -12,13 +12,11 @@ from osora_bench.evaluation.decoder_support import supports
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Workspace
 from osora_bench.models.trial import plain_losses
-from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.training import train
 from tests.conftest import QUICK
-from tests.more_methods import MORE, more_methods  # noqa: F401
+from tests.more_methods import MORE, PAPER, more_methods  # noqa: F401
 
-TRAINED = [m for m in group_choices("method") if m != "none"]
 TEXT = [5, 9, 13, 21, 33, 7, 8, 30, 11]
 SHORT = ["trainer.batch_size=8", "trainer.micro_batch_size=8", "trainer.max_steps=8"]
 COUNT = "eval.datasets.2.questions=40"
@@ -82,7 +80,7 @@ def from_folder(cell):
 @pytest.mark.long
 @pytest.mark.usefixtures("more_methods")
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-@pytest.mark.parametrize("method", [*TRAINED, *MORE])
+@pytest.mark.parametrize("method", ["full", *PAPER, *MORE])
 def test_what_is_scored_is_what_was_saved(session, make_cell, monkeypatch, method, precision):
     """Bit for bit, but where PEFT saves less than it trains with: AdaLoRA the ranks that it kept
     alone (fewer zeros in its sums), CPT the sum of its two embeddings."""

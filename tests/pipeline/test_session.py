@@ -15,12 +15,10 @@ from osora_bench.models import base as models
 from osora_bench.pipeline import attempt as attempts
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.sweep import run
 from tests.conftest import QUICK
-
-ADAPTERS = [m for m in group_choices("method") if m not in ("none", "full")]
+from tests.more_methods import PAPER
 
 
 def numbers(cell, made=None):
@@ -29,7 +27,7 @@ def numbers(cell, made=None):
     return {k: v for k, v in body.items() if k not in ("measured", "sha256", "schema")}
 
 
-@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize("method", PAPER)
 def test_every_method_builds_its_adapter_with_the_rank_it_is_given(make_cell, method):
     cell = make_cell(f"method={method}", "method.rank=4")
     base = models.Workspace().base(cell.config)
@@ -252,7 +250,7 @@ def test_pissa_starts_as_peft_starts_it_and_closer_to_the_exact_residual(make_ce
 
 
 def test_a_start_that_does_not_exist_is_refused(make_cell):
-    with pytest.raises(UserError, match="method pissa: start: .*no_such_start"):
+    with pytest.raises(UserError, match="method pissa: start=osora.*has no no_such_start"):
         preflight.check_cells(
             [make_cell("method=pissa", "method.start=osora_bench.osora.no_such_start")]
         )

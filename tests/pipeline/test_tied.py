@@ -9,6 +9,7 @@ from osora_bench.models.base import Workspace
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.pipeline.session import _started
+from osora_bench.planning import blank as planning_blank
 from osora_bench.records import record
 from tests.conftest import QUICK
 from tests.more_methods import add_method, more_methods, started  # noqa: F401
@@ -47,7 +48,7 @@ def test_what_writes_into_no_tied_weight_is_let_through(make_cell, session):
 def test_tied_layers_are_seen_without_weights_and_with_them(make_cell):
     for modules, found in ((TIED, ["base_model.model.lm_head"]), (OWN, [])):
         cell = make_cell("method=lora", modules)
-        blank = counting.adapt(cell.config, skeleton.blank(cell.config.model))
+        blank = counting.adapt(cell.config, planning_blank.blank(cell.config.model))
         assert skeleton.tied_layers(blank) == found
         model = _started(cell, Workspace().base(cell.config))
         assert skeleton.tied_layers(model) == found

@@ -6,6 +6,7 @@ import pytest
 
 from osora_bench.cli.main import main
 from osora_bench.common.allowance import Allowance
+from osora_bench.planning import blank as planning_blank
 from osora_bench.planning import estimate
 from osora_bench.planning.config import plain
 from osora_bench.records import record
@@ -13,11 +14,10 @@ from tests.grids import cells_of
 
 
 def test_parameters_are_those_of_the_real_modules(make_cell):
-    from osora_bench.models import skeleton
 
     for name in ("smollm2-135m", "mistral-7b-instruct-v0.3", "qwen2-7b", "llama2-13b-chat"):
         model = make_cell(f"model={name}", "method=none", "task=toy", "trainer=toy").config.model
-        exact = sum(p.numel() for p in skeleton.blank(model).parameters())
+        exact = sum(p.numel() for p in planning_blank.blank(model).parameters())
         assert estimate.parameters(estimate._shape(model)) == pytest.approx(exact, rel=1e-3)
 
 

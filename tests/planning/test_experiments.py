@@ -15,7 +15,7 @@ from osora_bench.cli.run import run_verb
 from osora_bench.cli.smoke import make_up
 from osora_bench.common import exits, paths
 from osora_bench.common.errors import UserError
-from osora_bench.models import skeleton
+from osora_bench.planning import blank as planning_blank
 from osora_bench.planning import grid
 from osora_bench.planning.compose import composer
 from osora_bench.planning.config import plain
@@ -95,7 +95,7 @@ def test_every_cell_of_the_paper_runs_at_smoke_scale(name, smoke_places, session
         assert {n: s["questions"] for n, s in made["scores"].items()} == published
         assert cell.run_id != real.run_id
         assert cell.config.method.peft == real.config.method.peft
-        tiny = skeleton.blank(cell.config.model)
+        tiny = planning_blank.blank(cell.config.model)
         assert type(tiny).__name__ == FAMILIES[real.config.model.architecture["model_type"]]
         rate = real.config.trainer.learning_rate
         assert cell.config.trainer.learning_rate == rate

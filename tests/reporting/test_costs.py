@@ -47,6 +47,7 @@ def test_costs_are_medians_over_the_runs_that_tell_them(rows):
     assert table.frame["Avg."].tolist() == ["10.00", "75.00", "50.00", "25.00", ""]
     assert table.frame["Params"].tolist() == ["0", "4000", "500", "1000", ""]
     assert table.frame["Tokens/s"].tolist() == ["", "200", "400", "", ""]
+    assert table.frame["Forgotten, nats"].tolist() == [""] * 5
     assert table.frame["Training, s"].tolist() == ["", "5.0", "2.5", "", ""]
     assert table.frame["Frozen, MB"].tolist() == ["", "2.00", "2.00", "", ""]
     assert table.best["Tokens/s"].tolist() == [False, False, True, False, False]
@@ -77,11 +78,12 @@ def test_a_figure_of_costs_marks_the_front_and_names_every_point(rows, cost):
     figure = plots.costs(FigureSpec("costs", "T", cost=cost), rows)
     axes = figure.axes[0]
     told = {text.get_text().partition(" ")[0] for text in axes.texts}
-    assert told == {"LoRA", "VeRA", *(["DoRA"] if cost in {"params", "adapter"} else [])}
+    known = {"params": 3, "adapter": 3, "forgetting": 0}.get(cost, 2)  # of how many it is known
+    assert told == set(["LoRA", "VeRA", "DoRA"][:known])
     filled = sum(
         container.lines[0].get_markerfacecolor() == "black" for container in axes.containers
     )
-    assert filled == (1 if cost in {"frozen", "start", "memory"} else 2)
+    assert filled == {"frozen": 1, "start": 1, "memory": 1, "forgetting": 0}.get(cost, 2)
     plt.close(figure)
 
 

@@ -15,11 +15,10 @@ from transformers import TrainerState
 from osora_bench.common import interruption
 from osora_bench.common.claim import claimed, holder, note
 from osora_bench.pipeline.attempt import DeviceLost, attempt
-from osora_bench.planning.compose import group_choices
 from osora_bench.records import record
 from osora_bench.training import callbacks, checkpoint, train
 from osora_bench.training.hidden_state import ChangingState
-from tests.more_methods import MORE, more_methods  # noqa: F401
+from tests.more_methods import MORE, PAPER, more_methods  # noqa: F401
 from tests.sweeps import numbers
 
 STEPS = ["trainer.max_steps=12", "eval.datasets.0.limit=6", "eval.datasets.1.limit=6"]
@@ -52,7 +51,7 @@ def run_to_the_end(cell, monkeypatch, steps):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("more_methods")
-@pytest.mark.parametrize("method", [*(m for m in group_choices("method") if m != "none"), *MORE])
+@pytest.mark.parametrize("method", ["full", *PAPER, *MORE])
 def test_interrupted_cells_give_the_same_record_and_adapter(
     make_cell, method, session, tmp_path, monkeypatch
 ):
