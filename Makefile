@@ -13,7 +13,8 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help setup demo compare sweep-rank plan tables toy-model test test-fast field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
-	smollm2 smollm2-commonsense smollm2-rank smollm2-math at-size
+	smollm2 smollm2-commonsense smollm2-rank smollm2-math \
+	smollm2-cloze smollm2-arithmetic smollm2-cloze-rank smollm2-cloze-rows at-size
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -84,7 +85,11 @@ tables: $(STAMP)  ## all tables and figures that results/ledger gives; EXP=demo:
 smollm2-commonsense:  ## run and render commonsense reasoning on SmolLM2-135M
 smollm2-rank:  ## run and render a rank sweep on SmolLM2-135M
 smollm2-math:  ## run and render mathematics on SmolLM2-135M
-smollm2-commonsense smollm2-rank smollm2-math: $(STAMP)
+smollm2-cloze:  ## run and render every method on commonsense, answers written out, SmolLM2-135M
+smollm2-arithmetic:  ## run and render every method on made-up word problems, SmolLM2-135M
+smollm2-cloze-rank:  ## run and render smollm2-cloze by rank
+smollm2-cloze-rows:  ## run and render smollm2-cloze by training rows
+smollm2-commonsense smollm2-rank smollm2-math smollm2-cloze smollm2-arithmetic smollm2-cloze-rank smollm2-cloze-rows: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
 

@@ -30,7 +30,14 @@ class UnreachableError(FailedError):
     """No answer from the host of an origin."""
 
 
-def download(url: str, part: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
+def download(
+    url: str,
+    part: Path,
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    blob: str | None = None,
+) -> None:
     """Bring the whole of `url` into `part`, going on from what an earlier call left there.
 
     Raises:
@@ -43,7 +50,7 @@ def download(url: str, part: Path, *, sha256: str | None = None, md5: str | None
         resumed = part.exists()
         if not _continue(url, part):
             continue
-        if _has(part, sha256, md5):
+        if _has(part, sha256, md5, blob):
             return
         part.unlink()
         if not resumed:
@@ -100,10 +107,17 @@ def _read(response: Any) -> bytes:
         return b""
 
 
-def _has(place: Path, sha256: str | None, md5: str | None) -> bool:
-    if md5 is not None:
-        with place.open("rb") as stream:
-            digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-        if digest.hexdigest() != md5:
-            return False
-    return sha256 is None or file_sha256(place) == sha256
+def _has(place: Path, sha256: str | None, md5: str | None, blob: str | None) -> bool:
+    """Whether a file has the checksums that are known; git hashes a head before the content."""
+    head = f"blob {place.stat().st_size}\0".encode()
+    return (
+        (md5 is None or _digest(place, "md5") == md5)
+        and (blob is None or _digest(place, "sha1", head) == blob)
+        and (sha256 is None or file_sha256(place) == sha256)
+    )
+
+
+def _digest(place: Path, kind: str, head: bytes = b"") -> str:
+    with place.open("rb") as stream:
+        begun = hashlib.new(kind, head, usedforsecurity=False)
+        return hashlib.file_digest(stream, lambda: begun).hexdigest()

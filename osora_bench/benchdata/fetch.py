@@ -150,7 +150,7 @@ class _Run:
             install(converted(self._whole(origin), origin, place.suffix), place, file)
         else:
             part = place.with_name(f"{place.name}.part")
-            self._download(origin.url, part, sha256=file.sha256)
+            self._download(origin.url, part, sha256=file.sha256, blob=origin.blob)
             part.replace(place)
 
     def _whole(self, origin: Origin) -> Path:

@@ -31,12 +31,17 @@ def _files() -> dict[str, str]:
     hellaswag = _lines({"query": "Count: 1, 2,", "choices": [*"3456"], "gold": 0})
     problem = {"problem": "What is 1 and 1?", "solution": r"It is $\boxed{2}$."}
     meta = {"type": "made up", "query": "What is 1 and 1?", "response": "The answer is: 2"}
+    told = {"instruction": "What is 1 and 1?", "input": "", "output": "It is 2.", "answer": "2"}
     gpqa = {name: _gpqa(count) for name, count in GPQA_ROWS.items()}
     sentence = {"qID": "made up", "sentence": "1 is less than 2 so _ is less.", "answer": "1"}
     return {
         "metamathqa/MetaMathQA-395K.json": json.dumps(
             [{**meta, "original_question": f"What is 1 and {i}?"} for i in range(ROWS)]
         ),
+        **{
+            f"llm-adapters/{name}.json": json.dumps([told] * ROWS)
+            for name in ("commonsense_170k", "math_10k")
+        },
         **{f"commonsenseqa/{split}_rand_split.jsonl": _lines(csqa) for split in ("train", "dev")},
         "gsm8k/train.jsonl": gsm8k,
         "gsm8k/test.jsonl": gsm8k,

@@ -24,12 +24,14 @@ class Origin:
 
     `md5` and `sha256` are of what `url` gives: the file itself; or an archive in which it is
     `member`, `password` being the environment variable with the archive's password; or a file of
-    the hub whose `columns` (ours: theirs) are written in OpenCompass's form.
+    the hub whose `columns` (ours: theirs) are written in OpenCompass's form. `blob` is git's name
+    (a sha1) for the content of a file in a repository of which no other checksum is known.
     """
 
     url: str = MISSING
     md5: str | None = None
     sha256: str | None = None
+    blob: str | None = None
     member: str | None = None
     password: str | None = None
     columns: dict[str, str] = field(default_factory=dict)

@@ -68,7 +68,7 @@ def tiny_model(
         "num_hidden_layers": 1,
         "num_attention_heads": width // HEAD,
         "num_key_value_heads": width // HEAD,
-        "intermediate_size": HEAD,
+        "intermediate_size": width,
     }
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest()[:8]
     return _runs(overrides) / "models" / f"{model.name}-{digest}", architecture

@@ -223,6 +223,21 @@ def test_a_file_that_no_origin_has_is_told_with_every_reason(place, registry, se
     assert left_over(place) == ["mine/test.jsonl"]
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_file_of_a_repository_is_held_against_gits_name_of_it(
+    right, place, registry, server, capsys
+):
+    named = subprocess.run(
+        ["git", "hash-object", "--stdin"], input=ROWS, capture_output=True, check=True
+    )
+    blob = named.stdout.decode().strip() if right else "0" * 40
+    server.files["/a.jsonl"] = ROWS
+    registry(entry({"url": f"{server.url}/a.jsonl", "blob": blob}, data=None))
+    assert main(["data", "fetch", "mine"]) == (0 if right else 1)
+    assert (place / "mine" / "test.jsonl").is_file() == right
+    assert ("other bytes than the checksum says" in "".join(capsys.readouterr())) != right
+
+
 def test_members_of_an_archive_are_taken_from_one_download(place, registry, server):
     labels = b"1\n0\n" * 2000
     archive = zipped(**{"in/test.jsonl": ROWS, "in/labels.lst": labels, "in/other": b"x"})
@@ -544,14 +559,16 @@ def test_every_download_can_be_checked_and_is_pinned(name, file):
     for origin in file.origins:
         assert origin.url.startswith("https://")
         taken_out = bool(origin.member or origin.columns)
-        assert file.sha256 or (taken_out and (origin.md5 or origin.sha256)), origin.url
+        whole = re.fullmatch("[0-9a-f]{40}", origin.blob or "") and not taken_out
+        known = file.sha256 or whole or (taken_out and (origin.md5 or origin.sha256))
+        assert known, origin.url
         for host in ("raw.githubusercontent.com", "huggingface.co"):
             assert host not in origin.url or re.search("/[0-9a-f]{40}/", origin.url), "no branch"
 
 
 def test_no_two_entries_are_one_file():
     places = [f.path for _, f in FILES]
-    assert len(places) == len(set(places)) == 29
+    assert len(places) == len(set(places)) == 31
 
 
 def test_the_package_is_the_one_that_opencompass_names():

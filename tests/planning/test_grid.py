@@ -47,6 +47,8 @@ def test_what_cannot_change_the_numbers_leaves_the_run_id(make_cell, override):
         "trainer.learning_rate=0.5",
         "trainer.batch_size=64",
         "task.loss_on=text",
+        "task.even=true",
+        "task.plain=true",
         "eval.datasets.0.limit=3",
         "model.dtype=bfloat16",
         "model.target_modules=[q_proj]",

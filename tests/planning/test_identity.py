@@ -10,7 +10,7 @@ from peft import PromptLearningConfig
 from osora_bench.common import paths
 from osora_bench.common.fingerprint import fingerprint
 from osora_bench.planning import identity
-from osora_bench.planning.config import Config, ExcludeConfig, SourceConfig
+from osora_bench.planning.config import Config, ExcludeConfig, KeyConfig, SourceConfig
 from osora_bench.records import record as records
 
 LEDGER = sorted((paths.RESULTS / "ledger").glob("*.json"))
@@ -76,10 +76,11 @@ def test_a_run_id_is_the_hash_of_what_counts(make_cell):
     """Told in full once: by the names that stand in the committed run ids."""
     cell = make_cell("method=lora", "seed=3")
     exclude = ExcludeConfig(path="b.json", rows=2, column="q")
-    config = sourced(cell, first=2, exclude=exclude)
+    key = KeyConfig("n", {"1": "x"})
+    config = sourced(cell, first=2, exclude=exclude, labels="c.lst", key=key)
     model = config.model.path
     files = {f: f"of {f}" for d in config.eval.datasets for f in d.files}
-    content = {"a.jsonl": "A", "b.json": "B", model: "M", **files}
+    content = {"a.jsonl": "A", "b.json": "B", "c.lst": "C", model: "M", **files}
     told = identity.identity(config, dict(content))
     assert list(told) == ["numerics_version", "model", "eval", "method", "task", "trainer", "seed"]
     assert (told["numerics_version"], told["seed"]) == (1, 3)
@@ -89,7 +90,8 @@ def test_a_run_id_is_the_hash_of_what_counts(make_cell):
     ]
     assert told["task"]["sources"] == [
         {"path": "A", "rows": 3, "prompt": "{q}", "response": "{a}", "first": 2,
-         "exclude": {"path": "B", "rows": 2, "column": "q"}}
+         "exclude": {"path": "B", "rows": 2, "column": "q"},
+         "labels": "C", "key": {"column": "n", "answers": {"1": "x"}}}
     ]  # fmt: skip
     assert None not in told["method"].values()
     assert False not in told["method"].values()
@@ -114,12 +116,12 @@ def test_fingerprints_are_of_what_is_named_and_looked_at_once(make_cell, tmp_pat
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.jsonl").write_text("{}\n")
     exclude = ExcludeConfig(path="b.json", rows=2, column="q")
-    config = sourced(make_cell("method=lora"), exclude=exclude)
+    config = sourced(make_cell("method=lora"), exclude=exclude, labels="c.lst")
     known = {f: f"of {f}" for d in config.eval.datasets for f in d.files}
     content = {**known, "other": "X"}
     found = identity.fingerprints(config, content)
     named = [f for d in config.eval.datasets for f in d.files]
-    assert list(found) == [*dict.fromkeys(named), "a.jsonl", "b.json", config.model.path]
+    assert list(found) == [*dict.fromkeys(named), "a.jsonl", "c.lst", "b.json", config.model.path]
     assert found["a.jsonl"] == fingerprint(tmp_path / "data" / "a.jsonl")
     assert found["b.json"] == "absent:b.json"
     assert found[config.model.path] == fingerprint(paths.resolve(config.model.path))
