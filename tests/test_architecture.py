@@ -35,6 +35,7 @@ DOORS = {
     "mmengine": ("evaluation", "toy"),
     "pandas": ("reporting",),
     "matplotlib": ("reporting",),
+    "scipy": ("reporting",),
     "wandb": ("pipeline.tracker_process",),
     "submitit": ("sweep.slurm.submit_process",),
     "vllm": ("evaluation.vllm_model",),
