@@ -23,12 +23,12 @@ ROWS = {
     "validation": {1: 100, 2: 100, 3: 100},
     "test": {1: 334, 2: 333, 3: 333},
 }
-SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
+SHARES = {"train": range(6), "validation": range(6, 8), "test": range(8, 10)}
 """Of ten parts of all calculations, those of each split."""
-LARGEST = 1999
-"""No number of a problem or an answer is larger, so that none is written with a comma."""
+LARGEST = 499
+"""No number of a problem or an answer is larger."""
 FACTORS = range(2, 10)
-MOST_MULTIPLIED = 199
+MOST_MULTIPLIED = 49
 ATTEMPTS = 20
 SHOWN = 10
 """Rows of the training file that OpenCompass's loader wants beside the questions."""
@@ -67,8 +67,7 @@ Chain = tuple[Calculation, ...]
 
 
 def _number(rng: random.Random) -> int:
-    """Of two or three digits, as often the one as the other."""
-    return rng.choice((rng.randrange(10, 100), rng.randrange(100, 1000)))
+    return rng.randrange(2, 100)
 
 
 def _first(rng: random.Random, sign: str) -> Calculation:
@@ -80,8 +79,8 @@ def _first(rng: random.Random, sign: str) -> Calculation:
         return Calculation(sign, max(a, b) + 1, min(a, b))
     factor = rng.choice(FACTORS)
     if sign == "*":
-        return Calculation(sign, rng.randrange(3, MOST_MULTIPLIED + 1), factor)
-    return Calculation(sign, factor * rng.randrange(3, MOST_MULTIPLIED + 1), factor)
+        return Calculation(sign, rng.randrange(2, MOST_MULTIPLIED + 1), factor)
+    return Calculation(sign, factor * rng.randrange(2, MOST_MULTIPLIED + 1), factor)
 
 
 def _next(rng: random.Random, sign: str, a: int) -> Calculation | None:
