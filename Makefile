@@ -29,7 +29,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## every method and rank on the embedded model, on all processors, and its tables
-	$(BIN)/osora-bench run experiment=demo $(or $(HOW),workers=auto)
+	$(BIN)/osora-bench run experiment=demo $(or $(strip $(HOW)),workers=auto)
 	$(BIN)/osora-bench tables experiment=demo
 
 METHODS ?=
@@ -37,7 +37,7 @@ METHODS ?=
 compare: $(STAMP)  ## methods beside each other, tuned, on several seeds: METHODS=lora,osora SEEDS=5
 	$(BIN)/osora-bench compare methods=$(METHODS) $(if $(filter file,$(origin MODEL)),,model=$(MODEL)) \
 		$(if $(TASK),task=$(TASK)) $(if $(EVAL),eval=$(EVAL)) $(if $(SEEDS),seeds=$(SEEDS)) \
-		$(if $(RATES),rates=$(RATES)) $(if $(BUDGET),budget=$(BUDGET)) $(or $(HOW),workers=auto)
+		$(if $(RATES),rates=$(RATES)) $(if $(BUDGET),budget=$(BUDGET)) $(or $(strip $(HOW)),workers=auto)
 
 # the published grid is Qwen2-7B's; another model is run only when it is named
 MODEL ?= qwen2-7b
