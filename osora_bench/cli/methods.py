@@ -35,9 +35,9 @@ LEFT_OUT = {
 }
 """PEFT's configuration classes without a file, and why."""
 STARTS = {
-    "eva": "needs activations on training rows before it starts; so without a word PEFT gives LoRA",
-    "corda": "needs covariances of activations on data beforehand, as eva",
-    "lora_ga": "needs gradients on data beforehand, as eva",
+    "corda": "starts from activations and takes that off the base weights: the saved adapter alone "
+    "would come back on others",
+    "lora_ga": "as corda, from gradients",
     "loftq": "PEFT asks for bitsandbytes, which is not among the pinned packages",
     "pissa": "`method=pissa` makes the same from the store of decompositions",
     "pissa_niter_[number of iters]": "draws at random what it takes off the base weights: the "

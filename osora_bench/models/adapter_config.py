@@ -76,12 +76,21 @@ def start(method: MethodConfig) -> Callable[[Any], None]:
     Raises:
         UserError: it cannot be imported, or is no function.
     """
-    if method.start is None:
-        return lambda _: None
-    function = imported(method.start, f"method {method.name}: start")
+    return _function(method, "start") or (lambda _: None)
+
+
+def start_on_rows(method: MethodConfig) -> Callable[[Any, Any], None] | None:
+    """The function that `method.start_on_rows` names, if it names one; raises as `start`."""
+    return _function(method, "start_on_rows")
+
+
+def _function(method: MethodConfig, key: str) -> Callable[..., None] | None:
+    if (name := getattr(method, key)) is None:
+        return None
+    function = imported(name, f"method {method.name}: {key}")
     if not callable(function):
-        raise UserError(f"method {method.name}: start={method.start} is no function")
-    chosen: Callable[[Any], None] = function
+        raise UserError(f"method {method.name}: {key}={name} is no function")
+    chosen: Callable[..., None] = function
     return chosen
 
 
@@ -131,10 +140,11 @@ def check_start(method: MethodConfig) -> None:
     """
     how = str(getattr(instantiate(method), "init_lora_weights", ""))
     told = f"method {method.name}: init_lora_weights={how}"
-    if how.startswith(DATA_STEPS):
+    if how.startswith(DATA_STEPS) and method.start_on_rows is None:
         raise UserError(
-            f"{told} starts from activations or gradients on data, a step that is not done here; "
-            "without it PEFT gives plain LoRA"
+            f"{told} starts from activations or gradients on data, a step that nothing here does "
+            "(method.start_on_rows names a function that would, as in method=eva); without it "
+            "PEFT gives plain LoRA"
         )
     if "_niter_" in how:
         raise UserError(

@@ -14,6 +14,7 @@ from osora_bench.common import interruption, paths, progress
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import evaluate, suites
 from osora_bench.models import adapters, merge_trial, trial
+from osora_bench.models.adapter_config import start_on_rows
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.models.base import Base, Workspace, device_of, quiet_libraries
 from osora_bench.models.memory import Peak, bound_threads
@@ -37,9 +38,12 @@ from osora_bench.records.schema import (
 )
 from osora_bench.training import callbacks, data, retention, reuse, train
 from osora_bench.training.checks import check_precision
+from osora_bench.training.collator import Collator
 from osora_bench.training.costs import CostMeter, Meter
 from osora_bench.training.fsdp import launch
 
+START_ROWS = 256
+"""Training rows that a method may start from."""
 UNTRAINED = reuse.Trained(None, {"trainable": 0, "adapter_bytes": 0}, 0.0)
 """Of a cell that evaluates the base model as it is."""
 
@@ -186,7 +190,7 @@ class Session:
         key = json.dumps([plain(cfg.model), plain(cfg.method)])
         if not (cfg.eval.merge and cfg.trains) or cfg.method.full or key in self._merges:
             return
-        model = _started(cell, self.workspace.base(cfg))
+        model = self._started(cell, self.workspace.base(cfg))
         try:
             merge_trial.check_equal(model, cfg.method.name)
         finally:
@@ -200,7 +204,7 @@ class Session:
         start = time.time()
         meter = CostMeter(base.model, device_of(cell.config))
         with meter.start():
-            model = _started(cell, base)
+            model = self._started(cell, base)
         earlier = reuse.find_training(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
             if earlier.load(cell, model):
@@ -208,7 +212,7 @@ class Session:
                 return model, earlier.done
             self.workspace.release(model)
             base = self.workspace.base(cell.config)
-            model = _started(cell, base)
+            model = self._started(cell, base)
         trainable = adapters.trainable(model)
         with meter.training():
             training = self._train(cell, base, model, tracker, meter.loop)
@@ -218,6 +222,22 @@ class Session:
         if not cell.config.method.full:
             reuse.note_training(cell, model, outcome, circumstances)
         return model, outcome
+
+    def _started(self, cell: Cell, base: Base) -> Any:
+        """The model with a fresh adapter, as the cell's seed starts it."""
+        transformers.set_seed(cell.config.seed)
+        model = adapters.with_fresh_adapter(base.model, cell)
+        if (start := start_on_rows(cell.config.method)) is not None:
+            start(model, self._batches(cell, base))
+        return model
+
+    def _batches(self, cell: Cell, base: Base) -> list[dict[str, torch.Tensor]]:
+        """The cell's first training rows, as many as START_ROWS."""
+        rows = self.tokenised(cell, base.tokenizer).rows[:START_ROWS]
+        size, device = cell.config.trainer.micro_batch_size, device_of(cell.config)
+        collate = Collator(base.tokenizer.pad_token_id)
+        parts = (rows[i : i + size] for i in range(0, len(rows), size))
+        return [{k: v.to(device) for k, v in collate(part).items()} for part in parts]
 
     def _train(
         self, cell: Cell, base: Base, model: Any, tracker: Tracker, meter: Meter
@@ -296,12 +316,6 @@ class Session:
 def _by_seed(task: TaskConfig) -> bool:
     """Whether seeds train on other rows, or on the same in other words."""
     return task.max_rows is not None or any(source.options for source in task.sources)
-
-
-def _started(cell: Cell, base: Base) -> Any:
-    """The model with a fresh adapter, as the cell's seed starts it."""
-    transformers.set_seed(cell.config.seed)
-    return adapters.with_fresh_adapter(base.model, cell)
 
 
 def _losses(model: Any) -> torch.Tensor:

@@ -50,7 +50,8 @@ class ModelConfig:
 class MethodConfig:
     """A fine-tuning method: any PEFT configuration class; without one (`peft: null`) nothing is
     trained, or with `full` every weight of the base model. `start` names a function that is given
-    the fresh PEFT model, for a start that the configuration class does not offer; `callbacks` names
+    the fresh PEFT model, for a start that the configuration class does not offer, `start_on_rows`
+    one that is given batches of the first training rows as well; `callbacks` names
     classes of transformers' TrainerCallback for what has to happen between steps; `optimizer` is
     the function (`_target_`) and its settings that make another optimiser than the recipe's."""
 
@@ -61,6 +62,7 @@ class MethodConfig:
     peft: dict[str, Any] | None = MISSING
     full: bool = False
     start: str | None = None
+    start_on_rows: str | None = None
     callbacks: list[str] | None = None
     optimizer: dict[str, Any] | None = None
 

@@ -126,10 +126,10 @@ def check_sharing(cell: Cell) -> None:
             f"{prefix}: method {method.name} learns a prompt, which PEFT saves from whole "
             "weights only: trainer.processes=1"
         )
-    if method.callbacks or method.optimizer:
+    if method.callbacks or method.optimizer or method.start_on_rows:
         raise UserError(
-            f"{prefix}: method {method.name} has callbacks or an optimiser of its own, which see a "
-            "whole model's weights: trainer.processes=1"
+            f"{prefix}: method {method.name} has callbacks, an optimiser or a start on rows of "
+            "its own, which see a whole model's weights: trainer.processes=1"
         )
     if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type], "update_and_allocate"):
         raise UserError(
