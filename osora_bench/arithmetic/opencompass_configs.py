@@ -32,7 +32,7 @@ def _dataset(split: str, steps: int) -> dict[str, Any]:
         "infer_cfg": {
             "prompt_template": {"type": PromptTemplate, "template": {"round": [turn]}},
             "retriever": {"type": ZeroRetriever},
-            "inferencer": {"type": GenInferencer, "max_out_len": 64},
+            "inferencer": {"type": GenInferencer, "max_out_len": 48},
         },
         "eval_cfg": {
             "evaluator": {"type": Gsm8kEvaluator},

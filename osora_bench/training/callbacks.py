@@ -101,7 +101,8 @@ class Allocation(TrainerCallback):
                 f"the training has {state.max_steps} steps: method.peft.tinit={settings.tinit} and "
                 f"method.peft.tfinal={settings.tfinal} leave none in which ranks are given out"
             )
-        allocator.set_total_step(state.max_steps)
+        # at its last step it judges by the steps before, of which a training of one has none
+        allocator.set_total_step(max(state.max_steps, 2))
 
     def on_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any

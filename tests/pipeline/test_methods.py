@@ -119,6 +119,12 @@ def test_adalora_really_allocates_its_rank(make_cell, session, monkeypatch):
     assert budgets[0][1] > budgets[-1][1]
 
 
+def test_adalora_trains_a_single_step(make_cell, session):
+    """As at smoke scale: there are no importances of steps before to judge by."""
+    cell = make_cell("method=adalora", *QUICK, "trainer.max_steps=1")
+    assert attempt(cell) == "done"
+
+
 def test_a_training_too_short_for_adaloras_phases_is_refused(make_cell, session):
     cell = make_cell("method=adalora", "method.peft.tfinal=4", *QUICK, "trainer.max_steps=4")
     assert attempt(cell) == "failed"
