@@ -89,7 +89,7 @@ def _cells(
     what replaces the models' own architecture."""
     known_ranks = experiment_ranks() if ranks is None or method_names is None else {}
     trained_ranks = known_ranks if ranks is None and replacement is None else None
-    method_names = _usual(known_ranks) if method_names is None else method_names
+    method_names = usual_methods() if method_names is None else method_names
     cells: list[Config] = []
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
@@ -165,13 +165,17 @@ def experiment_ranks() -> dict[tuple[str, str], list[int]]:
 
 
 def usual_methods() -> list[str]:
-    """The methods that the experiments train, and those without an adapter: what is counted if
-    none is named. conf/method has many more, which whoever compares them names."""
-    return _usual(experiment_ranks())
-
-
-def _usual(trained_ranks: dict[tuple[str, str], list[int]]) -> list[str]:
-    return sorted({"none", "full"} | {method for _, method in trained_ranks})
+    """The methods of the paper, by the experiments that stand beside its numbers, and those without
+    an adapter: what is counted if none is named. conf/method has many more, which whoever compares
+    them names."""
+    names = {"none", "full"}
+    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")):
+        experiment = load_experiment(file.stem)
+        references = [table.reference for table in experiment.tables.values()]
+        references += [figure.reference for figure in experiment.figures.values()]
+        if any(references):
+            names |= {method for block in experiment.blocks for method in block.method}
+    return sorted(names)
 
 
 def _line(cfg: Config) -> CountLine:

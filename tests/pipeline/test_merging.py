@@ -9,7 +9,7 @@ from osora_bench.models import merge_trial, merging
 from osora_bench.models.trial import trial_losses
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.pipeline.session import Session, _started
+from osora_bench.pipeline.session import Session
 from tests.conftest import QUICK
 from tests.more_methods import EVERY, SETTINGS, UNMERGEABLE, more_methods  # noqa: F401
 
@@ -35,7 +35,7 @@ def test_what_is_let_through_is_merged_into_the_same_model(make_cell, session, m
     preflight.check_cells([cell])
     session.workspace.clear()
     session._check_merge(cell)
-    model = _started(cell, session.workspace.base(cell.config))
+    model = session._started(cell, session.workspace.base(cell.config))
     model.eval()
     torch.manual_seed(0)
     with torch.no_grad():

@@ -85,7 +85,7 @@ def test_hooks_and_optimisers_are_for_whole_models(own, make_cell):
     own()
     for method in ("mine", "lora_plus"):
         cell = make_cell(f"method={method}", "trainer.processes=2", "trainer.micro_batch_size=16")
-        with pytest.raises(UserError, match=f"method {method} has callbacks or an optimiser of"):
+        with pytest.raises(UserError, match=f"method {method} has callbacks, an optimiser"):
             check_sharing(cell)
 
 

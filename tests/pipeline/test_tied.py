@@ -8,7 +8,7 @@ from osora_bench.models import counting, skeleton
 from osora_bench.models.base import Workspace
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.pipeline.session import _started
+from osora_bench.pipeline.session import Session
 from osora_bench.planning import blank as planning_blank
 from osora_bench.records import record
 from tests.conftest import QUICK
@@ -50,6 +50,6 @@ def test_tied_layers_are_seen_without_weights_and_with_them(make_cell):
         cell = make_cell("method=lora", modules)
         blank = counting.adapt(cell.config, planning_blank.blank(cell.config.model))
         assert skeleton.tied_layers(blank) == found
-        model = _started(cell, Workspace().base(cell.config))
+        model = Session()._started(cell, Workspace().base(cell.config))
         assert skeleton.tied_layers(model) == found
         assert isinstance(model, torch.nn.Module)
