@@ -1,5 +1,6 @@
 """osora-bench compare: methods beside each other, each with tuned rates, on several seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -109,13 +110,13 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
     methods = list(dict.fromkeys(members(values["methods"], "method")))
     if "none" in methods:
         raise UserError("methods=none: the untrained model stands beside them in any case")
-    model, task = (members(values.get(group, "toy"), group)[0] for group in ("model", "task"))
+    model, task = (_one(values.get(group, "toy"), group) for group in ("model", "task"))
     chosen = [f"model={model}", f"task={task}", f"method={methods[0]}"]
-    if "eval" in values:
-        chosen += [f"eval={members(values['eval'], 'eval')[0]}"]
+    suite = [f"eval={_one(values['eval'], 'eval')}"] if "eval" in values else []
     with composer():
         where = "compare"
-        config = resolve(compose([*chosen, *overrides], where), where)
+        config = resolve(compose([*chosen, *suite, *overrides], where), where)
+    others = [*chosen[:2], *suite, *overrides]
     baseline = values.get("baseline", methods[0])
     if baseline not in methods:
         raise UserError(f"baseline={baseline}: not among methods={','.join(methods)}")
@@ -129,10 +130,18 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
         seeds=count_option(values.get("seeds", "3"), "seeds"),
         rates=_rates(values.get("rates"), config.trainer.learning_rate),
         held_out=count_option(values.get("held_out", "200"), "held_out"),
-        ranks={} if budget is None else _matched(model, methods, budget),
+        ranks={} if budget is None else _matched(methods, others, budget),
         budget=budget,
     )
     return comparison, config
+
+
+def _one(name: str, group: str) -> str:
+    """One member of a config group; raises UserError for none or several."""
+    found = members(name, group)
+    if len(found) > 1:
+        raise UserError(f"{group}={name}: one at a time")
+    return found[0]
 
 
 def _rates(text: str | None, own: float) -> list[float]:
@@ -142,17 +151,18 @@ def _rates(text: str | None, own: float) -> list[float]:
         rates = [float(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"rates={text}: not numbers such as 1e-3,1e-2") from error
-    if min(rates) <= 0 or len(set(rates)) < len(rates):
+    if not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
         raise UserError(f"rates={text}: different numbers above 0")
     return rates
 
 
-def _matched(model: str, methods: Sequence[str], budget: int) -> dict[str, int]:
+def _matched(methods: Sequence[str], others: Sequence[str], budget: int) -> dict[str, int]:
+    """The rank of each method, and how near it comes."""
     from osora_bench.models.matching import matched_rank  # torch
 
     ranks = {}
     for method in methods:
-        ranks[method], found = matched_rank(model, method, budget)
+        ranks[method], found = matched_rank([f"method={method}", *others], budget)
         print(
             f"{method}: rank {ranks[method]} trains {found:,}, {100 * (found / budget - 1):+.1f} %"
         )

@@ -1,54 +1,97 @@
 """The rank at which a method trains nearest to a given number of parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from osora_bench.common.errors import UserError
 from osora_bench.models import counting
 from osora_bench.planning.compose import compose, composer, vary
+from osora_bench.planning.config import Config
 
-MOST = 1 << 16
+MOST = 1 << 14
+FAR = 0.5
+"""Beyond this share of the budget nothing is matched."""
+NEIGHBOURS = 4
+"""Ranks on each side that are looked at one by one."""
 
 
-def matched_rank(model: str, method: str, budget: int) -> tuple[int, int]:
+def matched_rank(overrides: Sequence[str], budget: int) -> tuple[int, int]:
     """A rank and how many numbers are trained at it; of two as near, the lower.
 
-    Raises:
-        UserError: the method has no rank, or cannot be counted on the model.
-    """
-    where = f"model={model} method={method}"
+    Args:
+        overrides: of the cell that is to have the rank: model, method and all else.
 
-    def count(rank: int) -> int:
-        """Raises UserError where the model has no room for the rank."""
+    Raises:
+        UserError: the method has no rank, cannot be counted on the model, or trains more than half
+            the budget too many or too few at every rank.
+    """
+    where = " ".join(overrides)
+
+    def count(rank: int) -> int | None:
+        """None where the method or the model has no such rank."""
+        try:
+            return counting.count(with_rank(rank)).trainable
+        except UserError:
+            return None
+
+    def with_rank(rank: int) -> Config:
         (config,) = vary(composed.copy(), [{"method.rank": rank}], where)
-        return counting.count(config).trainable
+        return config
 
     with composer():
-        composed = compose([f"model={model}", f"method={method}"], where)
+        composed = compose(overrides, where)
         (own,) = vary(composed.copy(), [{}], where)
         if own.method.rank is None:
+            raise UserError(f"{where}: it has no rank to match {budget} parameters with")
+        rank, found = nearest(count, budget)
+        if found == 0:
+            counting.count(with_rank(own.method.rank))  # says why
+        if abs(found / budget - 1) > FAR:
             raise UserError(
-                f"{where}: it has no rank that could be matched with {budget} parameters"
+                f"{where}: at no rank it trains near {budget:,} numbers, the nearest are {found:,} "
+                f"at rank {rank}"
             )
-        return _nearest(count, budget)
+    return rank, found
 
 
-def _nearest(count: Callable[[int], int], budget: int) -> tuple[int, int]:
-    """By halving: more is trained at a higher rank."""
-    known = {1: count(1)}
+def nearest(count: Callable[[int], int | None], budget: int) -> tuple[int, int]:
+    """The rank whose count is nearest: powers of two show between which of them it lies, halving
+    finds it. Counts may grow or fall with the rank, and some ranks may be missing.
 
-    def below(rank: int) -> bool:
-        """Whether a rank is there and trains less."""
-        try:
-            known[rank] = count(rank)
-        except UserError:
-            return False
-        return known[rank] < budget
+    Args:
+        count: of a rank; None where there is no such one.
 
-    low, high = 1, 2
-    while high < MOST and known[1] < budget and below(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    rank = min(known, key=lambda r: (abs(known[r] - budget), r))
-    return rank, known[rank]
+    Returns:
+        (1, 0) if no rank was counted.
+    """
+    known: dict[int, int] = {}
+
+    def there(rank: int) -> bool:
+        if rank not in known and (found := count(rank)) is not None:
+            known[rank] = found
+        return rank in known
+
+    for power in range(MOST.bit_length()):
+        if not there(1 << power) and known:
+            break  # there is no room for more
+    if not known:
+        return 1, 0
+
+    def best() -> int:
+        return min(known, key=lambda rank: (abs(known[rank] - budget), rank))
+
+    def halve(low: int, high: int) -> None:
+        while high - low > NEIGHBOURS:
+            half = (low + high) // 2
+            middle = next((rank for rank in range(half, high) if there(rank)), None)
+            if middle is None:
+                high = half
+                continue
+            grows = known[middle] >= known[low]
+            low, high = (middle, high) if (known[middle] < budget) == grows else (low, middle)
+
+    centre = best()
+    halve(centre // 2, centre)
+    halve(centre, min(2 * centre, MOST))
+    for rank in range(max(1, best() - NEIGHBOURS), min(MOST, best() + NEIGHBOURS) + 1):
+        there(rank)
+    return best(), known[best()]

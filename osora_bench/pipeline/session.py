@@ -13,6 +13,7 @@ import transformers
 from osora_bench.common import interruption, paths, progress
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation import evaluate, suites
+from osora_bench.evaluation.scores import Score
 from osora_bench.models import adapters, merge_trial, trial
 from osora_bench.models.adapter_config import start_on_rows
 from osora_bench.models.adapters import with_saved_adapter
@@ -115,14 +116,7 @@ class Session:
                 trained = None if cell.config.method.full else _losses(model)
             forgotten = self._forgotten(cell, base, model, knew)
             evaluation_start = time.time()
-            scores = evaluate.evaluate(
-                model,
-                base.tokenizer,
-                cell.config,
-                self.sets(cell),
-                cell.paths.evaluation,
-                label=cell.label,
-            )
+            scores = self._scores(cell, base, model)
         finally:
             self.workspace.release(model)
             gc.collect()
@@ -131,13 +125,10 @@ class Session:
         del model, base  # what release could not give back is loaded anew
         if trained is not None:
             self._check_saved(cell, trained)
-        training = (
-            None if outcome.training is None else cast(TrainingRecord, asdict(outcome.training))
-        )
         return write_cell_record(
             cell,
             circumstances,
-            training,
+            _recorded(outcome.training),
             parameters=outcome.parameters,
             scores=scores,
             seconds=seconds,
@@ -145,6 +136,12 @@ class Session:
             leakage=shared,
             forgetting=forgotten,
             resident=self._peak.most(),
+        )
+
+    def _scores(self, cell: Cell, base: Base, model: Any) -> dict[str, Score]:
+        folder = cell.paths.evaluation
+        return evaluate.evaluate(
+            model, base.tokenizer, cell.config, self.sets(cell), folder, label=cell.label
         )
 
     def _known(self, cell: Cell, base: Base, model: Any) -> float | None:
@@ -316,6 +313,10 @@ class Session:
 def _by_seed(task: TaskConfig) -> bool:
     """Whether seeds train on other rows, or on the same in other words."""
     return task.max_rows is not None or any(source.options for source in task.sources)
+
+
+def _recorded(training: train.Training | None) -> TrainingRecord | None:
+    return None if training is None else cast(TrainingRecord, asdict(training))
 
 
 def _losses(model: Any) -> torch.Tensor:

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from osora_bench.planning.experiments import Block, Experiment, FigureSpec, TableSpec
 
+LONGEST = 100
+"""Characters of a folder's name."""
 FACTORS = (1 / 3, 1.0, 3.0)
 """Of the trainer's own learning rate, where no rates are given: a grid that grows where it ends."""
 
@@ -36,7 +39,12 @@ class Comparison:
         """Of its tables and figures: what was compared on what."""
         parts = [self.model, self.task, *([] if self.suite == self.task else [self.suite])]
         matched = [] if self.budget is None else [f"{self.budget}-parameters"]
-        return "-".join([*parts, *self.methods, *matched])
+        name = "-".join([*parts, *self.methods, *matched])
+        if len(name) <= LONGEST:
+            return name
+        return (
+            f"{'-'.join(parts)}-{len(self.methods)}-methods-{sha256(name.encode()).hexdigest()[:8]}"
+        )
 
     def experiment(self) -> Experiment:
         """Its cells and tables."""

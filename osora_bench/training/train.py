@@ -206,10 +206,35 @@ def train(
         trainer_class: for a model whose weights are shared out; None: this process has it whole.
         callbacks: beside the loop's own; None: checkpoints in time and on a signal.
     """
-    folder = setup.checkpoints
+    whole, cfg = trainer_class is None, setup.config.trainer
+    trainer = _trainer(model, setup, trainer_class, callbacks)
+    start = checkpoint.newest(setup.checkpoints)
+    if start is not None:
+        progress.say(f"{setup.label}: goes on from {start}")
+    try:
+        on_cpu = setup.device.type == "cpu" and whole
+        loss = linear_loss(model) if on_cpu else nullcontext()
+        effect = with_effect(model, setup.config.method)
+        with effect, trained_with(model, cfg.attention, on_cpu=on_cpu), loss:
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            _need_numbers(model)
+            return _summary(trainer, setup)
+    finally:
+        _without_autocast(model)
+        if cfg.gradient_checkpointing:  # else the base's next cell has it too
+            inside(model).gradient_checkpointing_disable()
+
+
+def _trainer(
+    model: Any,
+    setup: TrainingSetup,
+    trainer_class: type[Any] | None,
+    callbacks: Sequence[TrainerCallback] | None,
+) -> Any:
+    """The Trainer of `train`."""
     if callbacks is None:
         seconds, signals = checkpoint.every(setup.config), interruption.current()
-        callbacks = [checkpoint.Checkpoints(folder, seconds, signals)]
+        callbacks = [checkpoint.Checkpoints(setup.checkpoints, seconds, signals)]
     labelled_only, cfg, method = takes_places(model), setup.config.trainer, setup.config.method
     make: Callable[..., Any] = trainer_class or partial(
         WholeTrainer,
@@ -221,26 +246,13 @@ def train(
     own = own_callbacks(model, setup.label, setup.log, method, whole)
     trainer = make(
         model=model,
-        args=arguments(setup.config, folder, setup.device),
+        args=arguments(setup.config, setup.checkpoints, setup.device),
         train_dataset=setup.rows.rows,
         data_collator=Collator(setup.pad_token_id, labelled_only and not whole),
         callbacks=[*own, setup.meter, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    start = checkpoint.newest(folder)
-    if start is not None:
-        progress.say(f"{setup.label}: goes on from {start}")
-    try:
-        on_cpu = setup.device.type == "cpu" and whole
-        loss = linear_loss(model) if on_cpu else nullcontext()
-        with with_effect(model, method), trained_with(model, cfg.attention, on_cpu=on_cpu), loss:
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
-            _need_numbers(model)
-            return _summary(trainer, setup)
-    finally:
-        _without_autocast(model)
-        if cfg.gradient_checkpointing:  # else the base's next cell has it too
-            inside(model).gradient_checkpointing_disable()
+    return trainer
 
 
 def _need_numbers(model: Any) -> None:

@@ -1,12 +1,15 @@
 """One command from methods to tables, and what it refuses before anything runs."""
 
 import csv
+import re
 
 import pytest
 import yaml
 
 from osora_bench.cli.main import main
 from osora_bench.common import exits
+from osora_bench.models import counting
+from osora_bench.planning.compose import compose, composer, resolve
 
 QUICK = ["trainer.max_steps=3", "eval.limit=6", "held_out=8"]
 
@@ -41,10 +44,14 @@ def test_methods_are_tuned_run_on_all_seeds_and_shown(places, session, tmp_path,
         (["methods=lora", "eval=toi"], "unknown eval 'toi'. Did you mean 'toy'"),
         (["methods=lora", "seeds=0"], "seeds=0: a whole number of at least 1"),
         (["methods=lora", "rates=a"], "rates=a: not numbers such as 1e-3,1e-2"),
+        (["methods=lora", "rates=inf"], "rates=inf: different numbers above 0"),
+        (["methods=lora", "rates=nan"], "rates=nan: different numbers above 0"),
+        (["methods=lora", "model=toy,smollm2-135m"], "model=toy,smollm2-135m: one at a time"),
+        (["methods=randlora", "budget=5"], "at no rank it trains near 5 numbers, the nearest are"),
         (["methods=lora", "rates=1e-3,1e-3"], "different numbers above 0"),
         (["methods=lora", "baseline=vera"], "baseline=vera: not among methods=lora"),
         (["methods=lora", "trainer.max_stps=3"], "Did you mean 'trainer.max_steps'"),
-        (["methods=full", "budget=100"], "method=full: it has no rank"),
+        (["methods=full", "budget=100"], "it has no rank to match 100 parameters"),
         (["methods=lora", "held_out=999999"], "task.validation_rows=999999: 3000 rows"),
     ],
 )
@@ -65,3 +72,12 @@ def test_ranks_are_matched_and_the_table_says_how_near(places, capsys, monkeypat
     assert "osora: rank 64 trains 1,280, +0.0 %" in told
     assert [block.rank for block in seen[0].blocks] == [None, [1], [64]]
     assert seen[0].tables["accuracy"].budget == 1280
+    everywhere = "model.target_modules=all-linear"
+    call[1:3] = ["methods=lora,dora", "budget=20480"]
+    assert main([*call, everywhere, *places]) == exits.OK
+    told = capsys.readouterr().out
+    counted = [int(n.replace(",", "")) for n in re.findall(r"trains ([\d,]+),", told)]
+    with composer():
+        for block, count in zip(seen[1].blocks[1:], counted, strict=True):
+            chosen = [f"method={block.method[0]}", f"method.rank={block.rank[0]}", everywhere]
+            assert counting.count(resolve(compose(chosen, "t"), "t")).trainable == count

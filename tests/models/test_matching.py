@@ -1,4 +1,4 @@
-"""Ranks that train nearest to a number: known growth, and the toy's counts one by one."""
+"""Ranks that train nearest to a number: growth of every shape against all ranks one by one."""
 
 import pytest
 
@@ -6,30 +6,51 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import counting, matching
 from osora_bench.planning.compose import compose, composer, resolve
 
-
-@pytest.mark.parametrize("budget", [1, 7, 100, 101, 5_000, 10**9])
-@pytest.mark.parametrize(("slope", "start", "most"), [(7, 0, 10**9), (3, 1000, 10**9), (10, 5, 64)])
-def test_the_nearest_rank_is_found_by_halving(budget, slope, start, most):
-    def count(rank):
-        if rank > most:
-            raise UserError("no room")
-        return slope * rank + start
-
-    candidates = range(1, min(most, matching.MOST - 1) + 1)
-    expected = min(candidates, key=lambda rank: (abs(count(rank) - budget), rank))
-    assert matching._nearest(count, budget) == (expected, count(expected))
+SHAPES = {
+    "linear": lambda r: 7 * r,
+    "from a floor": lambda r: 3 * r + 1000,
+    "no room above 64": lambda r: 10 * r + 5 if r <= 64 else None,
+    "even only": lambda r: 6 * r if r % 2 == 0 else None,
+    "falling": lambda r: 80_000 // r + 1,
+}
 
 
-@pytest.mark.parametrize(("method", "budget"), [("lora", 5_000), ("osora", 1_000), ("vera", 1)])
+@pytest.mark.parametrize("budget", [1, 7, 100, 101, 1003, 5_000, 100_000])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_nearest_rank_is_found(shape, budget):
+    count = SHAPES[shape]
+    counted = {r: n for r in range(1, matching.MOST + 1) if (n := count(r)) is not None}
+    expected = min(abs(n - budget) for n in counted.values())
+    rank, found = matching.nearest(count, budget)
+    assert found == counted[rank]
+    assert abs(found - budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [("lora", 5_000), ("osora", 1_000), ("vera", 1_200), ("gralora", 30_000), ("lokr", 2_080),
+     ("randlora", 1_800)],
+)  # fmt: skip
 def test_ranks_of_the_embedded_model(method, budget):
-    rank, trained = matching.matched_rank("toy", method, budget)
+    """Against every rank up to 130."""
+    rank, trained = matching.matched_rank(["model=toy", f"method={method}"], budget)
+    by_rank = {}
     with composer():
-        chosen = compose(["model=toy", f"method={method}", f"method.rank={rank}"], "t")
-        assert counting.count(resolve(chosen, "t")).trainable == trained
-    other = matching.matched_rank("toy", method, trained)
-    assert other == (rank, trained)
+        for r in range(1, 131):
+            chosen = compose(["model=toy", f"method={method}", f"method.rank={r}"], "t")
+            try:
+                by_rank[r] = counting.count(resolve(chosen, "t")).trainable
+            except UserError:
+                continue
+    assert by_rank[rank] == trained
+    assert abs(trained - budget) == min(abs(n - budget) for n in by_rank.values())
 
 
-def test_a_method_without_ranks_is_told():
-    with pytest.raises(UserError, match="method=none: it has no rank"):
-        matching.matched_rank("toy", "none", 100)
+@pytest.mark.parametrize(
+    ("method", "budget", "told"),
+    [("none", 100, "it has no rank to match 100"), ("randlora", 5, "at no rank it trains near 5"),
+     ("lora", 10**9, "at no rank it trains near 1,000,000,000")],
+)  # fmt: skip
+def test_what_cannot_be_matched_is_told(method, budget, told):
+    with pytest.raises(UserError, match=told):
+        matching.matched_rank(["model=toy", f"method={method}"], budget)
