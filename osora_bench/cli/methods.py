@@ -61,9 +61,8 @@ Made by `osora-bench methods`; nothing here is edited by hand, and a test holds 
 One file of `conf/method` is one method, and `method=NAME` chooses it. Each file's first line says
 what it trains and where it comes from. The settings are the paper's or PEFT's own where these fit
 any model; no learning rate is among them, since it is the experiment's to choose. Every one trains,
-goes on after an interruption, is saved, comes back from its folder with the same answers and is
-scored (`tests/pipeline/test_every_method.py`). A method of your own:
-[own-method.md](own-method.md).
+is saved, comes back from its folder with the same answers and is scored
+(`tests/pipeline/test_every_method.py`). A method of your own: [own-method.md](own-method.md).
 
 - trainable: counted by `params` on {model}, with the file's settings; where it is not counted,
   what the method makes depends on the weights, and a cell's record has the count.

@@ -55,6 +55,8 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         for run in row.runs
         if "training" not in run["measured"] and row.cell.config.trains
     ):
-        notes.append("Blank: a record of before such costs were kept.")
+        notes.append(
+            "Blank: not recorded, as before costs were kept, or where several processes trained."
+        )
     table = pd.DataFrame(frame, dtype=str)
     return Table(name, spec.title, table, pd.DataFrame(marks, columns=table.columns), notes)

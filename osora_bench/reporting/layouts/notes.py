@@ -45,14 +45,18 @@ def _precision(finished: Sequence[Row]) -> list[str]:
         return []
     sets = _sets(finished)
     counts = " + ".join(f"{finished[0].planned(d.name)} {d.label}" for d in sets)
-    seeds = max(len(row.shown) for row in finished)
+    trained = [len(row.shown) for row in finished if row.cell.config.trains]
+    seeds, least = max(trained, default=1), min(trained, default=1)
+    runs = f"{least} to {seeds} seeds" if least < seeds else f"{seeds} seed{'s' * (seeds > 1)}"
     error = max(row.standard_error() for row in full)
     tests = "McNemar" if seeds == 1 and len(sets) == 1 else "paired t"
     average = "Avg." if len(sets) > 1 else "a value"
+    alone = ["What is said of one seed is of that adapter alone."] if least == 1 and trained else []
     return [
-        f"n = {counts} questions; {seeds} seed{'s' if seeds > 1 else ''}; "
+        f"n = {counts} questions; {runs}; "
         f"standard error of {average} from the questions alone at most {error:.1f} points. "
-        f"Best in bold; {TIED}: not significantly below it ({tests}, Holm over a column's pairs)."
+        f"Best in bold; {TIED}: not significantly below it ({tests}, Holm over a column's pairs).",
+        *alone,
     ]
 
 
