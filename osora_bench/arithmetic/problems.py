@@ -6,7 +6,6 @@ no calculation of a test question, nor any of its intermediate ones, is in a tra
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from osora_bench.arithmetic.wording import SPLITS, WORDS, Words
+from osora_bench.common.files import write_json_lines
 
 SEED = 20250514
 DATA = Path(__file__).resolve().parent / "data"
@@ -159,8 +159,4 @@ def files(seed: int = SEED) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def write_data(folder: Path, seed: int = SEED) -> None:
     """Write the data files below `folder`; the same seed gives the same bytes."""
-    for name, made in files(seed):
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(row) + "\n" for row in made)
-        place.write_text(text, encoding="utf-8", newline="\n")
+    write_json_lines(folder, files(seed))

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from osora_bench.cli import smoke
 from osora_bench.cli.options import (
     CELLS_HELP,
     HOW_HELP,
@@ -71,17 +72,18 @@ def compare_verb(arguments: Sequence[str]) -> int:
     options, overrides = run_options(rest)
     comparison, config = _comparison(values, overrides)
     experiment = comparison.experiment()
-    plan = expansion(experiment, overrides)
+    plan = smoke.planned(experiment, overrides)
     check_shown(experiment, plan.everything)
     folder = Path(values.get("out", Path(config.runs) / "compare" / comparison.name))
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(_said(experiment))))
     status = run_experiment(experiment, overrides, options, plan)
     cells = expansion(experiment, overrides).everything
-    show_tables(experiment, cells, folder)
+    others = "scale=smoke" in overrides
+    show_tables(experiment, cells, folder, others=others)
     from osora_bench.reporting import figures  # matplotlib
 
-    drawn = figures.draw(experiment, cells, folder)
+    drawn = figures.draw(experiment, cells, folder, others=others)
     print(f"figures: {', '.join(p.name for p in drawn if p.suffix == '.png')}")
     return status
 
@@ -113,10 +115,11 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
     model, task = (_one(values.get(group, "toy"), group) for group in ("model", "task"))
     chosen = [f"model={model}", f"task={task}", f"method={methods[0]}"]
     suite = [f"eval={_one(values['eval'], 'eval')}"] if "eval" in values else []
+    settings = [o for o in overrides if not o.startswith("scale=")]  # the grid's, not a cell's
     with composer():
         where = "compare"
-        config = resolve(compose([*chosen, *suite, *overrides], where), where)
-    others = [*chosen[:2], *suite, *overrides]
+        config = resolve(compose([*chosen, *suite, *settings], where), where)
+    others = [*chosen[:2], *suite, *settings]
     baseline = values.get("baseline", methods[0])
     if baseline not in methods:
         raise UserError(f"baseline={baseline}: not among methods={','.join(methods)}")

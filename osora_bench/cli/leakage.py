@@ -9,7 +9,6 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import check_overrides
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
-from osora_bench.planning.grid import expansion
 
 HELP = {
     "leakage": f"""\
@@ -27,9 +26,8 @@ def leakage_verb(arguments: Sequence[str]) -> int:
     name, overrides = experiment_option(arguments)
     check_overrides(overrides, also=("scale",))
     experiment = load_experiment(name)
-    smoke.make_up(experiment, overrides)
     pairs: dict[str, Cell] = {}
-    for cell in expansion(experiment, overrides).everything:
+    for cell in smoke.planned(experiment, overrides).everything:
         if cell.config.trains and not cell.is_trial:
             key = json.dumps([plain(cell.config.task), plain(cell.config.eval)])
             pairs.setdefault(key, cell)

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except Interrupted as interrupted:
-        print(f"{interrupted}: what was done is kept, the next start goes on from it")
+        print(interrupted.told)
         return exit_status_of(interrupted.number)
     except KeyboardInterrupt:
         return exit_status_of(signal.SIGINT)

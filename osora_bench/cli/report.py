@@ -11,7 +11,6 @@ from osora_bench.common.errors import UserError
 from osora_bench.common.process import without_collecting
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
-from osora_bench.planning.grid import expansion
 from osora_bench.reporting import reference, render, tabulate
 
 TABLES_OPTIONS = ("out", "params", "compare", "others")
@@ -61,8 +60,7 @@ def tables_verb(arguments: Sequence[str]) -> int:
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, TABLES_OPTIONS)
     experiment = load_experiment(name)
-    smoke.make_up(experiment, overrides)
-    cells = expansion(experiment, overrides).everything
+    cells = smoke.planned(experiment, overrides).everything
     if not experiment.tables:
         print(f"{name}: experiments/{name}.yaml names no tables")
     params = choice(options, "params", "true")
@@ -90,12 +88,16 @@ def show_tables(
     files = render.write_tables(tables, folder)
     for table in tables:
         print(render.markdown(table))
-    for line in damaged:
-        print(f"damaged record, left alone: {line}", file=sys.stderr)
+    _tell_damaged(damaged)
     for ledger in sorted({cell.ledger for cell in cells if not cell.ledger.is_dir()}):
         print(f"no ledger yet: {ledger}", file=sys.stderr)
     if files:
         print(f"written to {folder}: {', '.join(p.name for p in files)}")
+
+
+def _tell_damaged(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"damaged record, left alone: {line}", file=sys.stderr)
 
 
 def figures_verb(arguments: Sequence[str]) -> int:
@@ -105,8 +107,7 @@ def figures_verb(arguments: Sequence[str]) -> int:
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, FIGURES_OPTIONS)
     experiment = load_experiment(name)
-    smoke.make_up(experiment, overrides)
-    cells = expansion(experiment, overrides).everything
+    cells = smoke.planned(experiment, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
     files = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)
     if files:
@@ -122,12 +123,11 @@ def scores_verb(arguments: Sequence[str]) -> int:
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, SCORES_OPTIONS)
     experiment = load_experiment(name)
-    cells = expansion(experiment, overrides).everything
+    cells = smoke.planned(experiment, overrides).everything
     rows, damaged = recorded_rows(cells)
     place = Path(options.get("out", cells[0].paths.runs / "scores" / f"{name}.csv"))
     count = write_scores(rows, place)
-    for line in damaged:
-        print(f"damaged record, left alone: {line}", file=sys.stderr)
+    _tell_damaged(damaged)
     print(f"{count:,} answers written to {place}")
     return 0
 

@@ -7,7 +7,13 @@ from osora_bench.benchdata.made_up import write_data
 from osora_bench.common import paths
 from osora_bench.models.made_up import write_models
 from osora_bench.planning.experiments import Experiment
-from osora_bench.planning.grid import made_up
+from osora_bench.planning.grid import Expansion, expansion, made_up
+
+
+def planned(experiment: Experiment, overrides: Sequence[str]) -> Expansion:
+    """An experiment's cells, what they read at smoke scale written first; raises as `make_up`."""
+    make_up(experiment, overrides)
+    return expansion(experiment, overrides)
 
 
 def make_up(experiment: Experiment, overrides: Sequence[str]) -> None:

@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from osora_bench.common.errors import UserError
 
@@ -41,6 +43,14 @@ def write_whole(path: Path, text: str) -> None:
 CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 """How file systems (FUSE, SMB, some parallel ones) say that they have no fsync, for all files or
 for folders."""
+
+
+def write_json_lines(folder: Path, files: Iterable[tuple[str, Iterable[Any]]]) -> None:
+    """Write files of JSON lines below a folder, by name; the same rows give the same bytes."""
+    for name, rows in files:
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def sync(handle: int) -> None:

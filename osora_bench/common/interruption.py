@@ -15,6 +15,11 @@ class Interrupted(BaseException):
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.number = number
 
+    @property
+    def told(self) -> str:
+        """What whoever started it is told."""
+        return f"{self}: what was done is kept, the next start goes on from it"
+
 
 class Interruption:
     """Remembers a signal until a safe point; a second one of its kind before that acts at once.

@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{lost}; start again for the cells that are left")
         return FAILED
     except Interrupted as interrupted:
-        say(f"{interrupted}: what was done is kept, the next start goes on from it")
+        say(interrupted.told)
         return exit_status_of(interrupted.number)
     except SystemExit as ended:  # Hydra has said why
         if isinstance(ended.__context__, NoRecord):  # the first of the jobs that failed

@@ -66,7 +66,7 @@ def main() -> int:
         tell(error)
         return MISTAKE
     except Interrupted as interrupted:
-        say(f"{interrupted}: what was done is kept, the next start goes on from it")
+        say(interrupted.told)
         return exit_status_of(interrupted.number)
     except DeviceLost as lost:
         tell(lost)

@@ -242,9 +242,11 @@ def run_in_workers(cells: Sequence[Cell], options: RunOptions) -> None:
 
 def room(cells: Sequence[Cell]) -> int:
     """How many workers these cells have work, processors or GPUs, and memory for; at least 1."""
-    most = len(devices(cells)) if gpus(cells) else OURS.processors()
+    if gpus(cells):
+        return max(1, min(len(devices(cells)), len(cells)))
+    most = OURS.processors()
     sizes = [cost.gigabytes for cell in cells if (cost := estimate_of(cell, {})) is not None]
-    if sizes and not gpus(cells):
+    if sizes:
         free = min(OURS.memory_left(), psutil.virtual_memory().available) / 1e9
         most = min(most, int(free / max(sizes)))
     return max(1, min(most, len(cells)))

@@ -5,13 +5,14 @@ Both tasks ask, in a wording of their own, for what the embedded model knows fro
 Training, validation and test questions share no operand pair and no word.
 """
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from osora_bench.common.files import write_json_lines
 
 SEED = 20250514
 ROWS = {"train": 1500, "validation": 200, "test": 500}
@@ -185,8 +186,4 @@ def files(seed: int = SEED) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def write_data(folder: Path, seed: int = SEED) -> None:
     """Write the data files below `folder`; the same seed gives the same bytes."""
-    for name, rows in files(seed):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        path.write_text(text, encoding="utf-8", newline="\n")
+    write_json_lines(folder, files(seed))

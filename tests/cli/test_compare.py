@@ -33,6 +33,14 @@ def test_methods_are_tuned_run_on_all_seeds_and_shown(places, session, tmp_path,
     assert "[1/" not in capsys.readouterr().out  # nothing was left to run
 
 
+@pytest.mark.long
+def test_a_comparison_is_made_up_at_smoke_scale(places, session, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OSORA_DATA", "nowhere")
+    call = ["compare", "methods=lora", "seeds=1", "held_out=2", f"out={tmp_path}/made"]
+    assert main([*call, "scale=smoke", *places]) == exits.OK
+    assert "Methods by average" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
