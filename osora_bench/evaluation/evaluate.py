@@ -10,6 +10,7 @@ from typing import Any
 
 import opencompass.tasks.openicl_infer as infer_task
 from mmengine.config import ConfigDict
+from peft.helpers import DoraCaching
 
 from osora_bench.common.progress import say
 from osora_bench.evaluation import judging, tasks
@@ -42,19 +43,31 @@ def evaluate(
             it stopped, until `forget`; and compressed, set by set.
     """
     suite = cfg.eval
-    was_training = model.training
-    model.eval()
     with (
+        _evaluating(model),
         _merged(model, suite.merge),
         Journal(folder / JOURNAL, answerer(model, tokenizer, cfg)) as journal,
     ):
         wrapped = _wrapped(model, tokenizer, cfg, folder, label=label, journal=journal)
-        scores = {
+        return {
             dataset.name: _evaluate(wrapped, dataset, sets[dataset.name], cfg, folder)
             for dataset in suite.chosen
         }
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """In evaluation mode, in which PEFT's DoRA computes B A and its norms once.
+
+    Without, it does so in every forward pass, one a token: as much as the pass itself.
+    """
+    was_training = model.training
+    model.train()  # which forgets what was computed of other weights
+    model.eval()
+    with DoraCaching():
+        yield
+    model.train()  # and frees it
     model.train(was_training)
-    return scores
 
 
 def forget(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Scores come from OpenCompass: from a suite's configuration to its scores."""
 
+import contextlib
 import dataclasses
 import errno
 import gzip
@@ -9,6 +10,7 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
+from peft.tuners.lora.dora import DoraLinearLayer, cache_decorator
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from osora_bench.common.errors import UserError
@@ -251,6 +253,43 @@ def test_an_adapter_may_be_merged_for_evaluation(toy, make_cell):
     )
     with pytest.raises(UserError, match="eval.merge=true: PromptTuningConfig cannot be merged"):
         scored(virtual, toy[1], merged, cell.paths.evaluation, "test")
+
+
+def test_doras_norms_are_computed_once_an_evaluation_and_not_kept(toy, make_cell, monkeypatch):
+    """Another adapter in the same layers is not scored with the norms of the one before."""
+    cell = make_cell("eval.datasets.0.limit=6", "eval.datasets.1.limit=6")
+    norms = DoraLinearLayer.get_weight_norm.__wrapped__
+    calls = []
+    monkeypatch.setattr(
+        DoraLinearLayer,
+        "get_weight_norm",
+        cache_decorator("weight-norm")(lambda *a, **k: calls.append(1) or norms(*a, **k)),
+    )
+    base = LlamaForCausalLM.from_pretrained(TOY)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(
+        base, peft.LoraConfig(target_modules=["q_proj"], use_dora=True, init_lora_weights=False)
+    )
+
+    def answers():
+        scored(adapted, toy[1], cell.config, cell.paths.evaluation, "test")
+        kept = cell.paths.evaluation / "answers" / "gsm8k-toy.jsonl.gz"
+        with gzip.open(kept, "rt") as file:
+            return [json.loads(line)["output"] for line in file]
+
+    adapted.eval()
+    first, layers = answers(), base.config.num_hidden_layers
+    in_all = len(calls) - layers  # as many at the start, of the magnitudes
+    assert in_all == layers
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(-3)
+    other = answers()
+    assert other != first
+    monkeypatch.setattr(evaluate, "DoraCaching", contextlib.nullcontext)
+    assert answers() == other
+    assert len(calls) > 4 * layers
 
 
 def test_an_untrained_model_is_scored_too(make_cell):
