@@ -150,7 +150,7 @@ def watched() -> Iterator[Stages]:
         yield stages
 
 
-def planned(model: str, layers: int | None, runs: Path) -> list[Cell]:
+def planned(model: str, layers: int | None, methods: Sequence[str], runs: Path) -> list[Cell]:
     """The cells, one a method; before the model is there only what they will take is known."""
     overrides = [f"model={model}", *CELL, f"runs={runs}", f"ledger={runs}/ledger",
                  f"model.path={runs}/model"]  # fmt: skip
@@ -158,8 +158,8 @@ def planned(model: str, layers: int | None, runs: Path) -> list[Cell]:
         overrides.append(f"model.architecture.num_hidden_layers={layers}")
     cells = []
     with composer():
-        for method, rank in METHODS.items():
-            chosen = [*overrides, f"method={method}", f"method.rank={rank}"]
+        for method in methods:
+            chosen = [*overrides, f"method={method}", f"method.rank={METHODS[method]}"]
             cells.append(cell_of(resolve(compose(chosen, method), method), chosen))
     return cells
 
@@ -262,9 +262,9 @@ def _expected(cell: Cell) -> str:
     return "" if cost is None else f"{3600 * cost.hours:.0f}, {cost.gigabytes:.1f}"
 
 
-def at_size(model: str, layers: int | None, runs: Path) -> int:
+def at_size(model: str, layers: int | None, methods: Sequence[str], runs: Path) -> int:
     """Make the model, run the cells, print the table of those that are done; the exit status."""
-    cells = planned(model, layers, runs)
+    cells = planned(model, layers, methods, runs)
     folder = Path(cells[0].config.model.path)
     runs.mkdir(parents=True, exist_ok=True)
     memory = min(psutil.virtual_memory().available, OURS.memory_left())
@@ -272,7 +272,7 @@ def at_size(model: str, layers: int | None, runs: Path) -> int:
         check_room(cells, memory, shutil.disk_usage(runs).free)
         make(cells[0].config.model, folder)
     start = time.perf_counter()
-    cells = planned(model, layers, runs)
+    cells = planned(model, layers, methods, runs)
     say(f"planned, the weights' fingerprint taken, in {time.perf_counter() - start:.1f} s")
     check_room(cells, memory, shutil.disk_usage(runs).free)
     try:
@@ -286,11 +286,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mistral-7b-instruct-v0.3", help="a file of conf/model")
     parser.add_argument("--layers", type=int, help="of the model; all if it is not given")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all by default"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/at-size"))
     args = parser.parse_args()
     name = args.model if args.layers is None else f"{args.model}-{args.layers}"
     try:
-        return at_size(args.model, args.layers, args.runs.absolute() / name)
+        return at_size(args.model, args.layers, args.methods, args.runs.absolute() / name)
     except UserError as error:
         tell(error)
         return MISTAKE

@@ -16,7 +16,7 @@ def small(monkeypatch):
 
 
 def test_too_little_memory_or_disk_is_told_with_what_is_needed(tmp_path):
-    cells = at_size.planned("mistral-7b-instruct-v0.3", None, tmp_path)
+    cells = at_size.planned("mistral-7b-instruct-v0.3", None, list(at_size.METHODS), tmp_path)
     at_size.check_room(cells, memory=24e9, disk=24e9)
     with pytest.raises(UserError) as told:
         at_size.check_room(cells, memory=8e9, disk=2e9)
@@ -26,7 +26,7 @@ def test_too_little_memory_or_disk_is_told_with_what_is_needed(tmp_path):
 
 
 def test_a_large_model_on_a_processor_is_not_expected_to_be_as_fast_as_a_gpu(tmp_path):
-    cell = at_size.planned("mistral-7b-instruct-v0.3", None, tmp_path)[0]
+    cell = at_size.planned("mistral-7b-instruct-v0.3", None, list(at_size.METHODS), tmp_path)[0]
     assert 10 < 3600 * estimate.estimate_of(cell, {}).hours < 3600
 
 
@@ -45,10 +45,10 @@ def test_a_stage_within_another_counts_by_itself():
 
 @pytest.mark.sweep
 def test_a_second_start_does_nothing_and_prints_the_same_table(small, tmp_path, capsys):
-    assert at_size.at_size("smollm2-135m", 1, tmp_path) == 0
+    assert at_size.at_size("smollm2-135m", 1, list(at_size.METHODS), tmp_path) == 0
     first = capsys.readouterr().out
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    assert at_size.at_size("smollm2-135m", 1, tmp_path) == 0
+    assert at_size.at_size("smollm2-135m", 1, list(at_size.METHODS), tmp_path) == 0
     second = capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == times
     assert "1 cells" in first
