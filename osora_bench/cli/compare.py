@@ -1,6 +1,7 @@
 """osora-bench compare: methods beside each other, each with tuned rates, on several seeds."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -24,11 +25,16 @@ from osora_bench.common.files import write_whole
 from osora_bench.planning.comparison import FACTORS, Comparison
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import Config
+from osora_bench.planning.experiments import Experiment
 from osora_bench.planning.grid import expansion
-from osora_bench.planning.search import rounded
+from osora_bench.planning.search import RATE, rounded
 from osora_bench.records import code_state
 from osora_bench.sweep.run import run_experiment
 
+HELD_OUT = 200
+VALIDATION = "task.validation_rows"
+PLACES = ("ledger", "runs", "device", "tracker", "tracker.report_to", "tracker.mode")
+"""Keys that change no cell's numbers."""
 OPTIONS = (
     "methods",
     "model",
@@ -56,10 +62,14 @@ writes them with figures. What has a record is not run again.
   eval=S               a file of conf/eval; by default named like the task
   seeds=N              0 to N-1; by default 3
   rates=A,B,C          learning rates; by default the trainer's own, a third and three times of it
-  held_out=N           rows that no run trains on, whose loss chooses the rate; by default 200
+  held_out=N           rows that no run trains on, whose loss chooses the rate; by default the
+                       task's own (task.validation_rows), else 200
   baseline=A           what the others are held against; by default the first method
   budget=N             the rank of each method is the one that trains nearest to N parameters
-  out=FOLDER           where tables and figures go; by default below runs/compare
+  out=FOLDER           where tables, figures and scores.csv go; by default below runs/compare, a
+                       folder for each comparison that differs
+  task.retained=FILE   plain text whose loss before and after training is a cost (what is
+                       forgotten): pkg://osora_bench.toy/pretraining.txt is the toy's
 {HOW_HELP}
 {CELLS_HELP}""",
 }
@@ -76,16 +86,28 @@ def compare_verb(arguments: Sequence[str]) -> int:
     check_shown(experiment, plan.everything)
     folder = Path(values.get("out", Path(config.runs) / "compare" / comparison.name))
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(_said(experiment))))
+    write_whole(folder / "experiment.yaml", _file(experiment, comparison.settings))
+    print(experiment.title)
     status = run_experiment(experiment, overrides, options, plan)
     cells = expansion(experiment, overrides).everything
     others = "scale=smoke" in overrides
     show_tables(experiment, cells, folder, others=others)
-    from osora_bench.reporting import figures  # matplotlib
+    from osora_bench.reporting import figures, rows, scores_csv  # matplotlib
+
+    place = folder / "scores.csv"
+    count = scores_csv.write_scores(rows.recorded_rows(cells)[0], place)
+    print(f"{count:,} answers written to {place}")
 
     drawn = figures.draw(experiment, cells, folder, others=others)
     print(f"figures: {', '.join(p.name for p in drawn if p.suffix == '.png')}")
     return status
+
+
+def _file(experiment: Experiment, settings: Sequence[str]) -> str:
+    """The experiment as a file, and above it what its cells have besides from the command line."""
+    given = " ".join(["experiment=NAME", *map(shlex.quote, settings)])
+    text = OmegaConf.to_yaml(OmegaConf.create(_said(experiment)))
+    return f"# its cells: osora-bench run {given}\n{text}"
 
 
 def _said(node: Any) -> Any:
@@ -116,6 +138,7 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
     chosen = [f"model={model}", f"task={task}", f"method={methods[0]}"]
     suite = [f"eval={_one(values['eval'], 'eval')}"] if "eval" in values else []
     settings = [o for o in overrides if not o.startswith("scale=")]  # the grid's, not a cell's
+    _check_said_once(values, settings)
     with composer():
         where = "compare"
         config = resolve(compose([*chosen, *suite, *settings], where), where)
@@ -132,11 +155,28 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
         baseline=baseline,
         seeds=count_option(values.get("seeds", "3"), "seeds"),
         rates=_rates(values.get("rates"), config.trainer.learning_rate),
-        held_out=count_option(values.get("held_out", "200"), "held_out"),
+        held_out=_held_out(values.get("held_out"), config),
         ranks={} if budget is None else _matched(methods, others, budget),
         budget=budget,
+        settings=[o for o in overrides if o.partition("=")[0] not in PLACES],
     )
     return comparison, config
+
+
+def _check_said_once(values: dict[str, str], settings: Sequence[str]) -> None:
+    """Refuse a key that an option of this verb sets: one of the two would go unheard."""
+    keys = {o.partition("=")[0].lstrip("+~"): o for o in settings}
+    if VALIDATION in keys:
+        raise UserError(f"{keys[VALIDATION]}: held_out=N says how many rows choose the rate")
+    if RATE in keys and "rates" in values:
+        raise UserError(f"{keys[RATE]} and rates={values['rates']}: name one of them")
+
+
+def _held_out(text: str | None, config: Config) -> int:
+    """How many rows choose the rate: as asked, or the task's own."""
+    if text is None:
+        return config.task.validation_rows or HELD_OUT
+    return count_option(text, "held_out")
 
 
 def _one(name: str, group: str) -> str:

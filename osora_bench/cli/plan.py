@@ -103,11 +103,17 @@ def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
         State.QUEUED: lambda: f"  {job}",
         State.FAILED: lambda: f"  {cell.error}",
         State.DONE: lambda: (
-            "  diverged" if cell.is_trial and validation_loss(cell) == math.inf else ""
+            "  diverged" if cell.is_trial and validation_loss(cell) == math.inf else _chosen(cell)
         ),
         State.DAMAGED: lambda: f"  {cell.record}",
     }
     return explanations.get(state, str)()
+
+
+def _chosen(cell: Cell) -> str:
+    """Of a trial that was chosen: what is at the end of its values."""
+    ends = [f"  chosen, {key} at the end of what was tried" for key in cell.edges]
+    return "".join([*ends, *(f"  chosen, nothing beyond {why}" for why in cell.ended)])
 
 
 def text(plan: Sequence[PlanLine]) -> list[str]:
@@ -169,9 +175,10 @@ def plan_verb(arguments: Sequence[str]) -> int:
     experiments = [load_experiment(name) for name in names.split(",")]
     for experiment in experiments:
         smoke.make_up(experiment, overrides)
-    plan = lines(merged(expansion(experiment, overrides) for experiment in experiments))
+    found = merged(expansion(experiment, overrides) for experiment in experiments)
+    plan = lines(found)
     if "--json" in rest:
         print(json.dumps([line.plain() for line in plan], indent=1))
     else:
-        print("\n".join(text(plan)))
+        print("\n".join([*text(plan), *found.notes]))
     return 0

@@ -21,8 +21,8 @@ from torch import nn
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
 from osora_bench.models.repetition import Thinned, Unlike, is_layerwise, thinned
-from osora_bench.models.skeleton import check_rank, tied_layers
-from osora_bench.planning.blank import blank
+from osora_bench.models.skeleton import tied_layers
+from osora_bench.planning.blank import blank, check_rank
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
 ADDED = ("gaussian", "orthogonal", "mica")

@@ -40,6 +40,11 @@ class Cell:
     """Of the files that the configuration names, by path, if they have been looked at."""
     tries: tuple[str, ...] = field(default=(), compare=False)
     """The settings that it tries for a choice, as they are told: `rate=0.001`."""
+    edges: tuple[str, ...] = field(default=(), compare=False)
+    """Of the trial that is chosen: of which settings its value is the first or last tried, though
+    there may be more beyond."""
+    ended: tuple[str, ...] = field(default=(), compare=False)
+    """Of the trial that is chosen: why a setting has no value beyond its own."""
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

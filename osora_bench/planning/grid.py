@@ -11,15 +11,19 @@ from omegaconf import DictConfig
 
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import smoke
+from osora_bench.planning.blank import rank_problem
 from osora_bench.planning.cell import Cell, State, cell_of
 from osora_bench.planning.compose import check_overrides, compose, composer, vary, written
 from osora_bench.planning.experiments import Block, Experiment
-from osora_bench.planning.search import RATE, Point
+from osora_bench.planning.search import RATE, Outcome, Point
 from osora_bench.records import record
 
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:
     return [f"{key}={written(value)}" for key, value in values.items()]
+
+
+RATES = "learning rates"
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Waiting:
 
     cell: Cell
     trials: list[Cell]
-    what: str = "learning rates"
+    what: str = RATES
 
     @property
     def left(self) -> list[Cell]:
@@ -40,16 +44,19 @@ class Waiting:
         """What it waits for."""
         count, remaining = len(self.trials), len(self.left)
         if not remaining:
-            return f"all {count} {self.what} that were tried diverged: name smaller ones"
+            hint = "name smaller ones" if self.what == RATES else "name others"
+            return f"all {count} {self.what} that were tried diverged: {hint}"
         return f"for the choice of one of {count} {self.what}, {remaining} not tried yet"
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """The cells of an experiment that are known, and those that wait for some of them."""
+    """The cells of an experiment that are known, those that wait for some of them, and what must be
+    known of how settings are chosen."""
 
     cells: list[Cell]
     waiting: list[Waiting]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def everything(self) -> list[Cell]:
@@ -61,12 +68,14 @@ def merged(expansions: Iterable[Expansion]) -> Expansion:
     """Several experiments as one, what they share once."""
     cells: dict[str, Cell] = {}
     waiting: dict[tuple[str, ...], Waiting] = {}
+    notes: dict[str, None] = {}
     for part in expansions:
+        notes |= dict.fromkeys(part.notes)
         for cell in part.cells:
             cells.setdefault(cell.run_id, cell)
         for entry in part.waiting:  # alike only if the same trials decide
             waiting.setdefault((entry.cell.run_id, *(t.run_id for t in entry.trials)), entry)
-    return Expansion(list(cells.values()), list(waiting.values()))
+    return Expansion(list(cells.values()), list(waiting.values()), list(notes))
 
 
 def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansion:
@@ -90,7 +99,13 @@ def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansio
                     waiting.setdefault(entry.cell.run_id, entry)
                 else:
                     cells.setdefault(entry.run_id, entry)
-    return Expansion(list(cells.values()), list(waiting.values()))
+    notes = dict.fromkeys(
+        f"{key}: {block.search.space[key]} is not extended where the best is at its end"
+        for block in grid.experiment.blocks
+        if block.search is not None
+        for key in block.search.fixed
+    )
+    return Expansion(list(cells.values()), list(waiting.values()), list(notes))
 
 
 def made_up(experiment: Experiment, overrides: Sequence[str] = ()) -> smoke.MadeUp | None:
@@ -174,32 +189,51 @@ class Grid:
     ) -> Iterator[Cell | Waiting]:
         """The cells that try a block's settings for one model, method and rank, and those that use
         the best: its loss on the held-out rows is the lowest. One that diverges is not taken."""
+        trials, found = self._searched(choice, values, block, rank)
+        yield from trials
+        chosen = found.points[0] if found.best is None else found.best
+        what = RATES if list(chosen) == [RATE] else "settings"
+        for cell in self.cells(choice, values, _variants([rank], seeds, [chosen])):
+            if found.best is None:
+                planned = replace(cell, config=replace(cell.config, tuning={"tried": []}))
+                yield Waiting(planned, trials, what)
+            else:
+                yield replace(cell, config=replace(cell.config, tuning=_tuning(trials, found)))
+
+    def _searched(
+        self, choice: tuple[str, str], values: Values, block: Block, rank: int | None
+    ) -> tuple[list[Cell], Outcome]:
+        """The cells that try a block's settings, and what is known of the best."""
         assert block.search is not None
-        training_values = {k: v for k, v in values.items() if k.partition(".")[0] != "eval"}
+        trial_values = {k: v for k, v in values.items() if k.partition(".")[0] != "eval"}
+        trial_values["eval"] = "none"
         seed = self.experiment.seed[0] if block.tuned_seed is None else block.tuned_seed
         trial_rank = rank if block.tuned_rank is None else block.tuned_rank
         trials: list[Cell] = []
 
-        def losses_of(points: Sequence[Point]) -> list[float | None]:
-            for point in points[len(trials) :]:
+        def trials_of(points: Sequence[Point]) -> list[Cell]:
+            for point in points:
                 check_overrides(_as_overrides(point))
-            new = _variants([trial_rank], [seed], points[len(trials) :])
-            trials.extend(self.cells(choice, {**training_values, "eval": "none"}, new))
+            variants = _variants([trial_rank], [seed], points)
+            return list(self.cells(choice, trial_values, variants)) if points else []
+
+        def losses_of(points: Sequence[Point]) -> list[float | None]:
+            trials.extend(trials_of(points[len(trials) :]))
+            if not trials[0].config.trains:
+                raise UserError(f"{self._where(choice)}: it trains nothing, there is no choice")
             return [validation_loss(trial) for trial in trials]
 
-        points, best = block.search.tried(seed, losses_of)
-        trials = [
-            replace(trial, tries=_short(point)) for trial, point in zip(trials, points, strict=True)
-        ]
-        yield from trials
-        chosen = points[0] if best is None else best
-        what = "learning rates" if list(chosen) == [RATE] else "settings"
-        for cell in self.cells(choice, values, _variants([rank], seeds, [chosen])):
-            if best is None:
-                planned = replace(cell, config=replace(cell.config, tuning={"tried": []}))
-                yield Waiting(planned, trials, what)
-            else:
-                yield replace(cell, config=replace(cell.config, tuning=_tuning(trials, points)))
+        def refused(point: Point) -> str | None:
+            try:
+                (trial,) = trials_of([point])
+            except UserError as error:
+                return str(error).splitlines()[-1].strip()
+            in_method = any(key.startswith("method.") for key in point)
+            return rank_problem(trial.config) if in_method else None
+
+        found = block.search.tried(seed, losses_of, refused)
+        marked = [_marked(t, p, found) for t, p in zip(trials, found.points, strict=True)]
+        return marked, found
 
     def cells(
         self, choice: tuple[str, str], values: Values, variants: Sequence[Values]
@@ -248,21 +282,29 @@ def _variants(
     ]
 
 
-def _short(point: Point) -> tuple[str, ...]:
-    """`rate=0.001`, `lora_alpha=16`: a point's settings by the last part of their keys."""
-    names = {key: "rate" if key == RATE else key.rpartition(".")[2] for key in point}
-    return tuple(f"{names[key]}={value}" for key, value in point.items())
+def _marked(trial: Cell, point: Point, found: Outcome) -> Cell:
+    """A trial with what it tries and, if it is chosen, whether that is at an end."""
+    trial = replace(trial, tries=tuple(f"{_short(key)}={value}" for key, value in point.items()))
+    if point is not found.best:
+        return trial
+    ended = (f"{_short(key)}={point[key]}: {why}" for key, why in found.ended)
+    return replace(trial, edges=tuple(map(_short, found.edges)), ended=tuple(ended))
 
 
-def _tuning(trials: Sequence[Cell], points: Sequence[Point]) -> dict[str, Any]:
-    """What a record says of how its settings were chosen; the loss of what diverged is null."""
+def _short(key: str) -> str:
+    """`rate`, `lora_alpha`: the last part of a key."""
+    return "rate" if key == RATE else key.rpartition(".")[2]
+
+
+def _tuning(trials: Sequence[Cell], found: Outcome) -> dict[str, Any]:
+    """What a record says of how its settings were chosen; the loss of what diverged is null. `edge`
+    are the keys whose chosen value is the first or last tried, though there may be more beyond."""
     losses = [validation_loss(trial) for trial in trials]
-    return {
-        "tried": [
-            {**point, "loss": None if loss == math.inf else loss, "run": trial.run_id}
-            for trial, point, loss in zip(trials, points, losses, strict=True)
-        ]
-    }
+    tried = [
+        {**point, "loss": None if loss == math.inf else loss, "run": trial.run_id}
+        for trial, point, loss in zip(trials, found.points, losses, strict=True)
+    ]
+    return {"tried": tried, **({"edge": list(found.edges)} if found.edges else {})}
 
 
 def validation_loss(trial: Cell) -> float | None:
@@ -271,7 +313,7 @@ def validation_loss(trial: Cell) -> float | None:
     if trial.state != State.DONE:
         return None
     validation = record.held_out_loss(record.read_record(trial.record))
-    return math.inf if validation is None else validation["loss"]
+    return validation["loss"] if validation and math.isfinite(validation["loss"]) else math.inf
 
 
 def _largest_rank(experiment: Experiment, model: str) -> int:

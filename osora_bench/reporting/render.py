@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from osora_bench.reporting.reference import PARAMS, SETTINGS
-from osora_bench.reporting.table import LIMITED, SOURCE, TIED, Table
+from osora_bench.reporting.table import EDGE, LIMITED, SOURCE, TIED, Table
 
 
 def _for_reading(table: Table) -> pd.DataFrame:
@@ -67,7 +67,9 @@ def latex(table: Table) -> str:
     r"""A booktabs table in a file that compiles as it stands, and that a document with
     `\usepackage{booktabs}` takes as `\input{...}`."""
     escapes = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$"})
-    escapes |= str.maketrans({"η": r"$\eta$", LIMITED: r"\dag{}", TIED: "underlined"})
+    escapes |= str.maketrans(
+        {"η": r"$\eta$", LIMITED: r"\dag{}", EDGE: r"\ddag{}", TIED: "underlined"}
+    )
     plain = _for_reading(table).map(lambda text: text.translate(escapes))
     plain.columns = [str(heading).translate(escapes) for heading in plain]
     # a mark beside each of ten numbers would not fit the page

@@ -19,7 +19,7 @@ from osora_bench.records.schema import Record
 from osora_bench.reporting.numbers import mean, percent, shown_values
 from osora_bench.reporting.reference import Key
 from osora_bench.reporting.statistics import Answers
-from osora_bench.reporting.table import LIMITED, Number
+from osora_bench.reporting.table import EDGE, LIMITED, Number
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ class Row:
         """`LoRA r=16`."""
         method = self.cell.config.method
         return method.label if method.rank is None else f"{method.label} r={method.rank}"
+
+    @property
+    def edge(self) -> str:
+        """A mark, if its settings were chosen at the end of those tried."""
+        return EDGE if (self.cell.config.tuning or {}).get("edge") else ""
 
     def key(self, column: str) -> Key:
         config = self.cell.config
@@ -194,6 +199,14 @@ def recorded_rows(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[
         records |= ledger.records
         damaged += ledger.damaged
     return rows(cells, records, others=others), damaged
+
+
+def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by the label of their model: only those of one are compared with each other."""
+    models: dict[str, list[Row]] = {}
+    for row in rows:
+        models.setdefault(row.cell.config.model.label, []).append(row)
+    return models
 
 
 def limit_mark(suite: EvalConfig, dataset: DatasetConfig) -> str:

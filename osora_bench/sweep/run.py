@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from osora_bench.common.errors import Refused
+from osora_bench.common.errors import Refused, UserError
 from osora_bench.common.exits import FAILED
 from osora_bench.common.progress import say
 from osora_bench.pipeline import preflight
@@ -18,6 +18,10 @@ from osora_bench.sweep.options import AUTO, RunOptions
 from osora_bench.sweep.slurm.sweep import run_on_slurm
 from osora_bench.sweep.workers import room, run_in_workers
 
+BEYOND = (
+    "what has a record stays; a value beyond those given is tried where the best is at their end: "
+    "extend: 0 in its block leaves them as they are"
+)
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that run elsewhere."""
 
@@ -38,7 +42,7 @@ def run_experiment(
     Raises:
         UserError: something that can be known beforehand; then nothing was started.
     """
-    plan = expansion(experiment, overrides) if first is None else first
+    plan = start = expansion(experiment, overrides) if first is None else first
     tried: set[str] = set()
     while True:
         waiting = [entry.cell for entry in plan.waiting]
@@ -51,6 +55,8 @@ def run_experiment(
         except DeviceLost as lost:
             say(f"{lost}; start again for the cells that are left")
             return FAILED
+        except UserError as error:
+            raise error if plan is start else UserError(f"{error}\n{BEYOND}") from error
         if not waiting:
             return status
         tried |= {cell.run_id for cell in plan.cells if cell.state == State.FAILED}

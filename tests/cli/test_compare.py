@@ -2,6 +2,7 @@
 
 import csv
 import re
+import string
 
 import pytest
 import yaml
@@ -9,8 +10,10 @@ import yaml
 from osora_bench.cli.main import main
 from osora_bench.common import exits
 from osora_bench.models import counting
+from osora_bench.planning.comparison import Comparison
 from osora_bench.planning.compose import compose, composer, resolve
 
+NAME = string.ascii_letters + string.digits + "-_."
 QUICK = ["trainer.max_steps=3", "eval.limit=6", "held_out=8"]
 
 
@@ -27,6 +30,14 @@ def test_methods_are_tuned_run_on_all_seeds_and_shown(places, session, tmp_path,
     with (tmp_path / "made" / "costs.csv").open() as file:
         assert all(float(r["Tokens/s"]) > 0 for r in csv.DictReader(file) if r["Method"] != "Base")
     assert (tmp_path / "made" / "forest.svg").stat().st_size > 1000
+    with (tmp_path / "made" / "accuracy.csv").open() as file:
+        rates = {r["Method"].strip("‡"): r["η"] for r in csv.DictReader(file)}
+    assert rates["Base"] == ""
+    assert float(rates["LoRA"]) > 0
+    with (tmp_path / "made" / "scores.csv").open() as file:
+        answers = list(csv.DictReader(file))
+    assert {a["method"] for a in answers} == {"none", "lora", "osora"}
+    assert len(answers) == (1 + 2 * 2) * 2 * 6  # runs, sets, questions
     experiment = yaml.safe_load((tmp_path / "made" / "experiment.yaml").read_text())
     assert experiment["blocks"][1] == {"model": ["toy"], "method": ["lora"], "rates": [1e-3, 1e-2]}
     assert main([*call, *QUICK, *places]) == exits.OK
@@ -58,6 +69,11 @@ def test_a_comparison_is_made_up_at_smoke_scale(places, session, tmp_path, monke
         (["methods=randlora", "budget=5"], "at no rank it trains near 5 numbers, the nearest are"),
         (["methods=lora", "rates=1e-3,1e-3"], "different numbers above 0"),
         (["methods=lora", "baseline=vera"], "baseline=vera: not among methods=lora"),
+        (["methods=lora", "task.validation_rows=8"], "held_out=N says how many rows"),
+        (
+            ["methods=lora", "rates=1e-3,1e-2", "trainer.learning_rate=1e-4"],
+            "trainer.learning_rate=1e-4 and rates=1e-3,1e-2: name one of them",
+        ),
         (["methods=lora", "trainer.max_stps=3"], "Did you mean 'trainer.max_steps'"),
         (["methods=full", "budget=100"], "it has no rank to match 100 parameters"),
         (["methods=lora", "held_out=999999"], "task.validation_rows=999999: 3000 rows"),
@@ -89,3 +105,36 @@ def test_ranks_are_matched_and_the_table_says_how_near(places, capsys, monkeypat
         for block, count in zip(seen[1].blocks[1:], counted, strict=True):
             chosen = [f"method={block.method[0]}", f"method.rank={block.rank[0]}", everywhere]
             assert counting.count(resolve(compose(chosen, "t"), "t")).trainable == count
+
+
+def comparison(**changes):
+    given = {
+        "model": "toy", "task": "toy", "suite": "toy", "methods": ["lora", "osora"],
+        "baseline": "lora", "seeds": 3, "rates": [1e-3, 1e-2], "held_out": 200, "ranks": {},
+    }  # fmt: skip
+    return Comparison(**{**given, **changes})
+
+
+def test_comparisons_that_differ_have_names_of_their_own_and_the_same_one_its_own_again():
+    others = [
+        comparison(**change)
+        for change in (
+            {"seeds": 4},
+            {"rates": [1e-3, 2e-2]},
+            {"held_out": 100},
+            {"baseline": "osora"},
+            {"settings": ["trainer.max_steps=3"]},
+            {"budget": 1280, "ranks": {"lora": 1}},
+            {"suite": "toy-validation"},
+        )
+    ]
+    assert len({one.name for one in [comparison(), *others]}) == len(others) + 1
+    assert comparison().name == comparison().name
+    several = [comparison(settings=list(s)) for s in (("a=1", "b=2"), ("b=2", "a=1"))]
+    assert several[0].name == several[1].name
+    assert all(set(one.name) <= set(NAME) for one in others)
+    told = comparison(settings=["trainer.max_steps=3"]).title
+    assert told == (
+        "lora, osora on toy, toy, 3 seeds, rates 0.001, 0.01, 200 rows held out, "
+        "trainer.max_steps=3"
+    )

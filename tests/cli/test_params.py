@@ -15,7 +15,7 @@ from osora_bench.cli import params
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
-from osora_bench.models import adapter_config, counting, skeleton
+from osora_bench.models import adapter_config, counting
 from osora_bench.models import base as models
 from osora_bench.models import weights as models_weights
 from osora_bench.planning import blank as planning_blank
@@ -42,7 +42,7 @@ def configured(*overrides: str) -> Config:
 
 
 def layers(cfg: dict) -> dict[str, tuple[int, int]]:
-    return skeleton.adapted_layers(planning_blank.blank(cfg.model), cfg.model.target_modules)
+    return planning_blank.adapted_layers(planning_blank.blank(cfg.model), cfg.model.target_modules)
 
 
 @pytest.mark.parametrize("model", ["mistral-7b-instruct-v0.3", "llama3-8b-instruct"])

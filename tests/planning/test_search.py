@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 
 import pytest
 
@@ -34,42 +35,91 @@ def rates(points):
 )
 def test_a_choice_at_the_end_of_a_grid_is_extended(best, tried, chosen):
     grid = Search({RATE: [3e-4, 1e-3, 3.33e-3]})
-    points, found = grid.tried(0, valley(best))
-    assert rates(points) == pytest.approx([3e-4, 1e-3, 3.33e-3, *tried], rel=0.01)
-    assert found[RATE] == pytest.approx(chosen, rel=0.01)
+    found = grid.tried(0, valley(best))
+    assert rates(found.points) == pytest.approx([3e-4, 1e-3, 3.33e-3, *tried], rel=0.01)
+    assert found.best[RATE] == pytest.approx(chosen, rel=0.01)
+    assert found.edges == ((RATE,) if best == 1e-9 else ())
 
 
 def test_it_is_extended_on_both_sides_if_losses_say_so_and_not_beyond():
     losses = {1e-3: 3.0, 1e-2: 2.0, 0.1: 1.0, 1.0: 0.9, 10.0: 0.8}
-    points, best = Search({RATE: [1e-3, 1e-2]}).tried(
-        0, lambda points: [losses[p[RATE]] for p in points]
-    )
-    assert (rates(points), best[RATE]) == ([1e-3, 1e-2, 0.1, 1.0], 1.0)
+    found = Search({RATE: [1e-3, 1e-2]}).tried(0, lambda points: [losses[p[RATE]] for p in points])
+    assert (rates(found.points), found.best[RATE]) == ([1e-3, 1e-2, 0.1, 1.0], 1.0)
+    assert found.edges == (RATE,)
 
 
 def test_what_diverges_ends_the_way():
     grid = Search({RATE: [1e-3, 1e-2]})
     falling = by(lambda learning_rate: math.inf if learning_rate > 0.05 else 1 / learning_rate)
-    points, best = grid.tried(0, falling)
-    assert (rates(points), best[RATE]) == ([1e-3, 1e-2, 0.1], 1e-2)
-    points, best = grid.tried(0, lambda points: [math.inf] * len(points))
-    assert (len(points), best) == (2, None)
+    found = grid.tried(0, falling)
+    assert (rates(found.points), found.best[RATE]) == ([1e-3, 1e-2, 0.1], 1e-2)
+    assert found.edges == ()
+    found = grid.tried(0, lambda points: [math.inf] * len(points))
+    assert (len(found.points), found.best) == (2, None)
 
 
 def test_nothing_is_chosen_before_all_losses_are_known():
     known = {1e-3: 2.0, 1e-2: 1.0}
-    points, best = Search({RATE: [1e-3, 1e-2]}).tried(
+    found = Search({RATE: [1e-3, 1e-2]}).tried(
         0, lambda points: [known.get(p[RATE]) for p in points]
     )
-    assert (rates(points), best) == ([1e-3, 1e-2, 0.1], None)
+    assert (rates(found.points), found.best) == ([1e-3, 1e-2, 0.1], None)
 
 
-def test_no_extension_if_none_is_wanted_or_values_have_no_ratio():
-    assert Search({RATE: [1e-3, 1e-2]}, extend=0).tried(0, valley(1.0))[1][RATE] == 1e-2
-    ranks = Search({"method.rank": [4, 8], "trainer.schedule": ["linear", "cosine"]})
-    points, best = ranks.tried(0, by(lambda rank, schedule: -rank - (schedule == "cosine")))
-    assert len(points) == 4
-    assert best == {"method.rank": 8, "trainer.schedule": "cosine"}
+def test_without_extensions_a_choice_at_the_end_is_marked():
+    found = Search({RATE: [1e-3, 1e-2]}, extend=0).tried(0, valley(1.0))
+    assert (found.best[RATE], len(found.points), found.edges) == (1e-2, 2, (RATE,))
+
+
+def test_words_and_switches_have_no_ends():
+    space = {"trainer.schedule": ["linear", "cosine"], "method.peft.use_dora": [True, False]}
+    search = Search(space)
+    found = search.tried(0, by(lambda schedule, use_dora: use_dora + (schedule == "linear")))
+    assert len(found.points) == 4
+    assert found.best == {"trainer.schedule": "cosine", "method.peft.use_dora": False}
+    assert (found.edges, found.ended) == ((), ())
+    assert search.fixed == list(space)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "best", "tried", "edges"),
+    [
+        ("method.rank", [4, 8], 100, [16, 32], ("method.rank",)),
+        ("method.rank", [4, 8], 1, [2, 1], ()),  # no whole number lies below 1
+        ("method.rank", [4, 8], 8, [16], ()),
+        ("trainer.epochs", [1, 2, 3], 3, [4.5], ()),
+        ("trainer.batch_size", [32, 48], 1000, [72, 108], ("trainer.batch_size",)),
+        ("method.peft.r", [1, 9], 0, [], ()),
+        ("method.peft.lora_dropout", [0, 0.05, 0.1], 0.0, [], ()),  # 0 is a bound
+        ("method.peft.lora_dropout", [0, 0.05, 0.1], 0.3, [0.2, 0.4], ()),
+        ("method.peft.lora_dropout", [0, 0.3, 0.6], 1.0, [], ()),  # 1.2 would be none
+        ("trainer.warmup_ratio", [0.0, 0.1], 0.1, [], ("trainer.warmup_ratio",)),  # no ratio
+        ("trainer.weight_decay", [0.1, 0.01, 0.0], 1.0, [1.0, 10.0], ()),
+    ],
+)
+def test_whole_numbers_and_lists_with_0_grow_where_they_can(key, given, best, tried, edges):
+    found = Search({key: given}).tried(0, lambda points: [abs(p[key] - best) for p in points])
+    assert [p[key] for p in found.points[len(given) :]] == pytest.approx(tried)
+    whole = key in ("method.rank", "trainer.batch_size", "method.peft.r")
+    assert {type(p[key]) for p in found.points} == {int if whole else float}
+    assert found.edges == edges
+
+
+def test_what_is_refused_ends_the_values_and_is_told():
+    def refused(point):
+        return "the largest rank is 8" if point["method.rank"] > 8 else None
+
+    search = Search({"method.rank": [4, 8]})
+    found = search.tried(0, lambda points: [-p["method.rank"] for p in points], refused)
+    assert [p["method.rank"] for p in found.points] == [4, 8]
+    assert found.edges == ()
+    assert found.ended == (("method.rank", "the largest rank is 8"),)
+
+
+def test_of_equal_losses_the_first_tried_is_taken():
+    found = Search({RATE: [1e-2, 1e-3, 1e-4]}).tried(0, lambda points: [1.0] * len(points))
+    assert found.best == {RATE: 1e-2}
+    assert rates(found.points[3:]) == [0.1]
 
 
 def test_of_several_keys_all_combinations_are_tried_and_each_end_is_extended():
@@ -78,13 +128,13 @@ def test_of_several_keys_all_combinations_are_tried_and_each_end_is_extended():
     def loss(learning_rate, lora_dropout):
         return abs(math.log10(learning_rate) + 1) + abs(lora_dropout - 0.1)
 
-    points, best = Search(space).tried(0, by(loss))
-    assert points[4:] == [
+    found = Search(space).tried(0, by(loss))
+    assert found.points[4:] == [
         {RATE: 0.1, "method.peft.lora_dropout": 0.1},
         {RATE: 1.0, "method.peft.lora_dropout": 0.1},
         {RATE: 0.1, "method.peft.lora_dropout": 0.05},
     ]
-    assert best == {RATE: 0.1, "method.peft.lora_dropout": 0.1}
+    assert found.best == {RATE: 0.1, "method.peft.lora_dropout": 0.1}
 
 
 def test_draws_are_log_uniform_the_same_for_all_and_kept_in_their_range():
@@ -98,9 +148,30 @@ def test_draws_are_log_uniform_the_same_for_all_and_kept_in_their_range():
     assert statistics.pstdev(logs) == pytest.approx(4 / 12**0.5, rel=0.1)
     assert {type(p["trainer.batch_size"]) for p in points} == {int}
     assert {min(p["trainer.batch_size"] for p in points)} <= {8, 9}
-    one, best = Search(space, draws=3).tried(0, by(lambda learning_rate, batch_size: learning_rate))
-    assert best[RATE] == min(rates(one))
-    assert len(one) == 3
+    found = Search(space, draws=3).tried(
+        0, by(lambda learning_rate, batch_size: learning_rate + 0 * batch_size)
+    )
+    assert found.best[RATE] == min(rates(found.points))
+    assert len(found.points) == 3
+    assert RATE in found.edges  # of what was drawn
+
+
+def test_whole_numbers_are_drawn_log_uniformly_ends_included_and_no_point_twice():
+    key = "trainer.batch_size"
+    counts = Counter(
+        Search({key: {"low": 1, "high": 4}}, draws=1).first(seed)[0][key] for seed in range(4000)
+    )
+    total = math.log(4.5 / 0.5)
+    for number in range(1, 5):
+        share = math.log((number + 0.5) / (number - 0.5)) / total
+        assert counts[number] / 4000 == pytest.approx(share, abs=0.03)
+    points = Search({key: {"low": 1, "high": 4}}, draws=4).first(0)
+    assert sorted(p[key] for p in points) == [1, 2, 3, 4]
+
+
+def test_a_drawn_number_stays_within_its_range_after_rounding():
+    (point,) = Search({RATE: {"low": 1.2341e-3, "high": 1.2342e-3}}, draws=1).first(0)
+    assert 1.2341e-3 <= point[RATE] <= 1.2342e-3
 
 
 @pytest.mark.parametrize(
@@ -114,7 +185,26 @@ def test_draws_are_log_uniform_the_same_for_all_and_kept_in_their_range():
         (Search({RATE: {"low": 1.0, "high": 0.1}}, draws=2), "0 < low < high"),
         (Search({RATE: 3}, draws=2), "neither a list nor"),
         (Search({}), "names no settings"),
-        (Search({RATE: [1e-3]}, draws=0), "names no settings"),
+        (Search({RATE: [1e-3]}, draws=0), "draws=0: a whole number of at least 1"),
+        (Search({RATE: [1e-3]}, draws=1.5), "draws=1.5: a whole number of at least 1"),
+        (Search({RATE: [1e-3]}, extend=-1), "extend=-1: a whole number of at least 0"),
+        (Search({RATE: [1e-3]}, extend=0.5), "extend=0.5: a whole number of at least 0"),
+        (Search({RATE: {"low": "a", "high": 1}}, draws=2), "low and high are numbers"),
+        (Search({RATE: {"low": None, "high": 1}}, draws=2), "low and high are numbers"),
+        (Search({RATE: {"low": 1.0, "high": math.inf}}, draws=2), "0 < low < high"),
+        (
+            Search({"trainer.batch_size": {"low": 8.0, "high": 64}}, draws=2),
+            "trainer.batch_size=8.0: trainer.batch_size takes a whole number",
+        ),
+        (Search({"trainer.batch_size": [8, 16.5]}), "trainer.batch_size takes a whole number"),
+        (Search({"trainer.batch_size": ["8"]}), "trainer.batch_size takes a whole number"),
+        (Search({"trainer.batch_size": [True]}), "trainer.batch_size takes a whole number"),
+        (Search({RATE: ["fast"]}), "trainer.learning_rate takes a number"),
+        (Search({RATE: [math.nan]}), "not a finite number"),
+        (Search({RATE: [1, 1.0]}), "no list of different values"),
+        (Search({"trainer.learning_rat": [1.0]}), "unknown key"),
+        (Search({"method.peft.lora_dropout": [0.5, 1.0]}), "at least 0 and below 1"),
+        (Search({RATE: [1e-3, 1e-2]}, draws=8), "there are 2 different settings to draw"),
     ],
 )
 def test_what_is_no_search_is_told(search, told):

@@ -11,6 +11,7 @@ from osora_bench.planning import grid
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
+from osora_bench.reporting import tabulate
 from osora_bench.sweep import run
 from osora_bench.training.callbacks import Diverged
 from tests.grids import cells_of, expansion_of
@@ -30,6 +31,7 @@ blocks:
     extend: 0
     set: {eval: toy-validation}
 """
+SCHEDULES = "tune: {trainer.schedule: [linear, cosine]}"
 RANKS = """\
 title: Ranks at the rate of another experiment
 seed: [0]
@@ -107,7 +109,8 @@ def test_the_lowest_loss_is_taken_and_the_record_says_what_was_tried(experiments
                 for rate, loss, trial in zip(
                     (0.1, 1e-3, 1e-2), (2.0, 0.5, 0.7), trials, strict=True
                 )
-            ]
+            ],
+            "edge": ["trainer.learning_rate"],
         }
     # the first seed's run is the trial, but for what is asked of it
     assert chosen[0].training_id == trials[1].training_id
@@ -174,6 +177,94 @@ def test_any_key_of_trainer_and_method_is_tuned(experiments, places):
     assert (chosen.method.peft["lora_alpha"], chosen.trainer.batch_size) == (4, 64)
 
 
+def tried_all(experiment, places, loss_of):
+    """Give every trial its loss until none is added; the expansion then."""
+    done = set()
+    while True:
+        found = expansion_of(experiment, places)
+        new = [c for c in found.cells if c.is_trial and c.run_id not in done]
+        if not new:
+            return found
+        for trial in new:
+            with_loss(trial, loss_of(trial.config))
+            done.add(trial.run_id)
+
+
+def test_a_value_that_the_model_or_the_configuration_refuses_ends_the_choice(experiments, places):
+    text = (
+        "\n".join(EXPERIMENT.splitlines()[:6])
+        + """
+  - {model: [toy], method: [osora], tune: {method.rank: [32, 64]}}
+  - {model: [toy], method: [lora], rank: [4], tune: {trainer.batch_size: [16, 8]}}
+tables:
+  tuned: {layout: tuning, title: Tuned, eval: none}
+"""
+    )
+    (experiments / "tuned.yaml").write_text(
+        text.replace("trainer.max_steps: 2", "trainer.max_steps: 2, trainer.micro_batch_size: 8")
+    )
+    found = tried_all(
+        "tuned",
+        places,
+        lambda config: (
+            1 / config.method.rank if config.method.name == "osora" else config.trainer.batch_size
+        ),
+    )
+    assert found.waiting == []
+    chosen = {c.config.method.name: c.config for c in found.cells if not c.is_trial}
+    assert (chosen["osora"].method.rank, chosen["lora"].trainer.batch_size) == (64, 8)
+    assert "edge" not in chosen["osora"].tuning
+    assert "edge" not in chosen["lora"].tuning
+    told = [line for cell in found.cells for line in cell.ended]
+    assert any("rank=64: toy osora: rank 128 is above min(d_out, d_in)" in line for line in told)
+    assert any("batch_size=8: trainer.batch_size=4 is no multiple of" in line for line in told)
+    table = tabulate.build_tables(load_experiment("tuned"), found.everything)[0][0]
+    assert any("nothing lies beyond rank=64: " in note for note in table.notes)
+
+
+def test_a_choice_at_the_end_is_marked_in_the_plan_and_the_tuning_table(
+    experiments, places, capsys
+):
+    (experiments / "tuned.yaml").write_text(
+        EXPERIMENT + "tables:\n  rates: {layout: tuning, title: Rates, eval: none}\n"
+    )
+    tried_all("tuned", places, lambda config: config.trainer.learning_rate)
+    assert main(["plan", "experiment=tuned", *places]) == 0
+    assert "chosen, rate at the end of what was tried" in capsys.readouterr().out
+    assert main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
+    told = capsys.readouterr().out
+    assert "**0.0010**‡" in told or "**0.0010‡**" in told
+    assert "‡: chosen at the end of what was tried (rate: LoRA r=4)" in told
+
+
+def test_lists_that_do_not_grow_are_told_by_the_plan(experiments, places, capsys):
+    text = EXPERIMENT.replace(
+        "rates: [0.1, 1e-3, 1e-2]", "tune: {trainer.schedule: [linear, cosine]}"
+    )
+    (experiments / "tuned.yaml").write_text(text)
+    assert main(["plan", "experiment=tuned", *places]) == 0
+    told = "trainer.schedule: ['linear', 'cosine'] is not extended where the best is at its end"
+    assert capsys.readouterr().out.count(told) == 1
+
+
+def test_an_untrained_model_has_no_settings_to_choose(experiments, places):
+    text = EXPERIMENT.replace("method: [none]}", "method: [none], rates: [1e-3, 1e-2]}")
+    (experiments / "tuned.yaml").write_text(text)
+    with pytest.raises(UserError, match="toy none: it trains nothing, there is no choice"):
+        expansion_of("tuned", places)
+
+
+def test_a_whole_number_among_rates_is_the_same_cell_as_its_float(experiments, places):
+    run_ids = []
+    for given in ("[0.5, 1]", "[0.5, 1.0]"):
+        text = EXPERIMENT.replace(
+            "rates: [0.1, 1e-3, 1e-2]", f"tune: {{trainer.learning_rate: {given}}}"
+        )
+        (experiments / "tuned.yaml").write_text(text)
+        run_ids.append([c.run_id for c in expansion_of("tuned", places).cells])
+    assert run_ids[0] == run_ids[1]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -181,6 +272,10 @@ def test_any_key_of_trainer_and_method_is_tuned(experiments, places):
         ("tune: {trainer.batch_size: [many]}", "trainer.batch_size takes a whole number"),
         ("tune: {model.dtype: [float32]}", "cannot be tuned, only trainer"),
         ("draws: 3", "nothing to draw from"),
+        ("rates: [1e-3, 1e-2], extend: -1", "extend=-1: a whole number of at least 0"),
+        ("rates: [1e-3, 1e-2], extend: 0.5", "extend"),
+        ("rates: [1e-3, a]", "rates"),
+        ("tune: {trainer.learning_rate: {low: a, high: 1}}, draws: 2", "low and high are numbers"),
         ("rates: [1e-3], tune: {trainer.learning_rate: [1e-3]}", "both name"),
     ],
 )

@@ -11,7 +11,8 @@ from osora_bench.planning.experiments import TableSpec
 from osora_bench.records import record
 from osora_bench.reporting import render
 from osora_bench.reporting import rows as reporting_rows
-from osora_bench.reporting.layouts import against, ranking, tuning
+from osora_bench.reporting.layouts import against, costs, ranking, tuning
+from osora_bench.reporting.layouts.methods import by_method
 from tests.grids import cells_of
 from tests.reporting.test_tabulate import score
 
@@ -45,13 +46,13 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
     spec = TableSpec("against", "T", baseline="osora")
     table = against.against("t", spec, rows)
     assert list(table.frame) == ["Method", "OSoRA less it", "95 % interval", "p (Holm)", "so"]
-    assert list(table.frame["Method"]) == ["LoRA", "VeRA"]
+    assert list(table.frame["Method"]) == ["LoRA r=32", "VeRA r=64"]
     # 1 of 4 questions differs, in each set: a standard error of 25 / sqrt(2) points
     margin = 1.959964 * 25 / 2**0.5
     interval = f"{25 - margin:+.2f} to {25 + margin:+.2f}"
     p = f"{2 * scipy.stats.norm.sf(2**0.5):.3f}"
-    assert table.frame.iloc[0].tolist() == ["LoRA", "+25.00", interval, p, "OSoRA ties"]
-    assert table.frame.iloc[1].tolist() == ["VeRA", "", "", "", ""]
+    assert table.frame.iloc[0].tolist() == ["LoRA r=32", "+25.00", interval, p, "OSoRA ties"]
+    assert table.frame.iloc[1].tolist() == ["VeRA r=64", "", "", "", ""]
     assert "Of one seed (OSoRA, LoRA)" in table.notes[1]
     assert "paired by question" in render.markdown(table)
     with pytest.raises(UserError, match="2 rows are of baseline osora"):
@@ -75,6 +76,48 @@ def test_p_is_adjusted_for_all_methods_of_the_table(cell):
     raw = [scipy.stats.binomtest(0, n).pvalue for n in (10, 3)]
     assert table.frame["p (Holm)"].tolist() == [f"{2 * raw[0]:.3f}", f"{raw[1]:.3f}", ""]
     assert table.frame["so"].tolist() == ["OSoRA wins", "OSoRA ties", ""]
+
+
+def test_models_are_compared_apart(cell):
+    """Each with the baseline on itself, and with Holm's adjustment and ranks of its own."""
+    cells = {c.config.method.name: c for c in cells_of("demo")}
+    rows = []
+    for label, right in (("One", (30, 20)), ("Two", (10, 10))):
+        for method, count in zip(("osora", "lora"), right, strict=True):
+            config = cells[method].config
+            suite = config.eval
+            one_set = replace(suite, datasets=[replace(suite.datasets[0], questions=40)])
+            config = replace(config, model=replace(config.model, label=label), eval=one_set)
+            verdicts = [[i < count for i in range(40)]]
+            rows.append(row(replace(cells[method], config=config), [verdicts]))
+    table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
+    assert table.groups == ["One", "Two"]
+    raw = scipy.stats.binomtest(0, 10).pvalue  # one comparison a model: nothing to adjust
+    assert table.frame["p (Holm)"].tolist() == [f"{raw:.3f}", "1.000"]
+    assert table.frame["so"].tolist() == ["OSoRA wins", "OSoRA ties"]
+    assert "p is adjusted for all of one model." in table.notes[0]
+    ranked = ranking.ranking("r", TableSpec("ranking", "R", baseline="lora"), rows)
+    assert ranked.groups == ["One", "One", "Two", "Two"]
+    assert ranked.frame["Rank"].tolist() == ["1", "2", "1 to 2", "1 to 2"]
+    assert ranked.best["Avg."].tolist() == [True, False, True, True]
+    assert render.markdown(ranked).count("| One ") == 1
+
+
+@pytest.mark.parametrize("layout", [against.against, ranking.ranking, costs.costs, by_method])
+def test_a_choice_at_the_end_is_marked_wherever_it_is_shown(cell, layout):
+    cells = {c.config.method.name: c for c in cells_of("demo")}
+    verdicts = [[[True, False]] * 2]
+    at_end = replace(cells["lora"].config, tuning={"tried": [], "edge": ["trainer.learning_rate"]})
+    rows = [row(cells["osora"], []), row(replace(cells["lora"], config=at_end), [])]
+    rows[1] = replace(rows[1], runs=row(cells["lora"], verdicts).runs)
+    for run in rows[1].runs:
+        run |= {"parameters": {}, "measured": {"seconds": {}, "peak_memory_mb": 1}}
+    table = layout("t", TableSpec("x", "T", baseline="osora"), rows)
+    names = set(table.frame["Method"])
+    assert names & {"LoRA‡", "LoRA r=32‡"}
+    assert not names & {"OSoRA‡", "OSoRA r=64‡"}
+    assert any("‡: at a setting that is the first or last of those tried" in n for n in table.notes)
+    assert r"\ddag{}" in render.latex(table)
 
 
 def test_a_ranking_says_between_which_ranks_each_method_may_stand(cell):

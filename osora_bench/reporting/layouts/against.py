@@ -7,8 +7,9 @@ import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.experiments import TableSpec
+from osora_bench.reporting.layouts.notes import edge_note
 from osora_bench.reporting.numbers import probability, signed
-from osora_bench.reporting.rows import Row
+from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.statistics import ALPHA, difference, holm, p_values
 from osora_bench.reporting.table import Table
 
@@ -16,19 +17,29 @@ COLUMNS = ("95 % interval", "p (Holm)", "so")
 
 
 def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
-    """Each method beside `baseline`; `so` is what the test says at 5 %, after Holm's adjustment.
+    """Each method beside `baseline` on the same model; `so` is what the test says at 5 %, after
+    Holm's adjustment.
 
     Raises:
         UserError: a baseline that is not among the methods.
     """
-    baseline = baseline_of("table", name, spec.baseline, rows)
-    label = baseline.cell.config.method.label
-    others = [row for row in rows if row is not baseline]
-    lines = dict(enumerate(_lines(label, baseline, others)))
-    heading = f"{label} less it"
-    frame = pd.DataFrame(lines.values(), columns=["Method", heading, *COLUMNS], dtype=str)
+    lines: list[list[str]] = []
+    groups: list[str] = []
+    label = str(spec.baseline)
+    for model, compared in by_model(rows).items():
+        baseline = baseline_of("table", name, spec.baseline, compared)
+        label = baseline.cell.config.method.label
+        others = [row for row in compared if row is not baseline]
+        lines += _lines(label, baseline, others)
+        groups += [model] * len(others)
+    frame = pd.DataFrame(lines, columns=["Method", f"{label} less it", *COLUMNS], dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    return Table(name, spec.title, frame, best, notes(rows))
+    return Table(name, spec.title, frame, best, notes(rows), apart(groups))
+
+
+def apart(groups: list[str]) -> list[str] | None:
+    """Headings of models, where there are several."""
+    return groups if len(set(groups)) > 1 else None
 
 
 def baseline_of(what: str, name: str, wanted: str | None, rows: Sequence[Row]) -> Row:
@@ -59,15 +70,16 @@ def _lines(label: str, baseline: Row, others: Sequence[Row]) -> list[list[str]]:
             so = "ties" if p >= ALPHA else "wins" if gap.points > 0 else "loses"
             interval = f"{signed(gap.low)} to {signed(gap.high)}"
             cells = [signed(gap.points), interval, probability(p), f"{label} {so}"]
-        lines.append([row.cell.config.method.label, *cells])
+        lines.append([row.name + row.edge, *cells])
     return lines
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """What the intervals and tests hold, and what they cannot."""
+    family = "all of the table" if len(by_model(rows)) < 2 else "all of one model"
     lines = [
         "Avg. in points, paired by question; intervals hold the spread of the questions and of the "
-        "seeds (Student's t), and are of one comparison each: p is adjusted for all of the table."
+        f"seeds (Student's t), and are of one comparison each: p is adjusted for {family}."
     ]
     trained = [row for row in rows if row.cell.config.trains and row.runs]
     if single := [row.cell.config.method.label for row in trained if len(row.runs) == 1]:
@@ -75,4 +87,4 @@ def notes(rows: Sequence[Row]) -> list[str]:
             f"Of one seed ({', '.join(dict.fromkeys(single))}) no spread between seeds is known: "
             "such intervals and tests are of these adapters alone, not of the methods."
         )
-    return lines
+    return lines + edge_note(rows)

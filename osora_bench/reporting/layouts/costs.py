@@ -7,6 +7,7 @@ import pandas as pd
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.reporting.costs import COSTS, cost_of
+from osora_bench.reporting.layouts.notes import edge_note
 from osora_bench.reporting.numbers import mean
 from osora_bench.reporting.reference import AVERAGE
 from osora_bench.reporting.rows import Row
@@ -25,7 +26,7 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         if column not in COSTS:
             raise UserError(f"table {name}: {unknown('cost', column, COSTS)}")
     frame: dict[str, list[str]] = {
-        "Method": [row.cell.config.method.label for row in rows],
+        "Method": [row.cell.config.method.label + row.edge for row in rows],
         "r": [str(row.cell.config.method.rank or "") for row in rows],
         AVERAGE: [str(mean(a)) if (a := row.averages()) else "" for row in rows],
     }
@@ -58,5 +59,6 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         notes.append(
             "Blank: not recorded, as before costs were kept, or where several processes trained."
         )
+    notes += edge_note(rows)
     table = pd.DataFrame(frame, dtype=str)
     return Table(name, spec.title, table, pd.DataFrame(marks, columns=table.columns), notes)

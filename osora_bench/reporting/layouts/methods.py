@@ -128,9 +128,9 @@ def _setting(row: Row, column: str) -> str:
     config = row.cell.config
     settings: dict[str, Callable[[], str]] = {
         "model": lambda: str(config.model.label),
-        "method": lambda: str(config.method.label),
+        "method": lambda: config.method.label + row.edge,
         "rank": lambda: str(config.method.rank or ""),
-        "learning_rate": lambda: scientific(config.trainer.learning_rate),
+        "learning_rate": lambda: scientific(config.trainer.learning_rate) if config.trains else "",
         "batch_size": lambda: str(config.trainer.batch_size),
         "params": lambda: _params(row),
         "unread": lambda: mean_count(row.unread()),

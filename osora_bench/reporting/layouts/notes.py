@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from osora_bench.planning.config import DatasetConfig
 from osora_bench.reporting.rows import Row, limit_mark
-from osora_bench.reporting.table import CORRECTED, LIMITED, TIED
+from osora_bench.reporting.table import CORRECTED, EDGE, LIMITED, TIED
 
 
 def rules_below(rows: Sequence[Row]) -> list[str]:
@@ -33,9 +33,17 @@ def notes_below(rows: Sequence[Row]) -> list[str]:
         *_limited(finished),
         *_cut(finished),
         *_other_runs(finished),
+        *edge_note(finished),
         *_leakage(finished),
         *_warnings(rows),
     ]
+
+
+def edge_note(rows: Sequence[Row]) -> list[str]:
+    """What the mark of a choice at an end says, if there is one."""
+    if not any(row.edge for row in rows):
+        return []
+    return [f"{EDGE}: at a setting that is the first or last of those tried; beyond may be better."]
 
 
 def _precision(finished: Sequence[Row]) -> list[str]:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from osora_bench.planning.experiments import TableSpec
-from osora_bench.reporting.layouts.against import baseline_of, notes
+from osora_bench.reporting.layouts.against import apart, baseline_of, notes
 from osora_bench.reporting.numbers import shown_points
-from osora_bench.reporting.rows import Row
+from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.statistics import ALPHA, Answers, adjusted_pairs, improvement, mean
 from osora_bench.reporting.table import Table
 
@@ -17,15 +17,36 @@ COLUMNS = ("Method", "r", "Seeds", "Avg.", "95 % interval", "Rank")
 
 
 def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
-    """A row a method, the highest Avg. first: mean over seeds, interval, the ranks it may have, and
-    with a `baseline` the probability that a run of it scores higher than one of that.
+    """A row a method, each model's apart, the highest Avg. first: mean over seeds, interval, the
+    ranks it may have, and with a `baseline` the probability that a run of it scores higher than one
+    of that.
 
     Raises:
         UserError: a baseline that is not among the methods.
     """
-    baseline = (
-        baseline_of("table", name, spec.baseline, rows) if spec.baseline is not None else None
-    )
+    lines: list[list[str]] = []
+    groups: list[str] = []
+    first: list[int] = []
+    label: str | None = None
+    for model, of_model in by_model(rows).items():
+        baseline = None
+        if spec.baseline is not None:
+            baseline = baseline_of("table", name, spec.baseline, of_model)
+            label = baseline.cell.config.method.label
+        ranked, unbeaten = _ranked(of_model, baseline)
+        first += [len(lines) + index for index in unbeaten]
+        lines += ranked
+        groups += [model] * len(ranked)
+    headings = [*COLUMNS, *([] if label is None else [f"P(above {label})"])]
+    frame = pd.DataFrame(lines, columns=headings, dtype=str)
+    best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
+    best.loc[first, "Avg."] = True
+    below = [*_rules(label is not None), *notes(rows)]
+    return Table(name, spec.title, frame, best, below, apart(groups))
+
+
+def _ranked(rows: Sequence[Row], baseline: Row | None) -> tuple[list[list[str]], list[int]]:
+    """The lines of one model's methods, and which of them no other beats."""
     compared = [(row, a) for row in rows if (a := row.answers(row.datasets)) is not None]
     compared.sort(key=lambda entry: -entry[1].averages.mean())
     ranks = possible_ranks([answers for _, answers in compared])
@@ -36,13 +57,7 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     ]
     blank = [row for row in rows if row.answers(row.datasets) is None]
     lines += [[*_names(row), *[""] * (len(COLUMNS) - 2), *_better(baseline)] for row in blank]
-    headings = list(COLUMNS)
-    if baseline is not None:
-        headings.append(f"P(above {baseline.cell.config.method.label})")
-    frame = pd.DataFrame(lines, columns=headings, dtype=str)
-    best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    best.loc[[i for i, (low, _) in enumerate(ranks) if low == 1], "Avg."] = True
-    return Table(name, spec.title, frame, best, [*_rules(baseline is not None), *notes(rows)])
+    return lines, [i for i, (low, _) in enumerate(ranks) if low == 1]
 
 
 def possible_ranks(methods: Sequence[Answers]) -> list[tuple[int, int]]:
@@ -65,7 +80,7 @@ def _line(row: Row, answers: Answers) -> list[str]:
 
 
 def _names(row: Row) -> list[str]:
-    return [row.cell.config.method.label, str(row.cell.config.method.rank or "")]
+    return [row.cell.config.method.label + row.edge, str(row.cell.config.method.rank or "")]
 
 
 def _span(low: int, high: int) -> str:

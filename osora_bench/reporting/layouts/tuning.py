@@ -9,13 +9,14 @@ from osora_bench.planning.experiments import TableSpec
 from osora_bench.records.record import held_out_loss
 from osora_bench.records.schema import ValidationRecord
 from osora_bench.reporting.numbers import NOT_IN_GRID, scientific
-from osora_bench.reporting.rows import Row
-from osora_bench.reporting.table import Table
+from osora_bench.reporting.rows import Row, by_model
+from osora_bench.reporting.table import EDGE, Table
 
 
 def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """The loss on held-out rows by method and learning rate, or by method and the settings that
-    were tried where these are others; the lowest of a method in bold."""
+    were tried where these are others; the lowest of a method in bold, a mark where that is at the
+    end of those tried."""
     only_rates = all(not row.cell.tries or _is_rate(row.cell.tries) for row in rows)
     frame, best = (_by_rate if only_rates else _by_settings)(rows)
     sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
@@ -23,7 +24,24 @@ def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
         for count, tokens in sorted(sizes)
     ]
-    return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
+    notes = notes or ["No run has finished yet."]
+    return Table(name, spec.title, frame, best, [*notes, *_ends(rows)])
+
+
+def _ends(rows: Sequence[Row]) -> list[str]:
+    """Of choices at the end of what was tried: whether there may be more beyond."""
+    at_edge: dict[str, list[str]] = {}
+    for row in rows:
+        if row.cell.edges:
+            at_edge.setdefault(", ".join(row.cell.edges), []).append(row.name)
+    lines = [
+        f"{EDGE}: chosen at the end of what was tried ({what}: {', '.join(names)}); what lies "
+        "beyond is not known."
+        for what, names in at_edge.items()
+    ]
+    return lines + [
+        f"{row.name}: nothing lies beyond {why}." for row in rows for why in row.cell.ended
+    ]
 
 
 def _is_rate(tries: Sequence[str]) -> bool:
@@ -32,13 +50,14 @@ def _is_rate(tries: Sequence[str]) -> bool:
 
 def _by_rate(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A column a rate."""
-    by_label: dict[str, dict[float, str]] = {}
-    for row in rows:
-        by_label.setdefault(_label(row), {})[row.cell.config.trainer.learning_rate] = _loss(row)
+    by_label: dict[str, dict[float, Row]] = {}
+    labels = _labels(rows)
+    for row, label in zip(rows, labels, strict=True):
+        by_label.setdefault(label, {})[row.cell.config.trainer.learning_rate] = row
     rates = sorted({rate for by_rate in by_label.values() for rate in by_rate})
     frame = pd.DataFrame(
         [
-            [label, *(by_rate.get(rate, NOT_IN_GRID) for rate in rates)]
+            [label, *(_loss(by_rate[r]) if r in by_rate else NOT_IN_GRID for r in rates)]
             for label, by_rate in by_label.items()
         ],
         columns=["Method", *map(scientific, rates)],
@@ -46,22 +65,36 @@ def _by_rate(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
     losses_only = frame.iloc[:, 1:].apply(pd.to_numeric, errors="coerce")
     best = losses_only.eq(losses_only.min(axis="columns"), axis="index")
     best.insert(0, "Method", False)
+    for index, by_rate in enumerate(by_label.values()):
+        for column, rate in enumerate(rates, start=1):
+            if rate in by_rate and by_rate[rate].cell.edges:
+                frame.iloc[index, column] += EDGE
     return frame, best
 
 
 def _by_settings(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row a trial."""
-    lines = [[_label(row), ", ".join(row.cell.tries), _loss(row)] for row in rows]
+    lines = [
+        [label, ", ".join(row.cell.tries), _loss(row)]
+        for row, label in zip(rows, _labels(rows), strict=True)
+    ]
     frame = pd.DataFrame(lines, columns=["Method", "Tried", "Loss"], dtype=str)
     losses = pd.to_numeric(frame["Loss"], errors="coerce")
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best["Loss"] = losses.eq(losses.groupby(frame["Method"]).transform("min"))
+    frame["Loss"] += [EDGE if row.cell.edges else "" for row in rows]
     return frame, best
 
 
-def _label(row: Row) -> str:
-    method = row.cell.config.method
-    return method.label if method.rank is None else f"{method.label}, r = {method.rank}"
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Method and rank, with the model where there are several."""
+    several = len(by_model(rows)) > 1
+    labels = []
+    for row in rows:
+        model, method = row.cell.config.model, row.cell.config.method
+        rank = "" if method.rank is None else f", r = {method.rank}"
+        labels.append((f"{model.label}, " if several else "") + method.label + rank)
+    return labels
 
 
 def _loss(row: Row) -> str:

@@ -42,7 +42,7 @@ def by_value(
         answers[label] = [row.answers(row.datasets) if row else None for row in method_rows]
         columns[label] = [row.averages() if row else [] for row in method_rows]
         frame[label] = [
-            row.show(averages) if row else NOT_IN_GRID
+            _with_edge(row, row.show(averages)) if row else NOT_IN_GRID
             for row, averages in zip(method_rows, columns[label], strict=True)
         ]
         numbers[label] = numbers_of(
@@ -53,6 +53,10 @@ def by_value(
     return Table(
         name, spec.title, pd.DataFrame(frame), best, notes_below(rows), None, numbers, ties
     )
+
+
+def _with_edge(row: Row, text: str) -> str:
+    return text + row.edge if text else text
 
 
 def _only_set(rows: Sequence[Row]) -> str:
