@@ -200,8 +200,7 @@ class Session:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         start = time.time()
         meter = CostMeter(base.model, device_of(cell.config))
-        with meter.start():
-            model = self._started(cell, base)
+        model = meter.started(lambda: self._started(cell, base))
         earlier = reuse.find_training(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
             if earlier.load(cell, model):
@@ -214,7 +213,7 @@ class Session:
         with meter.training():
             training = self._train(cell, base, model, tracker, meter.loop)
         outcome = reuse.Trained(
-            training, parameters_of(cell, trainable), time.time() - start, meter.costs(model)
+            training, parameters_of(cell, trainable), time.time() - start, meter.costs()
         )
         if not cell.config.method.full:
             reuse.note_training(cell, model, outcome, circumstances)
@@ -284,8 +283,10 @@ class Session:
                 earlier.take(cell)
                 return earlier.done
         self.workspace.clear()
-        training, trainable = launch.train_in_parts(cell, interruption.current(), tracker.log)
-        return reuse.Trained(training, parameters_of(cell, trainable), time.time() - start)
+        training, trainable, costs = launch.train_in_parts(
+            cell, interruption.current(), tracker.log
+        )
+        return reuse.Trained(training, parameters_of(cell, trainable), time.time() - start, costs)
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""

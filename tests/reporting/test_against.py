@@ -25,7 +25,8 @@ def row(cell, verdicts_by_seed):
         for name, right in zip(names, verdicts, strict=True):
             n = len(right)
             scores[name] = {**score(sum(right), n, n), "right": record.pack(right)}
-        runs.append({"scores": scores, "training": None})
+        config = {"trainer": {"processes": 1}}
+        runs.append({"config": config, "scores": scores, "training": None})
     return reporting_rows.Row(cell, runs, len(runs))
 
 
