@@ -111,8 +111,8 @@ class Row:
 
 @lru_cache(maxsize=4096)
 def _verdicts(packed: str, n: int) -> Any:
-    """`unpack` as an array: many comparisons are of the same answers."""
-    return np.array(unpack(packed, n), dtype=float)
+    """`unpack` as an array of a byte an answer: many comparisons are of the same answers."""
+    return np.array(unpack(packed, n), dtype=np.bool_)
 
 
 def rows(cells: Sequence[Cell], records: dict[str, Record], *, others: bool = False) -> list[Row]:

@@ -28,7 +28,8 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     heading = f"{label} less it"
     frame = pd.DataFrame(lines.values(), columns=["Method", heading, *COLUMNS], dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    return Table(name, spec.title, frame, best, notes(rows))
+    notes = [*_notes(baseline, others), *of_one_seed(rows)]
+    return Table(name, spec.title, frame, best, notes)
 
 
 def baseline_of(what: str, name: str, wanted: str | None, rows: Sequence[Row]) -> Row:
@@ -63,16 +64,48 @@ def _lines(label: str, baseline: Row, others: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """What the intervals and tests hold, and what they cannot."""
-    lines = [
-        "Avg. in points, paired by question; intervals hold the spread of the questions and of the "
-        "seeds (Student's t), and are of one comparison each: p is adjusted for all of the table."
+def _notes(baseline: Row, others: Sequence[Row]) -> list[str]:
+    """What the intervals and tests hold, and which test each pair had."""
+    own = baseline.answers(baseline.datasets)
+    tested = [
+        (row.cell.config.method.label, own.single and answers.single)
+        for row in others
+        if own is not None and (answers := row.answers(row.datasets)) is not None
     ]
+    family = (
+        f"for the table's {len(tested)} comparisons; a ranking's is for all pairs, and may leave "
+        "open what is told apart here"
+        if len(tested) > 1
+        else "for one comparison"
+    )
+    return [
+        "Avg. in points, paired by question. Intervals hold the spread of the questions and, where "
+        "several ran, of the seeds, and are of one comparison each; p is adjusted (Holm) "
+        f"{family}.",
+        *which_test([label for label, exact in tested if exact], [n for n, e in tested if not e]),
+    ]
+
+
+def which_test(exact: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Names the test of what is compared, each where they differ."""
+    kinds = [
+        ("McNemar's exact test (one seed each, one set)", exact),
+        ("Student's t of the paired difference (normal where seeds show no spread)", others),
+    ]
+    used = [(kind, dict.fromkeys(names)) for kind, names in kinds if names]
+    if len(used) < 2:
+        return [f"Test: {kind}." for kind, _ in used]
+    told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in used)
+    return [f"Tests: {told}."]
+
+
+def of_one_seed(rows: Sequence[Row]) -> list[str]:
+    """What intervals and tests cannot hold."""
     trained = [row for row in rows if row.cell.config.trains and row.runs]
-    if single := [row.cell.config.method.label for row in trained if len(row.runs) == 1]:
-        lines.append(
-            f"Of one seed ({', '.join(dict.fromkeys(single))}) no spread between seeds is known: "
-            "such intervals and tests are of these adapters alone, not of the methods."
-        )
-    return lines
+    single = [row.cell.config.method.label for row in trained if len(row.runs) == 1]
+    if not single:
+        return []
+    return [
+        f"Of one seed ({', '.join(dict.fromkeys(single))}) no spread between seeds is known: "
+        "such intervals and tests are of these adapters alone, not of the methods."
+    ]

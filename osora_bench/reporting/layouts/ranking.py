@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from osora_bench.planning.experiments import TableSpec
-from osora_bench.reporting.layouts.against import baseline_of, notes
+from osora_bench.reporting.layouts.against import baseline_of, of_one_seed, which_test
 from osora_bench.reporting.numbers import shown_points
 from osora_bench.reporting.rows import Row
 from osora_bench.reporting.statistics import ALPHA, Answers, adjusted_pairs, improvement, mean
@@ -42,7 +42,8 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     frame = pd.DataFrame(lines, columns=headings, dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best.loc[[i for i, (low, _) in enumerate(ranks) if low == 1], "Avg."] = True
-    return Table(name, spec.title, frame, best, [*_rules(baseline is not None), *notes(rows)])
+    notes = [*_notes(compared, baseline is not None), *of_one_seed(rows)]
+    return Table(name, spec.title, frame, best, notes)
 
 
 def possible_ranks(methods: Sequence[Answers]) -> list[tuple[int, int]]:
@@ -83,11 +84,25 @@ def _better(
     return [f"{improvement(answers[0], own):.2f}"]
 
 
-def _rules(baseline: bool) -> list[str]:
+def _notes(compared: Sequence[tuple[Row, Answers]], baseline: bool) -> list[str]:
+    """What the intervals, ranks and shares are, and which test each pair had."""
+    pairs = len(compared) * (len(compared) - 1) // 2
+    single = [row.cell.config.method.label for row, answers in compared if answers.single]
     lines = [
+        "Interval: of the method's own Avg., over its questions and, where several ran, seeds; "
+        "methods whose intervals overlap may still differ, question by question.",
         "Rank: from one more than the methods that are significantly better to as many as are not "
-        "significantly worse (paired tests of all pairs, Holm, 5 %); in bold who is beaten by none."
+        f"significantly worse (Holm over {pairs} pairs, 5 %); in bold who is beaten by none.",
+        *which_test(
+            [f"pairs of {', '.join(dict.fromkeys(single))}"] if len(single) > 1 else [],
+            ["all others"] if len(single) < len(compared) else [],
+        ),
     ]
     if baseline:
         lines.append("P: of pairs of runs, the share in which it scores higher (ties half).")
+    if pairs > len(compared) - 1:
+        lines.append(
+            "`against` adjusts for the comparisons with its baseline alone, so that it may tell "
+            "apart what these ranks leave open."
+        )
     return lines
