@@ -8,7 +8,8 @@ import pytest
 import scipy.stats
 
 from benchmarks.coverage import KINDS, simulate
-from osora_bench.reporting import statistics
+from osora_bench.records import record
+from osora_bench.reporting import rows, statistics
 from osora_bench.reporting.statistics import Answers
 
 
@@ -128,6 +129,13 @@ def test_verdicts_take_a_byte_each():
     assert sum(one.nbytes for one in answers.by_set) == 2 * 3 + 2 * 2
     held = [value for value in vars(answers).values() if isinstance(value, np.ndarray)]
     assert sum(one.nbytes for one in held) <= 2 * 8  # Avg. by seed
+
+
+def test_verdicts_are_those_that_were_packed():
+    chance = np.random.default_rng(13)
+    for n in (1, 7, 8, 9, 500):
+        right = (chance.random(n) < 0.5).tolist()
+        assert rows._verdicts(record.pack(right), n).tolist() == right
 
 
 def test_holm_is_its_definition():
