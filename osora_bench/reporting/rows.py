@@ -110,7 +110,7 @@ class Row:
 
 
 def _verdicts(packed: str, n: int) -> Any:
-    """`unpack` as an array of a byte an answer, 10,000 records' worth in a second."""
+    """`unpack` as an array of a byte an answer."""
     return np.unpackbits(np.frombuffer(b64decode(packed), np.uint8), count=n).astype(np.bool_)
 
 
