@@ -40,7 +40,7 @@ def draw(
 
 def before(first: Answers, second: Answers) -> float:
     """Half the width of the interval that this project had before."""
-    gap = first.rates[0] - second.rates[0]
+    gap = first.rates(0) - second.rates(0)
     variance = gap.var(ddof=1) / gap.size + first.between_seeds + second.between_seeds
     return float(196 * np.sqrt(variance))
 

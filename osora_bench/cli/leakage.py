@@ -15,7 +15,8 @@ HELP = {
 usage: osora-bench leakage experiment=NAME [KEY=VALUE ...]
 
 For every task and suite of an experiment, how many questions of each set stand whole in a training
-row, and how many others share 13 words in a row with one (docs/data.md). Nothing is trained.
+row, and how many others share 13 words in a row with one (docs/data.md). Whole: the question
+itself; an option or a passage that recurs counts in part only. Nothing is trained.
 
 {CELLS_HELP}""",
 }

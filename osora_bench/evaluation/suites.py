@@ -1,8 +1,9 @@
 """A suite's sets as OpenCompass configurations, loaded, and held against what the suite says."""
 
 import importlib
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import opencompass
 from mmengine.config import Config, ConfigDict
 
+from osora_bench.benchdata.overlap import Question
 from osora_bench.benchdata.sets import checking
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
@@ -20,6 +22,8 @@ from osora_bench.evaluation.tasks import build_dataset, output_to, point_at_data
 from osora_bench.planning.config import DatasetConfig, EvalConfig
 
 PERPLEXITY = ("PPLInferencer", "LLInferencer", "PPLOnlyInferencer")
+_BESIDE = re.compile(r"passage|(text|answer|sol|opt|only_option)?([A-J]|\d)")
+"""Columns that OpenCompass's readers call a passage or an option."""
 
 
 PreparedSets = Mapping[str, ConfigDict]
@@ -120,19 +124,34 @@ def prepare(suite: EvalConfig, runs: Path) -> PreparedSets:
     return configs
 
 
-def question_texts(config: ConfigDict) -> list[list[str]]:
-    """The texts of every question that is asked of a set: what its prompt shows of it."""
+def questions(config: ConfigDict) -> list[Question]:
+    """Every question that is asked of a set, by what its prompt shows of it.
+
+    The question's own are the columns that are neither an option nor a passage, all of them: of
+    SIQA the question alone is one of a few. Where options are all there is, as sentences with a
+    word filled in (WinoGrande by perplexity), each is the whole question.
+    """
     columns = config.reader_cfg.input_columns
     names = [columns] if isinstance(columns, str) else list(columns)
-    return [
-        [text for name in names for text in _texts(row.get(name))]
-        for row in build_dataset(config).test
-    ]
+    own = [name for name in names if not _BESIDE.fullmatch(name)]
+    beside = [name for name in names if name not in own]
+    result = []
+    for row in build_dataset(config).test:
+        if own:
+            result.append(Question((_texts(row, own),), _texts(row, beside)))
+        else:
+            result.append(Question(tuple((text,) for text in _texts(row, beside))))
+    return result
 
 
-def _texts(value: Any) -> list[str]:
-    """Of a column: a text, or a list of them."""
-    return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]
+def _texts(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
+    """Of columns, each a text or a list of them."""
+    values = (row.get(column) for column in columns)
+    return tuple(
+        str(item)
+        for value in values
+        for item in (value if isinstance(value, list | tuple) else [value])
+    )
 
 
 def _size(dataset: DatasetConfig, config: ConfigDict) -> int:

@@ -1,7 +1,7 @@
 """Whether a cell trains on the questions that it is scored on."""
 
 from osora_bench.benchdata.overlap import Overlap, Questions
-from osora_bench.evaluation.suites import PreparedSets, question_texts
+from osora_bench.evaluation.suites import PreparedSets, questions
 from osora_bench.planning.cell import Cell
 from osora_bench.records.schema import LeakageRecord
 from osora_bench.training import data
@@ -15,7 +15,7 @@ def overlaps(cell: Cell, sets: PreparedSets) -> dict[str, Overlap]:
     """
     dialogues = data.dialogues(cell.config.task, cell.config.seed)
     rows = [f"{dialogue.prompt}\n{dialogue.response}" for dialogue in dialogues]
-    return {name: Questions(question_texts(sets[name])).in_rows(rows) for name in sets}
+    return {name: Questions(questions(sets[name])).in_rows(rows) for name in sets}
 
 
 def as_recorded(found: dict[str, Overlap]) -> dict[str, LeakageRecord]:

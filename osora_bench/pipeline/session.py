@@ -29,7 +29,7 @@ from osora_bench.pipeline.recording import (
 )
 from osora_bench.pipeline.tracker import Tracker, tracking
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import Config, TaskConfig, plain
+from osora_bench.planning.config import Config, plain
 from osora_bench.records.schema import (
     Circumstances,
     ForgettingRecord,
@@ -61,6 +61,7 @@ class Session:
         self._merges: set[str] = set()
         self._leakage: dict[str, dict[str, LeakageRecord]] = {}
         self._knew: dict[str, float] = {}
+        self._retained: dict[str, list[list[int]]] = {}
 
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Load the questions of every suite once; a set of the wrong size stops all now."""
@@ -114,7 +115,7 @@ class Session:
             elif cell.config.trains:
                 model, outcome = self._trained(cell, base, circumstances, tracker)
                 trained = None if cell.config.method.full else _losses(model)
-            forgotten = self._forgotten(cell, base, model, knew)
+            forgotten = self._forgotten(cell, model, knew)
             evaluation_start = time.time()
             scores = self._scores(cell, base, model)
         finally:
@@ -150,25 +151,25 @@ class Session:
         cfg = cell.config
         if cfg.task.retained is None or not cfg.trains or (cfg.processes > 1 and cfg.method.full):
             return None
-        key = json.dumps([plain(cfg.model), cell.fingerprints, cfg.task.retained])
+        key = _key_of_retained(cell)
+        if key not in self._retained:
+            self._retained[key] = retention.pieces(cfg.task, base.tokenizer)
         if key not in self._knew:
-            self._knew[key] = retention.loss(model, retention.pieces(cfg.task, base.tokenizer))
+            self._knew[key] = retention.loss(model, self._retained[key])
         return self._knew[key]
 
-    def _forgotten(
-        self, cell: Cell, base: Base, model: Any, before: float | None
-    ) -> ForgettingRecord | None:
+    def _forgotten(self, cell: Cell, model: Any, before: float | None) -> ForgettingRecord | None:
         """The same of the trained model beside it."""
         if before is None:
             return None
-        texts = retention.pieces(cell.config.task, base.tokenizer)
+        texts = self._retained[_key_of_retained(cell)]
         tokens = sum(len(text) - 1 for text in texts)
         return {"tokens": tokens, "before": before, "after": retention.loss(model, texts)}
 
     def leakage(self, cell: Cell) -> dict[str, LeakageRecord]:
         """What the cell's training rows hold of its questions; cells with the same share it."""
         task, sets = cell.config.task, self.sets(cell)
-        seed = cell.config.seed if _by_seed(task) else 0
+        seed = cell.config.seed if data.by_seed(task) else 0
         key = json.dumps([plain(task), plain(cell.config.eval), cell.fingerprints, seed])
         if key not in self._leakage:
             found = leakage.as_recorded(leakage.overlaps(cell, sets))
@@ -200,8 +201,7 @@ class Session:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         start = time.time()
         meter = CostMeter(base.model, device_of(cell.config))
-        with meter.start():
-            model = self._started(cell, base)
+        model = meter.started(lambda: self._started(cell, base))
         earlier = reuse.find_training(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
             if earlier.load(cell, model):
@@ -214,7 +214,7 @@ class Session:
         with meter.training():
             training = self._train(cell, base, model, tracker, meter.loop)
         outcome = reuse.Trained(
-            training, parameters_of(cell, trainable), time.time() - start, meter.costs(model)
+            training, parameters_of(cell, trainable), time.time() - start, meter.costs()
         )
         if not cell.config.method.full:
             reuse.note_training(cell, model, outcome, circumstances)
@@ -284,12 +284,14 @@ class Session:
                 earlier.take(cell)
                 return earlier.done
         self.workspace.clear()
-        training, trainable = launch.train_in_parts(cell, interruption.current(), tracker.log)
-        return reuse.Trained(training, parameters_of(cell, trainable), time.time() - start)
+        training, trainable, costs = launch.train_in_parts(
+            cell, interruption.current(), tracker.log
+        )
+        return reuse.Trained(training, parameters_of(cell, trainable), time.time() - start, costs)
 
     def tokenised(self, cell: Cell, tokenizer: Any) -> data.TokenisedTask:
         """The cell's training rows as tokens; cells with the same rows share them."""
-        seed = cell.config.seed if _by_seed(cell.config.task) else 0
+        seed = cell.config.seed if data.by_seed(cell.config.task) else 0
         tokens: data.TokenisedTask = self._tokens(
             cell, seed, lambda: data.tokenised(cell.config, tokenizer)
         )
@@ -310,9 +312,9 @@ class Session:
         return self._tokenised[key]
 
 
-def _by_seed(task: TaskConfig) -> bool:
-    """Whether seeds train on other rows, or on the same in other words."""
-    return task.max_rows is not None or any(source.options for source in task.sources)
+def _key_of_retained(cell: Cell) -> str:
+    """What the tokens of a task's plain text, and the untrained model's loss on it, depend on."""
+    return json.dumps([plain(cell.config.model), cell.fingerprints, cell.config.task.retained])
 
 
 def _recorded(training: train.Training | None) -> TrainingRecord | None:

@@ -79,14 +79,16 @@ class ScoreRecord(TypedDict):
 
 
 class TrainingCosts(TypedDict):
-    """Of a training since it was started last: the adapter's start, the loop, tokens without
-    padding a second, the most memory above that of the base model, and the bytes that the adapter
-    holds beside what is trained."""
+    """Of a training: the adapter's last start, the loop over all its parts (None: an earlier one's
+    seconds are not known), tokens without padding a second, the most memory above that of the base
+    model, and the bytes that the adapter holds beside what is trained. Where processes share the
+    model: seconds of the first, and its memory above its part of model and adapter; tokens and
+    frozen bytes are the whole model's. The first records had `memory_mb`, in MiB."""
 
     start_seconds: float
-    seconds: float
-    tokens_per_second: float
-    memory_mb: float
+    seconds: float | None
+    tokens_per_second: float | None
+    memory_bytes: int
     frozen_bytes: int
 
 
@@ -112,7 +114,7 @@ class Measured(TypedDict):
 
     seconds: dict[str, float]  # by stage; none if it diverged
     starts: int
-    peak_memory_mb: int
+    peak_memory_mb: int  # 2^20 bytes each
     finished: str  # UTC, ISO 8601
     training: NotRequired[TrainingCosts]
 

@@ -1,10 +1,10 @@
 """Records grouped into the rows of tables: cells that differ in their seed only."""
 
 import json
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
-from functools import lru_cache
 from math import sqrt
 from typing import Any
 
@@ -14,7 +14,7 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, plain
 from osora_bench.planning.experiments import FigureSpec, TableSpec
 from osora_bench.planning.identity import numerics_version, run_id
-from osora_bench.records.record import portable, read_ledger, unpack
+from osora_bench.records.record import portable, read_ledger
 from osora_bench.records.schema import Record
 from osora_bench.reporting.numbers import mean, percent, shown_values
 from osora_bench.reporting.reference import Key
@@ -114,10 +114,9 @@ class Row:
         return Key(config.model.name, config.method.name, config.method.rank, column)
 
 
-@lru_cache(maxsize=4096)
 def _verdicts(packed: str, n: int) -> Any:
-    """`unpack` as an array: many comparisons are of the same answers."""
-    return np.array(unpack(packed, n), dtype=float)
+    """`unpack` as an array of a byte an answer."""
+    return np.unpackbits(np.frombuffer(b64decode(packed), np.uint8), count=n).astype(np.bool_)
 
 
 def rows(cells: Sequence[Cell], records: dict[str, Record], *, others: bool = False) -> list[Row]:

@@ -21,6 +21,7 @@ LEVEL = 0.95
 """Of all intervals."""
 ALPHA = 1 - LEVEL
 
+Verdicts = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -29,11 +30,12 @@ class Answers:
     """A method's answers: right or wrong, by set a matrix of seeds x questions.
 
     Args:
-        by_set: each with the same number of seeds, at least one, and at least two questions.
+        by_set: each with the same number of seeds, at least one, and at least two questions. A
+            byte an answer is kept, since a table may have 10,000 records behind it.
     """
 
     def __init__(self, by_set: Sequence[Any]) -> None:
-        self.by_set: list[Matrix] = [np.asarray(answers, dtype=float) for answers in by_set]
+        self.by_set: list[Verdicts] = [np.asarray(answers, dtype=np.bool_) for answers in by_set]
 
     @property
     def seeds(self) -> int:
@@ -50,10 +52,21 @@ class Answers:
         by_seed: Vector = np.mean([answers.mean(axis=1) for answers in self.by_set], axis=0)
         return by_seed
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one run on one set."""
+        return self.seeds == len(self.by_set) == 1
+
+    def rates(self, number: int) -> Vector:
+        """The share of seeds that each question of a set was answered right with."""
+        shares: Vector = self.by_set[number].mean(axis=0)
+        return shares
+
     @cached_property
-    def rates(self) -> list[Vector]:
-        """By set the share of seeds that a question was answered right with."""
-        return [answers.mean(axis=0) for answers in self.by_set]
+    def between_questions(self) -> float:
+        """Variance of the mean of `averages` that the questions make."""
+        rates = [self.rates(number) for number in range(len(self.by_set))]
+        return sum(float(own.var(ddof=1)) / own.size for own in rates) / len(rates) ** 2
 
     @cached_property
     def between_seeds(self) -> float:
@@ -67,9 +80,11 @@ class Answers:
         if self.seeds == 1:
             return 0.0
         variances = []
-        for answers, rates in zip(self.by_set, self.rates, strict=True):
+        for number, answers in enumerate(self.by_set):
             seeds, questions = answers.shape
-            left = answers - rates - answers.mean(axis=1, keepdims=True) + answers.mean()
+            left = (
+                answers - self.rates(number) - answers.mean(axis=1, keepdims=True) + answers.mean()
+            )
             spread = (left**2).sum() / ((seeds - 1) * (questions - 1))
             variances.append(spread / (seeds * questions))
         return float(sum(variances)) / len(variances) ** 2
@@ -100,11 +115,12 @@ class Estimate:
 
 def mean(answers: Answers) -> Estimate:
     """Avg. of a method over its seeds."""
-    spread = sum(float(rates.var(ddof=1)) / rates.size for rates in answers.rates)
     variance, freedom = _variance(
-        np.array(spread / len(answers.rates) ** 2),
-        np.array(answers.between_seeds), np.array(answers.within), np.array(float(answers.freedom)),
-    )  # fmt: skip
+        np.array(answers.between_questions),
+        np.array(answers.between_seeds),
+        np.array(answers.within),
+        np.array(float(answers.freedom)),
+    )
     return Estimate(100 * float(answers.averages.mean()), 100 * sqrt(variance), float(freedom))
 
 
@@ -123,13 +139,14 @@ def _differences(methods: Sequence[Answers]) -> tuple[Matrix, Matrix, Matrix]:
     freedom."""
     averages = np.array([one.averages.mean() for one in methods])
     questions = np.zeros((len(methods), len(methods)))
-    for rates in zip(*(one.rates for one in methods), strict=True):
-        covariance = np.atleast_2d(np.cov(np.array(rates)))
+    for number in range(len(methods[0].by_set)):
+        rates = np.array([one.rates(number) for one in methods])
+        covariance = np.atleast_2d(np.cov(rates))
         own = covariance.diagonal()
         # of equals, rounding leaves something below nothing
         gaps = np.maximum(0.0, own[:, None] + own[None, :] - 2 * covariance)
         gaps[gaps < 1e-12] = 0.0
-        questions += gaps / len(rates[0])
+        questions += gaps / rates.shape[1]
     between, within, freedom = (
         np.array([getattr(one, name) for one in methods], dtype=float)
         for name in ("between_seeds", "within", "freedom")
@@ -171,17 +188,19 @@ def _variance(questions: Any, between: Any, within: Any, seeds_freedom: Any) -> 
 def p_values(methods: Sequence[Answers]) -> Matrix:
     """That two methods as good as each other differ by as much as these (two-sided), of all pairs.
 
-    One seed of each and one set: McNemar's exact test, of these adapters alone. Otherwise Student's
-    t of `difference`: no permutation of two or three seeds reaches 5 %.
+    A pair's test is its own, whatever other methods there are. One seed of each and one set:
+    McNemar's exact test, of these adapters alone. Otherwise Student's t of `difference`: no
+    permutation of two or three seeds reaches 5 %.
     """
-    if all(len(one.by_set) == 1 and one.seeds == 1 for one in methods):
-        answers = np.array([one.by_set[0][0] for one in methods])
-        exact: Matrix = mcnemar(answers @ (1 - answers).T, (1 - answers) @ answers.T)
-        return exact
     points, errors, freedom = _differences(methods)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p: Matrix = 2 * special.stdtr(freedom, -np.abs(points) / errors)
-    return np.where(errors > 0, p, np.where(np.abs(points) > 1e-9, 0.0, 1.0))
+        t = 2 * special.stdtr(freedom, -np.abs(points) / errors)
+    p: Matrix = np.where(errors > 0, t, np.where(np.abs(points) > 1e-9, 0.0, 1.0))
+    single = [i for i, one in enumerate(methods) if one.single]
+    if len(single) > 1:
+        answers = np.array([methods[i].by_set[0][0] for i in single], dtype=float)
+        p[np.ix_(single, single)] = mcnemar(answers @ (1 - answers).T, (1 - answers) @ answers.T)
+    return p
 
 
 def mcnemar(first_only: Any, second_only: Any) -> Any:

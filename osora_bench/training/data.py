@@ -1,13 +1,16 @@
 """Training rows: checked rows -> dialogues -> tokens with labels."""
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.fingerprint import fingerprint
 from osora_bench.models.dialogue import prompt_ids, turns
-from osora_bench.planning.config import Config, KeyConfig, SourceConfig, TaskConfig
+from osora_bench.planning.config import Config, KeyConfig, SourceConfig, TaskConfig, plain
 from osora_bench.training.rows import column_of, source_rows
 from osora_bench.training.template import Template, Unfit
 
@@ -46,6 +49,30 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
             (a column that is missing, null or no text), a response that is empty, or more
             validation rows than there are.
     """
+    sources = task.sources
+    files = [s.path for s in sources] + [s.labels for s in sources if s.labels is not None]
+    files += [s.exclude.path for s in sources if s.exclude is not None]
+    places = [place for file in files if (place := paths.data_file(file)).is_file()]
+    drawn_by = seed if by_seed(task) else None
+    key = json.dumps([plain(task), drawn_by, [[str(p), fingerprint(p)] for p in places]])
+    if key not in _last_read:
+        result = _drawn_dialogues(task, seed)
+        _last_read.clear()
+        _last_read[key] = result
+    return [*_last_read[key]]
+
+
+def by_seed(task: TaskConfig) -> bool:
+    """Whether seeds train on other rows, or on the same in other words."""
+    return task.max_rows is not None or any(source.options for source in task.sources)
+
+
+_last_read: dict[str, list[Dialogue]] = {}
+"""The rows that were asked for last: the checks before a cell, the look for its questions in them
+and its tokens read them one after another."""
+
+
+def _drawn_dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
     generator = random.Random(seed)
     result = _all_dialogues(task, generator)
     held_out = _held_out(task, result)

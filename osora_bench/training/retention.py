@@ -26,14 +26,16 @@ def pieces(task: TaskConfig, tokenizer: Any) -> list[list[int]]:
     place = paths.data_file(task.retained)
     if not place.is_file():
         raise UserError(f"task.retained: {place}: no such file")
-    result = []
+    chosen: list[list[int]] = []
     for paragraph in read_text(place).split("\n\n"):
         tokens = list(tokenizer(paragraph, add_special_tokens=False)["input_ids"])
-        result += [tokens[i : i + LONGEST] for i in range(0, len(tokens), LONGEST)]
-    chosen = [piece for piece in result if len(piece) > 1][:PIECES]
+        cut = [tokens[i : i + LONGEST] for i in range(0, len(tokens), LONGEST)]
+        chosen += [piece for piece in cut if len(piece) > 1]
+        if len(chosen) >= PIECES:
+            break
     if not chosen:
         raise UserError(f"task.retained: {place}: holds no text")
-    return chosen
+    return chosen[:PIECES]
 
 
 def loss(model: Any, texts: list[list[int]]) -> float:

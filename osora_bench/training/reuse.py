@@ -27,8 +27,8 @@ from osora_bench.training.train import Training
 
 @dataclass(frozen=True)
 class Trained:
-    """What a record says of a training, how many seconds it took, and its costs where one process
-    trained; None: there was none."""
+    """What a record says of a training, how many seconds it took since its last start, and its
+    costs; None: there was none, or it was noted before costs were."""
 
     training: Training | None
     parameters: Parameters

@@ -5,6 +5,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +64,28 @@ def test_shots_and_answer_lengths_are_those_of_the_configuration(name):
         assert length == 512, "the authors' setting"
         assert suites.by_perplexity(config) == name.endswith(BY_PERPLEXITY)
         assert ("gen" in dataset.config) != name.endswith(BY_PERPLEXITY)
+
+
+@pytest.mark.parametrize("name", [*SUITES, "toy", "arithmetic"])
+def test_what_of_a_question_is_its_own_is_known_of_every_suite(name, monkeypatch):
+    """Neither options nor passages, whatever a configuration calls them: of a set made of its
+    columns' names."""
+    expected = {
+        "siqa": {"context", "question"}, "piqa": {"goal"}, "hellaswag": {"ctx"},
+        "winogrande": {"prompt"}, "openbookqa": {"question_stem"}, "math": {"problem"},
+    }  # fmt: skip
+    for dataset in suite(name).datasets:
+        config = suites.dataset_config(dataset)
+        columns = config.reader_cfg.input_columns
+        rows = SimpleNamespace(test=[{column: column for column in columns}])
+        monkeypatch.setattr(suites, "build_dataset", lambda _, rows=rows: rows)
+        (question,) = suites.questions(config)
+        if "winogrande_ll" in dataset.config:
+            assert question.wordings == (("opt1",), ("opt2",))
+            continue
+        (kind,) = [k for k in expected if dataset.name.lower().startswith(k)] or [None]
+        assert [set(wording) for wording in question.wordings] == [expected.get(kind, {"question"})]
+        assert {*question.wordings[0], *question.beside} == {*columns}
 
 
 def test_maths_two_configurations_differ_in_the_scoring_only():

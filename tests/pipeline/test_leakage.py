@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from osora_bench.benchdata.overlap import Questions
+from osora_bench.benchdata.overlap import Question, Questions
 from osora_bench.cli.main import main
-from osora_bench.evaluation.suites import question_texts
+from osora_bench.evaluation.suites import questions
 from osora_bench.planning import smoke
 from osora_bench.records import record
 from osora_bench.reporting import rows as reporting_rows
@@ -42,8 +42,8 @@ def test_the_embedded_tasks_do_not(places, capsys):
 def test_a_record_and_its_table_say_what_was_found(make_cell, session, tmp_path, capsys):
     """A row of the task is a test question with an answer."""
     cell = make_cell("method=lora", "trainer.max_steps=2", "eval.limit=3")
-    texts = question_texts(session.sets(cell)["gsm8k-toy"])
-    rows = [{"q": f"Well: {texts[1][0].upper()}", "a": "2"}, {"q": "Another one.", "a": "3"}]
+    ((text,),) = questions(session.sets(cell)["gsm8k-toy"])[1].wordings
+    rows = [{"q": f"Well: {text.upper()}", "a": "2"}, {"q": "Another one.", "a": "3"}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     words = "prompt: '{q}', response: '{a}'"
     leaking = make_cell(
@@ -62,11 +62,24 @@ def test_a_record_and_its_table_say_what_was_found(make_cell, session, tmp_path,
     assert record.read_record(cell.record)["leakage"] == {}
 
 
-@pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="OSORA_DATA has no GSM8K")
-def test_what_docs_say_of_real_files():
-    def lines(path):
-        return [json.loads(line) for line in (DATA / path).read_text("utf-8").splitlines()]
+def lines(path):
+    return [json.loads(line) for line in (DATA / path).read_text("utf-8").splitlines()]
 
+
+@pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="OSORA_DATA has no GSM8K")
+def test_what_docs_say_of_gsm8k():
     train = [f"{row['question']}\n{row['answer']}" for row in lines("gsm8k/train.jsonl")]
-    found = Questions([[row["question"]] for row in lines("gsm8k/test.jsonl")]).in_rows(train)
+    asked = [Question(((row["question"],),)) for row in lines("gsm8k/test.jsonl")]
+    found = Questions(asked).in_rows(train)
     assert (found.questions, len(found.exact), len(found.near)) == (1319, 0, 3)
+
+
+@pytest.mark.skipif(not (DATA / "commonsenseqa").is_dir(), reason="OSORA_DATA has none of it")
+def test_what_docs_say_of_commonsenseqa():
+    def read(split):
+        rows = [row["question"] for row in lines(f"commonsenseqa/{split}_rand_split.jsonl")]
+        return [(row["stem"], tuple(choice["text"] for choice in row["choices"])) for row in rows]
+
+    train = ["\n".join([stem, *options]) for stem, options in read("train")]
+    found = Questions(Question(((stem,),), options) for stem, options in read("dev")).in_rows(train)
+    assert (found.questions, len(found.exact), len(found.near)) == (1221, 1, 0)

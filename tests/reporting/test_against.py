@@ -9,7 +9,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.records import record
-from osora_bench.reporting import render
+from osora_bench.reporting import render, statistics
 from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting.layouts import against, costs, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
@@ -26,7 +26,8 @@ def row(cell, verdicts_by_seed):
         for name, right in zip(names, verdicts, strict=True):
             n = len(right)
             scores[name] = {**score(sum(right), n, n), "right": record.pack(right)}
-        runs.append({"scores": scores, "training": None})
+        config = {"trainer": {"processes": 1}}
+        runs.append({"config": config, "scores": scores, "training": None})
     return reporting_rows.Row(cell, runs, len(runs))
 
 
@@ -53,7 +54,8 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
     p = f"{2 * scipy.stats.norm.sf(2**0.5):.3f}"
     assert table.frame.iloc[0].tolist() == ["LoRA r=32", "+25.00", interval, p, "OSoRA ties"]
     assert table.frame.iloc[1].tolist() == ["VeRA r=64", "", "", "", ""]
-    assert "Of one seed (OSoRA, LoRA)" in table.notes[1]
+    assert table.notes[1].startswith("Test: Student's t of the paired difference")
+    assert "Of one seed (OSoRA, LoRA)" in table.notes[-1]
     assert "paired by question" in render.markdown(table)
     with pytest.raises(UserError, match="2 rows are of baseline osora"):
         against.against("t", spec, [*rows, rows[0]])
@@ -76,6 +78,44 @@ def test_p_is_adjusted_for_all_methods_of_the_table(cell):
     raw = [scipy.stats.binomtest(0, n).pvalue for n in (10, 3)]
     assert table.frame["p (Holm)"].tolist() == [f"{2 * raw[0]:.3f}", f"{raw[1]:.3f}", ""]
     assert table.frame["so"].tolist() == ["OSoRA wins", "OSoRA ties", ""]
+    assert table.notes[1] == "Test: McNemar's exact test (one seed each, one set)."
+
+
+def test_every_pairs_test_is_named_and_the_same_in_both_tables(cell):
+    """One method of two seeds beside three of one, on one set."""
+    cells = {
+        c.config.method.name: c for c in cells_of("demo", ["eval.without=[commonsenseqa-toy]"])
+    }
+    suite = cells["osora"].config.eval
+    one_set = replace(suite, datasets=[replace(suite.datasets[0], questions=40)])
+    rows = []
+    for method, seeds, right in (
+        ("osora", 1, 30),
+        ("lora", 1, 21),
+        ("vera", 2, 24),
+        ("dora", 1, 20),
+    ):
+        chosen = replace(cells[method], config=replace(cells[method].config, eval=one_set))
+        rows.append(row(chosen, [[[i < right for i in range(40)]]] * seeds))
+    table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
+    assert "p is adjusted (Holm) for the table's 3 comparisons; a ranking's" in table.notes[0]
+    exact, others = table.notes[1].split("; ")
+    assert exact == "Tests: McNemar's exact test (one seed each, one set): LoRA, DoRA"
+    assert others.endswith(": VeRA.")
+    raw = [scipy.stats.binomtest(0, n).pvalue for n in (9, 10)]
+    answers = [r.answers(r.datasets) for r in rows]
+    raw.append(statistics.p_values([answers[0], answers[2]])[0, 1])
+    lora, dora, vera = statistics.holm(raw)
+    assert table.frame["p (Holm)"].tolist() == [f"{p:.3f}" for p in (lora, vera, dora)]
+    below = ranking.ranking("t", TableSpec("ranking", "T"), rows).notes
+    assert "(Holm over 6 pairs, 5 %)" in below[1]
+    exact, others = below[2].split("; ")
+    assert exact.endswith("(one seed each, one set): pairs of OSoRA, LoRA, DoRA")
+    assert others.endswith(": all others.")
+    assert below[3].startswith("`against` adjusts for the comparisons with its baseline alone")
+    by_pair = statistics.p_values(answers)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert by_pair[i, j] == pytest.approx(statistics.p_values([answers[i], answers[j]])[0, 1])
 
 
 def test_models_are_compared_apart(cell):
@@ -95,7 +135,7 @@ def test_models_are_compared_apart(cell):
     raw = scipy.stats.binomtest(0, 10).pvalue  # one comparison a model: nothing to adjust
     assert table.frame["p (Holm)"].tolist() == [f"{raw:.3f}", "1.000"]
     assert table.frame["so"].tolist() == ["OSoRA wins", "OSoRA ties"]
-    assert "p is adjusted for all of one model." in table.notes[0]
+    assert "p is adjusted (Holm) for each model's comparisons; a" in table.notes[0]
     ranked = ranking.ranking("r", TableSpec("ranking", "R", baseline="lora"), rows)
     assert ranked.groups == ["One", "One", "Two", "Two"]
     assert ranked.frame["Rank"].tolist() == ["1", "2", "1 to 2", "1 to 2"]

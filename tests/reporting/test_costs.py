@@ -9,7 +9,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning.experiments import FigureSpec, TableSpec
 from osora_bench.reporting import figures, plots
 from osora_bench.reporting import rows as reporting_rows
-from osora_bench.reporting.costs import COSTS, pareto
+from osora_bench.reporting.costs import COSTS, cost_of, pareto
 from osora_bench.reporting.layouts import costs
 from tests.grids import cells_of
 from tests.reporting.test_against import row
@@ -24,7 +24,7 @@ def with_costs(cell, right, *speeds, params=1000):
         if speed is not None:
             run["measured"]["training"] = {
                 "start_seconds": 0.5, "seconds": 1000 / speed, "tokens_per_second": speed,
-                "memory_mb": 12.0, "frozen_bytes": 2_000_000,
+                "memory_bytes": 12_000_000, "frozen_bytes": 2_000_000,
             }  # fmt: skip
     return made
 
@@ -50,10 +50,33 @@ def test_costs_are_medians_over_the_runs_that_tell_them(rows):
     assert table.frame["Forgotten, nats"].tolist() == [""] * 5
     assert table.frame["Training, s"].tolist() == ["", "5.0", "2.5", "", ""]
     assert table.frame["Frozen, MB"].tolist() == ["", "2.00", "2.00", "", ""]
+    assert table.frame["Memory, MB"].tolist() == ["", "12", "12", "", ""]
+    assert len(table.notes) == 2
+    assert table.notes[1].startswith("Blank: not recorded")
     assert table.best["Tokens/s"].tolist() == [False, False, True, False, False]
     assert table.best["Params"].tolist() == [False, False, True, False, False]  # 0 trains nothing
     with pytest.raises(UserError, match="table t: unknown cost 'sped'. Did you mean 'speed'"):
         costs.costs("t", TableSpec("costs", "T", columns=["sped"]), rows)
+
+
+def test_memory_has_one_unit_whatever_a_record_says_it_in(rows):
+    """The first records hold 2^20 bytes."""
+    costs_of = rows[2].runs[0]["measured"]["training"]
+    costs_of["memory_mb"] = costs_of.pop("memory_bytes") / 2**20
+    assert cost_of(rows[2], "memory") == pytest.approx(12.0)
+
+
+def test_what_shared_and_interrupted_trainings_lack_is_said(rows):
+    told = [rows[1]]
+    assert len(costs.costs("t", TableSpec("costs", "T"), told).notes) == 1
+    for run in rows[1].runs:
+        run["config"]["trainer"]["processes"] = 2
+        run["measured"]["training"]["seconds"] = None
+    table = costs.costs("t", TableSpec("costs", "T"), told)
+    assert table.frame["Training, s"].tolist() == [""]
+    assert [note.partition(":")[0] for note in table.notes[1:]] == [
+        "Where processes share the model", "Blank",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("less", [True, False])

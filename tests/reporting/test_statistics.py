@@ -8,7 +8,8 @@ import pytest
 import scipy.stats
 
 from benchmarks.coverage import KINDS, simulate
-from osora_bench.reporting import statistics
+from osora_bench.records import record
+from osora_bench.reporting import rows, statistics
 from osora_bench.reporting.statistics import Answers
 
 
@@ -35,7 +36,7 @@ def parts(*methods):
             continue
         by_seed = [plain.fmean(plain.fmean(m.by_set[d][s]) for d in sets) for s in range(m.seeds)]
         v_s += plain.variance(by_seed) / m.seeds
-        for answers in m.by_set:
+        for answers in (one.astype(float) for one in m.by_set):
             rows, columns = answers.shape
             square = sum(
                 (answers[s, q] - answers[s].mean() - answers[:, q].mean() + answers.mean()) ** 2
@@ -91,7 +92,7 @@ def test_one_seed_of_several_sets_is_a_paired_t_test_of_many_questions():
     chance = np.random.default_rng(4)
     first, second = (drawn(chance, 1, (500,), rate) for rate in (0.5, 0.55))
     found = statistics.difference(first, second)
-    expected = scipy.stats.ttest_rel(first.by_set[0][0], second.by_set[0][0])
+    expected = scipy.stats.ttest_rel(*(one.by_set[0][0].astype(float) for one in (first, second)))
     z = expected.statistic * found.error / found.points
     assert z == pytest.approx(1.0)
     assert np.isinf(found.freedom)
@@ -106,6 +107,35 @@ def test_mcnemar_is_scipys_exact_binomial_test(b, c):
     found = statistics.p_values([Answers([a]) for a in answers])
     assert found[0, 1] == pytest.approx(scipy.stats.binomtest(b, b + c).pvalue if b + c else 1.0)
     assert found[0, 0] == 1.0
+
+
+def test_a_pairs_test_does_not_depend_on_the_other_methods():
+    """Two of one seed beside one of three: `against` and `ranking` say the same of each pair."""
+    chance = np.random.default_rng(12)
+    methods = [
+        drawn(chance, seeds, (300,), rate, 0.02) for seeds, rate in ((1, 0.5), (3, 0.5), (1, 0.6))
+    ]
+    found = statistics.p_values(methods)
+    for i, j in itertools.permutations(range(3), 2):
+        assert found[i, j] == pytest.approx(statistics.p_values([methods[i], methods[j]])[0, 1])
+    first, second = (methods[i].by_set[0][0] for i in (0, 2))
+    alone = [int((a & ~b).sum()) for a, b in ((first, second), (second, first))]
+    assert found[0, 2] == pytest.approx(scipy.stats.binomtest(alone[0], sum(alone)).pvalue)
+
+
+def test_verdicts_take_a_byte_each():
+    answers = Answers([[[True, False, True]] * 2, [[1.0, 0.0]] * 2])
+    statistics.mean(answers)
+    assert sum(one.nbytes for one in answers.by_set) == 2 * 3 + 2 * 2
+    held = [value for value in vars(answers).values() if isinstance(value, np.ndarray)]
+    assert sum(one.nbytes for one in held) <= 2 * 8  # Avg. by seed
+
+
+def test_verdicts_are_those_that_were_packed():
+    chance = np.random.default_rng(13)
+    for n in (1, 7, 8, 9, 500):
+        right = (chance.random(n) < 0.5).tolist()
+        assert rows._verdicts(record.pack(right), n).tolist() == right
 
 
 def test_holm_is_its_definition():

@@ -11,6 +11,7 @@ from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning.config import ExcludeConfig, SourceConfig, TaskConfig
 from osora_bench.training import data
+from osora_bench.training import rows as rows_module
 from osora_bench.training.data import Dialogue
 from osora_bench.training.rows import read_rows
 
@@ -94,6 +95,23 @@ def test_rows_are_drawn_by_the_seed_without_repetition(tmp_path):
     drawn = [data.dialogues(task, seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len({pair.prompt for pair in drawn[0]}) == 20
+
+
+def test_rows_are_read_once_as_long_as_their_files_stay(tmp_path, monkeypatch):
+    path, asked = tmp_path / "rows.jsonl", []
+    jsonl(tmp_path, *[json.dumps({"q": i, "a": i}) for i in range(9)])
+    read = rows_module.read_rows
+    monkeypatch.setattr(rows_module, "read_rows", lambda *told: asked.append(told) or read(*told))
+    task = TaskConfig(sources=[source(str(path), rows=9)], max_rows=None)
+    first = data.dialogues(task, 0)
+    first.pop()  # a caller's own
+    assert len(data.dialogues(task, 1)) == 9
+    assert len(asked) == 1
+    path.write_text(path.read_text().replace("8", "77"))
+    assert data.dialogues(task, 1)[-1].response == "77"
+    data.dialogues(replace(task, max_rows=4), 0)
+    data.dialogues(replace(task, max_rows=4), 1)
+    assert len(asked) == 4
 
 
 @pytest.fixture(scope="module")

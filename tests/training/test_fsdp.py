@@ -20,7 +20,7 @@ from osora_bench.common import interruption
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapters as models_adapters
 from osora_bench.models import base as models
-from osora_bench.models import skeleton
+from osora_bench.models import counting, skeleton
 from osora_bench.models.adapters import with_saved_adapter
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
@@ -201,7 +201,11 @@ def test_interrupted_processes_give_bitwise_the_same_adapter(shared):
         for name in ("interrupted", "osora")
     )
     assert ours == theirs
-    assert shared["interrupted"].made == shared["osora"].made
+    made, undisturbed = ({**shared[name].made} for name in ("interrupted", "osora"))
+    costs, others = made.pop("costs"), undisturbed.pop("costs")
+    assert made == undisturbed
+    assert costs["seconds"] > 0
+    assert costs["frozen_bytes"] == others["frozen_bytes"] > 0
     places = shared["interrupted"].cell.paths
     assert len(list(places.shards(2).glob("checkpoint-*/shards/*.distcp"))) == 2 * 2
     assert checkpoint.newest(places.shards(2)) is not None  # whole
@@ -240,6 +244,12 @@ def test_a_shared_cell_is_interrupted_goes_on_and_leaves_a_record(
     size = adapters[0].stat().st_size
     assert made["parameters"] == {"trainable": whole.made["trainable"], "adapter_bytes": size}
     assert {score["n"] for score in made["scores"].values()} == {6}
+    costs = made["measured"]["training"]
+    assert 0 < costs["seconds"] < 60
+    speed = made["training"]["tokens"] / costs["seconds"]  # whole tokens
+    assert costs["tokens_per_second"] == pytest.approx(speed, rel=0.01)
+    assert costs["frozen_bytes"] == counting.count(cell.config).frozen_bytes  # not a part of them
+    assert costs["memory_bytes"] > 0
     assert not cell.paths.trainer.exists()
     # another suite of the same training starts no process
     other = make_cell(*cell.overrides, "eval.datasets.0.limit=5")
@@ -311,9 +321,12 @@ while me == 0 and ear.number is None and time.monotonic() < until:
 if me == 0 and ear.number is None:
     training = {"steps": 1, "rows": 2, "truncated_rows": 0, "tokens": 3, "loss": [[1, 0.5]]}
     training["validation"] = None
-    (folder / "training.json").write_text(json.dumps({"training": training, "trainable": 4}))
+    made = {"training": training, "trainable": 4, "costs": {"seconds": 1.5}}
+    (folder / "training.json").write_text(json.dumps(made))
 """
-    assert stand_in(code, asked) == (train.Training(1, 2, 0, 3, [[1, 0.5]]), 4)
+    assert stand_in(code, asked) == (
+        train.Training(1, 2, 0, 3, [[1, 0.5]]), 4, {"seconds": 1.5},
+    )  # fmt: skip
     assert asked.number is None
 
 

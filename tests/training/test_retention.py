@@ -19,15 +19,18 @@ def test_the_toys_text_is_what_it_was_trained_on():
     assert resolve(TEXT).read_text() == pretrain.sample_text()
 
 
-def test_a_record_says_the_loss_before_and_after(make_cell, session):
+def test_a_record_says_the_loss_before_and_after(make_cell, session, monkeypatch):
     cells = [
         make_cell(f"method={method}", f"task.retained={TEXT}", *SHORT)
         for method in ("lora", "osora")
     ]
-    found = []
+    found, read = [], []
+    pieces = retention.pieces
+    monkeypatch.setattr(retention, "pieces", lambda *told: read.append(told) or pieces(*told))
     for cell in cells:
         session.run(cell)
         found.append(record.read_record(cell.record)["forgetting"])
+    assert len(read) <= 1  # tokenised once for all cells that share it
     assert found[0]["before"] == found[1]["before"]
     assert found[0]["after"] != found[1]["after"]
     base = session.workspace.base(cells[0].config)

@@ -25,6 +25,7 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """
     lines: list[list[str]] = []
     groups: list[str] = []
+    pairs: list[tuple[Row, Row]] = []
     label = str(spec.baseline)
     for model, compared in by_model(rows).items():
         baseline = baseline_of("table", name, spec.baseline, compared)
@@ -32,9 +33,11 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         others = [row for row in compared if row is not baseline]
         lines += _lines(label, baseline, others)
         groups += [model] * len(others)
+        pairs += [(baseline, other) for other in others]
     frame = pd.DataFrame(lines, columns=["Method", f"{label} less it", *COLUMNS], dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    return Table(name, spec.title, frame, best, notes(rows), apart(groups))
+    notes = [*_notes(pairs, len(set(groups)) > 1), *of_one_seed(rows), *edge_note(rows)]
+    return Table(name, spec.title, frame, best, notes, apart(groups))
 
 
 def apart(groups: list[str]) -> list[str] | None:
@@ -74,17 +77,49 @@ def _lines(label: str, baseline: Row, others: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """What the intervals and tests hold, and what they cannot."""
-    family = "all of the table" if len(by_model(rows)) < 2 else "all of one model"
-    lines = [
-        "Avg. in points, paired by question; intervals hold the spread of the questions and of the "
-        f"seeds (Student's t), and are of one comparison each: p is adjusted for {family}."
+def _notes(pairs: Sequence[tuple[Row, Row]], models: bool) -> list[str]:
+    """What the intervals and tests hold, and which test each pair had."""
+    tested = [
+        (other.cell.config.method.label, own.single and answers.single)
+        for baseline, other in pairs
+        if (own := baseline.answers(baseline.datasets)) is not None
+        and (answers := other.answers(other.datasets)) is not None
     ]
-    trained = [row for row in rows if row.cell.config.trains and row.runs]
-    if single := [row.cell.config.method.label for row in trained if len(row.runs) == 1]:
-        lines.append(
-            f"Of one seed ({', '.join(dict.fromkeys(single))}) no spread between seeds is known: "
-            "such intervals and tests are of these adapters alone, not of the methods."
+    family = "for one comparison"
+    if len(tested) > 1:
+        whose = "each model's" if models else f"the table's {len(tested)}"
+        family = (
+            f"for {whose} comparisons; a ranking's is for all pairs, and may leave open what is "
+            "told apart here"
         )
-    return lines + edge_note(rows)
+    return [
+        "Avg. in points, paired by question. Intervals hold the spread of the questions and, where "
+        "several ran, of the seeds, and are of one comparison each; p is adjusted (Holm) "
+        f"{family}.",
+        *which_test([label for label, exact in tested if exact], [n for n, e in tested if not e]),
+    ]
+
+
+def which_test(exact: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Names the test of what is compared, each where they differ."""
+    kinds = [
+        ("McNemar's exact test (one seed each, one set)", exact),
+        ("Student's t of the paired difference (normal where seeds show no spread)", others),
+    ]
+    used = [(kind, dict.fromkeys(names)) for kind, names in kinds if names]
+    if len(used) < 2:
+        return [f"Test: {kind}." for kind, _ in used]
+    told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in used)
+    return [f"Tests: {told}."]
+
+
+def of_one_seed(rows: Sequence[Row]) -> list[str]:
+    """What intervals and tests cannot hold."""
+    trained = [row for row in rows if row.cell.config.trains and row.runs]
+    single = [row.cell.config.method.label for row in trained if len(row.runs) == 1]
+    if not single:
+        return []
+    return [
+        f"Of one seed ({', '.join(dict.fromkeys(single))}) no spread between seeds is known: "
+        "such intervals and tests are of these adapters alone, not of the methods."
+    ]

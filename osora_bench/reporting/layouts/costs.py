@@ -44,21 +44,30 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
             value is not None and value == best and row.cell.config.trains
             for row, value in zip(rows, values, strict=True)
         ]
-    notes = [
-        "Medians over the seeds. Start: of the adapter, with its decompositions unless the store "
-        "has them; training: the loop alone; tokens without padding; memory: the most above that "
-        "of the base model; frozen: what the adapter holds and does not train. Times are of the "
-        "machines that the records name, and comparable on one of them only."
-    ]
-    if any(
-        run
-        for row in rows
-        for run in row.runs
-        if "training" not in run["measured"] and row.cell.config.trains
-    ):
-        notes.append(
-            "Blank: not recorded, as before costs were kept, or where several processes trained."
-        )
-    notes += edge_note(rows)
     table = pd.DataFrame(frame, dtype=str)
-    return Table(name, spec.title, table, pd.DataFrame(marks, columns=table.columns), notes)
+    below = [*_notes(rows), *edge_note(rows)]
+    return Table(name, spec.title, table, pd.DataFrame(marks, columns=table.columns), below)
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What the columns hold, and why some are blank."""
+    runs = [run for row in rows if row.cell.config.trains for run in row.runs]
+    lines = [
+        "Medians over the seeds. Start: of the adapter, with its decompositions unless the store "
+        "has them; training: the loop alone, all its parts where it was interrupted; tokens "
+        "without padding; memory: the most above that of the base model; frozen: what the adapter "
+        "holds and does not train. MB are 10^6 bytes. Times are of the machines that the records "
+        "name, and comparable on one of them only."
+    ]
+    if any(run["config"]["trainer"].get("processes", 1) > 1 for run in runs):
+        lines.append(
+            "Where processes share the model: seconds of the first, and its memory above its part "
+            "of model and adapter."
+        )
+    told = [run["measured"].get("training") for run in runs]
+    if any(costs is None or costs["seconds"] is None for costs in told):
+        lines.append(
+            "Blank: not recorded, as before costs were kept, or the seconds of a training whose "
+            "first part was interrupted then."
+        )
+    return lines

@@ -57,7 +57,7 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
         counts = [Decimal(text) if text else None for text in frame[PARAMS]]
         numbers[PARAMS] = numbers_of(rows, PARAMS, counts)
     groups = models if "model" not in columns and len(set(models)) > 1 else None
-    notes = notes_below(rows) if scores else []
+    notes = notes_below(rows, by_set="datasets" in columns) if scores else []
     notes += rules_below(rows) if "corrected" in columns else []
     notes += _budget(spec, rows)
     return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers, ties)

@@ -20,13 +20,17 @@ def rules_below(rows: Sequence[Row]) -> list[str]:
     return [note] if rules else []
 
 
-def notes_below(rows: Sequence[Row]) -> list[str]:
-    """How many questions and seeds, how far Avg. may be off by chance, what warns of the task."""
+def notes_below(rows: Sequence[Row], *, by_set: bool = False) -> list[str]:
+    """How many questions and seeds, how far Avg. may be off by chance, what warns of the task.
+
+    Args:
+        by_set: the table has a column a set, beside Avg.
+    """
     finished = [row for row in rows if row.shown]
     if not finished:
         return ["No run has finished yet.", *_warnings(rows)]
     return [
-        *_precision(finished),
+        *_precision(finished, by_set),
         *_not_run(rows, finished),
         *_not_the_full_set(finished),
         *_left_out(finished),
@@ -46,7 +50,7 @@ def edge_note(rows: Sequence[Row]) -> list[str]:
     return [f"{EDGE}: at a setting that is the first or last of those tried; beyond may be better."]
 
 
-def _precision(finished: Sequence[Row]) -> list[str]:
+def _precision(finished: Sequence[Row], by_set: bool) -> list[str]:
     """Of the rows whose average is of all questions that were planned."""
     full = [row for row in finished if not row.others and row.averages()]
     if not full:
@@ -57,7 +61,7 @@ def _precision(finished: Sequence[Row]) -> list[str]:
     seeds, least = max(trained, default=1), min(trained, default=1)
     runs = f"{least} to {seeds} seeds" if least < seeds else f"{seeds} seed{'s' * (seeds > 1)}"
     error = max(row.standard_error() for row in full)
-    tests = "McNemar" if seeds == 1 and len(sets) == 1 else "paired t"
+    tests = _tests(full, sets, by_set)
     average = "Avg." if len(sets) > 1 else "a value"
     alone = ["What is said of one seed is of that adapter alone."] if least == 1 and trained else []
     return [
@@ -66,6 +70,17 @@ def _precision(finished: Sequence[Row]) -> list[str]:
         f"Best in bold; {TIED}: not significantly below it ({tests}, Holm over a column's pairs).",
         *alone,
     ]
+
+
+def _tests(full: Sequence[Row], sets: Sequence[DatasetConfig], by_set: bool) -> str:
+    """Those of `statistics.p_values`, each pair's in a column of one set or of Avg."""
+    single = sum(len(row.runs) == 1 for row in full)
+    if single < 2 or (len(sets) > 1 and not by_set):
+        return "paired t"
+    between = "" if single == len(full) else " between rows of one run"
+    if len(sets) > 1:
+        return f"McNemar{between} in a set's column, else paired t"
+    return f"McNemar{between}, else paired t" if between else "McNemar"
 
 
 def _not_run(rows: Sequence[Row], finished: Sequence[Row]) -> list[str]:

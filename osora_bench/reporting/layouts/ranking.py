@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from osora_bench.planning.experiments import TableSpec
-from osora_bench.reporting.layouts.against import apart, baseline_of, notes
+from osora_bench.reporting.layouts.against import apart, baseline_of, of_one_seed, which_test
+from osora_bench.reporting.layouts.notes import edge_note
 from osora_bench.reporting.numbers import shown_points
 from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.statistics import ALPHA, Answers, adjusted_pairs, improvement, mean
@@ -27,13 +28,16 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     lines: list[list[str]] = []
     groups: list[str] = []
     first: list[int] = []
+    tested: list[list[tuple[Row, Answers]]] = []
     label: str | None = None
     for model, of_model in by_model(rows).items():
         baseline = None
         if spec.baseline is not None:
             baseline = baseline_of("table", name, spec.baseline, of_model)
             label = baseline.cell.config.method.label
-        ranked, unbeaten = _ranked(of_model, baseline)
+        compared = [(row, a) for row in of_model if (a := row.answers(row.datasets)) is not None]
+        ranked, unbeaten = _ranked(of_model, compared, baseline)
+        tested.append(compared)
         first += [len(lines) + index for index in unbeaten]
         lines += ranked
         groups += [model] * len(ranked)
@@ -41,14 +45,15 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     frame = pd.DataFrame(lines, columns=headings, dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best.loc[first, "Avg."] = True
-    below = [*_rules(label is not None), *notes(rows)]
+    below = [*_notes(tested, label is not None), *of_one_seed(rows), *edge_note(rows)]
     return Table(name, spec.title, frame, best, below, apart(groups))
 
 
-def _ranked(rows: Sequence[Row], baseline: Row | None) -> tuple[list[list[str]], list[int]]:
+def _ranked(
+    rows: Sequence[Row], scored: Sequence[tuple[Row, Answers]], baseline: Row | None
+) -> tuple[list[list[str]], list[int]]:
     """The lines of one model's methods, and which of them no other beats."""
-    compared = [(row, a) for row in rows if (a := row.answers(row.datasets)) is not None]
-    compared.sort(key=lambda entry: -entry[1].averages.mean())
+    compared = sorted(scored, key=lambda entry: -entry[1].averages.mean())
     ranks = possible_ranks([answers for _, answers in compared])
     own = baseline.answers(baseline.datasets) if baseline is not None else None
     lines = [
@@ -98,11 +103,27 @@ def _better(
     return [f"{improvement(answers[0], own):.2f}"]
 
 
-def _rules(baseline: bool) -> list[str]:
+def _notes(models: Sequence[Sequence[tuple[Row, Answers]]], baseline: bool) -> list[str]:
+    """What the intervals, ranks and shares are, and which test each pair of a model had."""
+    compared = [entry for model in models for entry in model]
+    pairs = [len(model) * (len(model) - 1) // 2 for model in models]
+    family = f"{pairs[0]} pairs" if len(pairs) == 1 else "each model's pairs"
+    single = [row.cell.config.method.label for row, answers in compared if answers.single]
     lines = [
+        "Interval: of the method's own Avg., over its questions and, where several ran, seeds; "
+        "methods whose intervals overlap may still differ, question by question.",
         "Rank: from one more than the methods that are significantly better to as many as are not "
-        "significantly worse (paired tests of all pairs, Holm, 5 %); in bold who is beaten by none."
+        f"significantly worse (Holm over {family}, 5 %); in bold who is beaten by none.",
+        *which_test(
+            [f"pairs of {', '.join(dict.fromkeys(single))}"] if len(single) > 1 else [],
+            ["all others"] if len(single) < len(compared) else [],
+        ),
     ]
     if baseline:
         lines.append("P: of pairs of runs, the share in which it scores higher (ties half).")
+    if any(count > len(model) - 1 for count, model in zip(pairs, models, strict=True)):
+        lines.append(
+            "`against` adjusts for the comparisons with its baseline alone, so that it may tell "
+            "apart what these ranks leave open."
+        )
     return lines

@@ -31,6 +31,7 @@ from osora_bench.common.interruption import SIGNALS, Interruption
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import plain
 from osora_bench.records import code_state
+from osora_bench.records.schema import TrainingCosts
 from osora_bench.training import checkpoint
 from osora_bench.training.train import Training
 
@@ -43,14 +44,16 @@ Process = subprocess.Popen[bytes]
 Log = Callable[[dict[str, float]], None]
 
 
-def train_in_parts(cell: Cell, interruption: Interruption, log: Log) -> tuple[Training, int]:
+def train_in_parts(
+    cell: Cell, interruption: Interruption, log: Log
+) -> tuple[Training, int, TrainingCosts]:
     """Train a cell's adapter and write it down, from the newest checkpoint of as many processes on.
 
     Args:
         log: told of each step, for a live tracker.
 
     Returns:
-        What a record says of the training, and how many numbers were trained.
+        What a record says of the training, how many numbers were trained, and what it cost.
 
     Raises:
         Interrupted: a signal came; what was done is kept.
@@ -62,7 +65,7 @@ def train_in_parts(cell: Cell, interruption: Interruption, log: Log) -> tuple[Tr
         with tempfile.TemporaryDirectory(prefix="osora-") as folder:
             record = _once(cell, interruption, log, Path(folder))
         if record is not None:
-            return Training.of(record["training"]), record["trainable"]
+            return Training.of(record["training"]), record["trainable"], record["costs"]
         interruption.safe_point()  # where this returns, they go on from what they have saved
 
 

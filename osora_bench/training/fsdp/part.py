@@ -16,6 +16,7 @@ from osora_bench.models.base import device_of, load_base, quiet_libraries
 from osora_bench.planning.cell import Cell
 from osora_bench.training import checkpoint, data
 from osora_bench.training import train as training
+from osora_bench.training.costs import CostMeter
 from osora_bench.training.fsdp import launch, sharding
 
 PATIENCE = timedelta(hours=2)
@@ -41,8 +42,9 @@ def train_part(
 ) -> None:
     """Train a part of the cell's model; rank 0 writes down what all have made."""
     base = load_base(cell.config.model, torch.device("cpu"))
+    meter = CostMeter(base.model, device)
     transformers.set_seed(cell.config.seed)
-    model = adapters.with_fresh_adapter(base.model, cell)
+    model = meter.started(lambda: adapters.with_fresh_adapter(base.model, cell))
     trainable = adapters.trainable(model)
     sharding.shard(model, base.model, device)
     setup = training.TrainingSetup(
@@ -54,13 +56,16 @@ def train_part(
         device=device,
         label=cell.label,
         log=_log(folder),
+        meter=meter.loop,
     )
-    summary = training.train(model, setup, sharding.ShardedTrainer, _callbacks(cell, signal_number))
+    callbacks = _callbacks(cell, signal_number)
+    with meter.training(sharded=True):
+        summary = training.train(model, setup, sharding.ShardedTrainer, callbacks)
     tensors = sharding.whole(model)
     if os.environ["RANK"] == "0":
         adapters.save(model, base, cell, tensors)
-        text = json.dumps({"training": asdict(summary), "trainable": trainable})
-        (folder / launch.TRAINING).write_text(text, encoding="utf-8")
+        made = {"training": asdict(summary), "trainable": trainable, "costs": meter.costs()}
+        (folder / launch.TRAINING).write_text(json.dumps(made), encoding="utf-8")
 
 
 def _callbacks(cell: Cell, signal_number: Callable[[], int | None]) -> list[Any]:
