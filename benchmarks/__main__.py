@@ -9,7 +9,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.rows import HEADING, ROOT, Row, measured
@@ -24,6 +25,9 @@ MODULES = {
              "cuda.fsdp", "cuda.vllm"),
 }  # fmt: skip
 """The benchmarks of each device, in the table's order. Each is a module here."""
+BY_THE_CLOCK = ("params",)
+"""They have the machine to themselves; of the others, which measure processor time on one thread,
+two run side by side where there are two processors."""
 
 
 def chosen(device: str, names: str) -> list[str]:
@@ -63,19 +67,35 @@ def machine(device: str) -> str:
     return f"{os.cpu_count()} x {models[0] if models else 'unknown processor'}"
 
 
-def measure(modules: Sequence[str]) -> tuple[list[str], bool]:
+def outcome(module: str) -> tuple[list[Row], str | None, bool]:
+    """A benchmark's rows, why some are left out, and whether it ended well."""
+    try:
+        rows, left_out, cost = measured(module)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return [], f"failed: {str(error).splitlines()[-1]}", False
+    print(f"{module.rpartition('.')[2]}: {cost.clock:.0f} s", file=sys.stderr)
+    return rows, left_out, True
+
+
+def outcomes(
+    modules: Sequence[str], workers: int
+) -> Iterator[tuple[str, tuple[list[Row], str | None, bool]]]:
+    """What became of each benchmark, in the table's order."""
+    beside = [module for module in modules if module not in BY_THE_CLOCK]
+    with ThreadPoolExecutor(workers) as pool:
+        yield from zip(beside, pool.map(outcome, beside), strict=True)
+    for module in modules:
+        if module in BY_THE_CLOCK:
+            yield module, outcome(module)
+
+
+def measure(modules: Sequence[str], workers: int = 1) -> tuple[list[str], bool]:
     """The table's lines, printed as they come, and whether all benchmarks ended well."""
     lines, missed, well = [HEADING], list[Row](), True
     print(HEADING, flush=True)
-    for module in modules:
-        name = module.rpartition(".")[2]
-        try:
-            rows, left_out, cost = measured(module)
-        except RuntimeError as error:
-            rows, left_out, well = [], f"failed: {str(error).splitlines()[-1]}", False
-            print(error, file=sys.stderr)
-        else:
-            print(f"{name}: {cost.clock:.0f} s", file=sys.stderr)
+    for module, (rows, left_out, ended) in outcomes(modules, workers):
+        name, well = module.rpartition(".")[2], well and ended
         told = [*map(str, rows), *([f"| {name} | | | | {left_out} |"] if left_out else [])]
         print(*told, sep="\n", flush=True)
         lines += told
@@ -116,7 +136,8 @@ def main() -> int:
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    lines, well = measure(modules)
+    workers = 2 if args.device == "cpu" and len(os.sched_getaffinity(0)) > 1 else 1
+    lines, well = measure(modules, workers)
     if not args.rows:
         write(args.device, lines, begun, load)
     return 0 if well else 1

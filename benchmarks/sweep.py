@@ -23,7 +23,16 @@ import torch
 from mmengine.config import Config as OpenCompassConfig
 from transformers import AutoModelForCausalLM
 
-from benchmarks.rows import ROOT, Row, cost_of, need_data, need_smollm2, quartiles, run
+from benchmarks.rows import (
+    ROOT,
+    Row,
+    cost_of,
+    faster_precision,
+    need_data,
+    need_smollm2,
+    quartiles,
+    run,
+)
 from benchmarks.training import floor
 from osora_bench.common import paths
 from osora_bench.evaluation import suites
@@ -38,7 +47,7 @@ DEMO = ("none", "lora r=16", "osora r=64", "pissa r=16")
 """What stands for the demo's cells: each of the others is of one of these methods or like one."""
 LIKE = {"vera": "osora", "dora": "lora"}
 SMOLLM2 = [
-    "model=smollm2-135m", "model.dtype=bfloat16", "task=commonsense", "trainer=commonsense",
+    "model=smollm2-135m", "task=commonsense", "trainer=commonsense",
     "task.loss_on=answer", "task.max_rows=128", "trainer.batch_size=8",
     "trainer.micro_batch_size=8", "trainer.learning_rate=1e-3",
     "trainer.gradient_checkpointing=false",
@@ -156,7 +165,8 @@ def demo_cells(which: str, places: Sequence[str]) -> tuple[list[Cell], list[floa
 
 def smollm2_cells(places: Sequence[str]) -> tuple[list[Cell], list[float]]:
     """Two cells of a real model; each stands for as many."""
-    told = [[*SMOLLM2, *places, f"method={m}", f"method.rank={r}"] for m, r in
+    precision = f"model.dtype={faster_precision()}"
+    told = [[*SMOLLM2, precision, *places, f"method={m}", f"method.rank={r}"] for m, r in
             (("lora", 16), ("osora", 64))]  # fmt: skip
     with composer():
         cells = [cell_of(resolve(compose(one, "sweep"), "sweep"), one) for one in told]

@@ -20,7 +20,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.rows import Row, in_turns, need_data, need_smollm2, row, run, seconds
+from benchmarks.rows import (
+    Row,
+    faster_precision,
+    in_turns,
+    need_data,
+    need_smollm2,
+    row,
+    run,
+    seconds,
+)
 from osora_bench.models import adapters
 from osora_bench.pipeline.session import Session
 from osora_bench.planning.cell import Cell, cell_of
@@ -130,15 +139,17 @@ def rows(
     *,
     model: str = "smollm2-135m",
     method: str = "lora",
-    precision: str = "bfloat16",
+    precision: str | None = None,
     steps: int = 2,
     batch: int = 32,
     micro: int = 8,
     pairs: int = 3,
 ) -> Iterator[Row]:
-    """`batch`: rows of an optimiser step; `micro`: of a micro-batch."""
+    """`batch`: rows of an optimiser step; `micro`: of a micro-batch; `precision`: by default that
+    in which this processor is faster."""
     need_smollm2()
     need_data("commonsenseqa")
+    precision = precision or faster_precision()
     recipe = Recipe(model, method, precision, steps, batch, micro)
     with tempfile.TemporaryDirectory() as folder:
         session, cell = Session(), recipe.cell(folder)

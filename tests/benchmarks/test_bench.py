@@ -35,7 +35,7 @@ def test_rows_are_chosen_by_name_and_a_bad_one_names_the_valid(monkeypatch, caps
 
 def test_a_gpu_that_is_not_there_is_told_at_once(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(bench, "measure", lambda modules: pytest.fail("something was measured"))
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("something was measured"))
     assert run(monkeypatch, "--device", "cuda") == 2
     assert "no CUDA device" in capsys.readouterr().err
 
