@@ -81,7 +81,7 @@ def outcome(module: str) -> tuple[list[Row], str | None, bool]:
 def outcomes(
     modules: Sequence[str], workers: int
 ) -> Iterator[tuple[str, tuple[list[Row], str | None, bool]]]:
-    """What became of each benchmark, in the table's order."""
+    """What became of each benchmark: in the order given, those by the clock last."""
     beside = [module for module in modules if module not in BY_THE_CLOCK]
     with ThreadPoolExecutor(workers) as pool:
         yield from zip(beside, pool.map(outcome, beside), strict=True)

@@ -165,8 +165,9 @@ def demo_cells(which: str, places: Sequence[str]) -> tuple[list[Cell], list[floa
 
 def smollm2_cells(places: Sequence[str]) -> tuple[list[Cell], list[float]]:
     """Two cells of a real model; each stands for as many."""
-    precision = f"model.dtype={faster_precision()}"
-    told = [[*SMOLLM2, precision, *places, f"method={m}", f"method.rank={r}"] for m, r in
+    precision = faster_precision()
+    chosen = [*SMOLLM2, f"model.dtype={precision}", f"trainer.precision={precision}", *places]
+    told = [[*chosen, f"method={m}", f"method.rank={r}"] for m, r in
             (("lora", 16), ("osora", 64))]  # fmt: skip
     with composer():
         cells = [cell_of(resolve(compose(one, "sweep"), "sweep"), one) for one in told]
@@ -236,7 +237,9 @@ def rows(*, cells: str = "some", smollm2: bool = True) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         chosen = smollm2_cells([f"runs={folder}/runs", f"ledger={folder}/ledger"])
-        yield compare("sweep, SmolLM2-135M, LoRA and OSoRA: the plain way / here", *chosen, folder)
+        yield compare("sweep, SmolLM2-135M, LoRA and OSoRA, "
+                      f"{chosen[0][0].config.model.dtype}: the plain way / here",
+                      *chosen, folder)  # fmt: skip
 
 
 if __name__ == "__main__":

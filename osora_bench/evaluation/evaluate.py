@@ -11,6 +11,7 @@ from typing import Any
 import opencompass.tasks.openicl_infer as infer_task
 from mmengine.config import ConfigDict
 from peft.helpers import DoraCaching
+from peft.tuners.lora import LoraLayer
 
 from osora_bench.common.progress import say
 from osora_bench.evaluation import judging, tasks
@@ -21,7 +22,7 @@ from osora_bench.evaluation.scores import Score, score_of, write_answers
 from osora_bench.evaluation.suites import PreparedSets, by_perplexity
 from osora_bench.evaluation.tasks import build_dataset, output_to
 from osora_bench.evaluation.vllm_model import VllmModel
-from osora_bench.models import merging
+from osora_bench.models import memory, merging
 from osora_bench.planning.blank import location
 from osora_bench.planning.config import Config, DatasetConfig
 
@@ -57,17 +58,31 @@ def evaluate(
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """In evaluation mode, in which PEFT's DoRA computes B A and its norms once.
+    """In evaluation mode, in which PEFT's DoRA computes B A and its norms once, if there is memory
+    to keep them in.
 
     Without, it does so in every forward pass, one a token: as much as the pass itself.
     """
     was_training = model.training
+    room = memory.for_batches(next(model.parameters()).device) // 2
     model.train()  # which forgets what was computed of other weights
     model.eval()
-    with DoraCaching():
-        yield
-    model.train()  # and frees it
-    model.train(was_training)
+    try:
+        with DoraCaching(enabled=_products(model) <= room):
+            yield
+    finally:
+        model.train()  # and frees it
+        model.train(was_training)
+
+
+def _products(model: Any) -> int:
+    """Bytes of B A, whole, of all weights that DoRA adapts."""
+    return sum(
+        layer.in_features * layer.out_features * magnitude.weight.element_size()
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer)
+        for magnitude in layer.lora_magnitude_vector.values()
+    )
 
 
 def forget(folder: Path) -> None:

@@ -200,16 +200,19 @@ class Session:
     ) -> tuple[Any, reuse.Trained]:
         """The trained model: an earlier cell's where that trained the same, else this one's."""
         start = time.time()
-        meter = CostMeter(base.model, device_of(cell.config))
-        model = meter.started(lambda: self._started(cell, base))
         earlier = reuse.find_training(cell, circumstances) if not cell.config.method.full else None
         if earlier is not None:
+            model = self._started(cell, base)
             if earlier.load(cell, model):
                 earlier.tell(tracker.log)
                 return model, earlier.done
             self.workspace.release(model)
             base = self.workspace.base(cell.config)
-            model = self._started(cell, base)
+        # cells share the rows' tokens: they are no cost of the first of them
+        self.tokenised(cell, base.tokenizer)
+        self.held_out(cell, base.tokenizer)
+        meter = CostMeter(base.model, device_of(cell.config))
+        model = meter.started(lambda: self._started(cell, base))
         trainable = adapters.trainable(model)
         with meter.training():
             training = self._train(cell, base, model, tracker, meter.loop)

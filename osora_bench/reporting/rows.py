@@ -201,10 +201,14 @@ def recorded_rows(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[
 
 
 def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by the label of their model: only those of one are compared with each other."""
+    """Rows by their model's label, or by its name where two have the same: only those of one are
+    compared with each other."""
+    labels = {row.cell.config.model.name: row.cell.config.model.label for row in rows}
     models: dict[str, list[Row]] = {}
     for row in rows:
-        models.setdefault(row.cell.config.model.label, []).append(row)
+        model = row.cell.config.model
+        shared = [*labels.values()].count(model.label) > 1
+        models.setdefault(model.name if shared else model.label, []).append(row)
     return models
 
 

@@ -40,6 +40,8 @@ class Meter(TrainerCallback, ExportableState):
         kept = state.stateful_callbacks.get(type(self).__name__)
         if kept is not None and state.global_step:
             self._earlier, self.memory = (kept["attributes"][k] for k in ("seconds", "memory"))
+        # the next checkpoint looks itself up here, and a checkpoint of before has no such entry
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._look()

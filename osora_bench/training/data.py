@@ -69,7 +69,7 @@ def by_seed(task: TaskConfig) -> bool:
 
 _last_read: dict[str, list[Dialogue]] = {}
 """The rows that were asked for last: the checks before a cell, the look for its questions in them
-and its tokens read them one after another."""
+and its tokens read them one after another. Once they are tokens nobody reads them again."""
 
 
 def _drawn_dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
@@ -226,7 +226,9 @@ def tokenise(
 
 def tokenised(cfg: Config, tokenizer: Any) -> TokenisedTask:
     """A cell's training rows as tokens."""
-    return _tokens(cfg, dialogues(cfg.task, cfg.seed), tokenizer)
+    result = _tokens(cfg, dialogues(cfg.task, cfg.seed), tokenizer)
+    _last_read.clear()
+    return result
 
 
 def held_out(cfg: Config, tokenizer: Any) -> TokenisedTask | None:

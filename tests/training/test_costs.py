@@ -7,12 +7,14 @@ import pytest
 import torch
 from transformers import TrainerState
 
+from osora_bench.common import interruption
 from osora_bench.models import counting
+from osora_bench.pipeline.attempt import attempt
 from osora_bench.records import record
+from osora_bench.training import checkpoint, train
 from osora_bench.training import costs as costs_module
-from osora_bench.training import train
 from osora_bench.training.costs import CostMeter, Meter
-from tests.training.test_checkpoint import run_to_the_end
+from tests.training.test_checkpoint import run_to_the_end, stop_at
 
 SHORT = ["trainer.max_steps=3", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4"]
 
@@ -126,3 +128,23 @@ def test_the_record_of_an_interrupted_cell_counts_both_parts(make_cell, session,
     assert costs["seconds"] > 6 * 0.2
     speed = made["training"]["tokens"] / costs["seconds"]
     assert costs["tokens_per_second"] == pytest.approx(speed, rel=0.01)
+
+
+def test_a_checkpoint_that_kept_no_costs_leaves_seconds_blank(make_cell, session, monkeypatch):
+    """One of an earlier release, from which training goes on to another checkpoint."""
+    cell = make_cell("method=lora", "trainer.max_steps=6", *SHORT[1:])
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(interruption.Interrupted):
+            attempt(cell)
+    place = checkpoint.newest(cell.paths.trainer) / "trainer_state.json"
+    state = json.loads(place.read_text())
+    del state["stateful_callbacks"]["Meter"]
+    place.write_text(json.dumps(state))
+    checkpoint.seal(place.parent)
+    run_to_the_end(cell, monkeypatch, [4])
+    made = record.read_record(cell.record)
+    assert made["measured"]["starts"] == 3
+    costs = made["measured"]["training"]
+    assert (costs["seconds"], costs["tokens_per_second"]) == (None, None)
+    assert costs["memory_bytes"] > 0
