@@ -130,7 +130,7 @@ def told(name: str) -> tuple[str, str]:
     Raises:
         UserError: the file does not say so.
     """
-    file = paths.CONF / "method" / f"{name}.yaml"
+    file = paths.conf_files("method")[name]
     lines = file.read_text(encoding="utf-8").split("\nname:")[0].splitlines()
     comment = " ".join(line.lstrip("# ") for line in lines)
     head, colon, rest = comment.partition(": ")

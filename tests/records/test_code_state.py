@@ -21,6 +21,7 @@ def repository(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     commit(folder, ".")
     monkeypatch.setattr(paths, "ROOT", folder)
+    monkeypatch.chdir(folder)
     return folder
 
 
@@ -57,6 +58,18 @@ def test_a_new_file_counts_where_runs_take_files_from(repository):
     assert code_state.look() == clean
 
 
+def test_a_conf_of_the_users_own_counts(repository, tmp_path, monkeypatch):
+    clean = code_state.look()
+    mine = tmp_path / "work" / "conf" / "method" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("a: 1")
+    monkeypatch.chdir(tmp_path / "work")
+    one = code_state.look()
+    assert (one["commit"], one["dirty"]) == (clean["commit"], True)
+    mine.write_text("a: 2")
+    assert code_state.look()["diff"] not in (None, one["diff"])
+
+
 def test_a_diff_that_fails_is_no_clean_checkout(repository):
     (repository / "code.py").write_bytes(b"changed \xe9")
     subprocess.run(["git", "config", "diff.external", "none-such"], cwd=repository, check=True)
@@ -81,6 +94,7 @@ def test_a_commit_of_records_is_the_same_code_and_another_is_not(repository):
 
 def test_outside_a_checkout_the_files_themselves_count(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(paths, "CONF", tmp_path)
     (tmp_path / "one.yaml").write_text("a: 1")
     before = code_state.look()
