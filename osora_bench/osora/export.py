@@ -99,11 +99,17 @@ def save_merged(model: PeftModel, folder: str | Path, adapter_name: str = "defau
     The model in memory ends as it was, bit for bit.
 
     Raises:
-        ValueError: Adapters are merged already, or the merged weights would not be finite.
+        ValueError: Adapters are merged already, the base is quantised, or the merged weights would
+            not be finite.
     """
     layers = [m for m in model.modules() if isinstance(m, OsoraLayer)]
     if any(layer.merged for layer in layers):
         raise ValueError("adapters are merged already; unmerge them first")
+    if any(layer.quantization_backend is not None for layer in layers):
+        raise ValueError(
+            "the base is quantised, and merged weights would be rounded anew: export the adapter "
+            "as LoRA"
+        )
     base: Any = model.get_base_model()
     try:
         model.merge_adapter(adapter_names=[adapter_name], safe_merge=True)

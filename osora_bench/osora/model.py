@@ -18,14 +18,14 @@ from peft.tuners.tuners_utils import (
 )
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules, get_pattern_key
-from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import check_folder, check_tensors, difference, shortened
-from .config import OsoraConfig
+from .config import FORMAT_VERSION, OsoraConfig
 from .layer import Linear, OsoraLayer
+from .quantised import backend_of, kind_of, precision_of, problem_of, weight_shape
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
@@ -73,6 +73,7 @@ class OsoraModel(BaseTuner):
         if problems:
             raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
         check_folder(peft_config, model)
+        _check_quantisation(peft_config, targets)
         self._progress = tqdm(
             total=len(targets), desc="OSoRA: SVD", unit="layer", delay=PROGRESS_DELAY, leave=False
         )
@@ -155,12 +156,22 @@ class OsoraModel(BaseTuner):
                 model, config, adapter_name, state_dict
             )
             biases = cls._get_learnable_bias_state_dict(model, model.state_dict(), config)
+            mapped = _once(model, mapped, biases, adapter_name)
             _check_checkpoint(model, config, adapter_name, mapped, biases)
         except Exception:
             if flags is not None and isinstance(tuner, OsoraModel):
                 tuner._withdraw(adapter_name, flags)
             raise
         return mapped
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """With False, the adapter takes the base weight's dtype, as other methods' do; otherwise it
+        stays float32, and U and V what `projection_dtype` says."""
+        if autocast_adapter_dtype:
+            return
+        for module in self.model.modules():
+            if isinstance(module, OsoraLayer) and adapter_name in module.osora_S:
+                module.cast_adapter(adapter_name)
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -211,6 +222,17 @@ class OsoraModel(BaseTuner):
                 handle.remove()
 
 
+def _once(
+    model: nn.Module, given: dict[str, Tensor], biases: dict[str, Tensor], adapter_name: str
+) -> dict[str, Tensor]:
+    """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
+    `modules_to_save`, under the wrapper's name less the adapter's."""
+    here = model.state_dict().keys()
+    wrapper = f".modules_to_save.{adapter_name}."
+    twice = {k.replace(wrapper, ".modules_to_save.") for k in biases if wrapper in k} - here
+    return {key: tensor for key, tensor in given.items() if key not in twice}
+
+
 def _with_names(
     _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -227,7 +249,7 @@ def _encoder(model: Any) -> nn.Module | None:
 
 def _rank(config: OsoraConfig, key: str, base: Any) -> int:
     r: int = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), key), config.r)
-    return min(r, *base.weight.shape) if config.clip_rank else r
+    return min(r, *weight_shape(base)) if config.clip_rank else r
 
 
 def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Iterator[str]:
@@ -252,24 +274,50 @@ def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Ite
 
 def _problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
     """Why OSoRA cannot adapt the layer `base`, which is called `key`."""
-    kind = f"{type(base).__module__}.{type(base).__name__}"
-    backend = resolve_quantization_backend(base, get_apply_tensor_subclass=lambda: None)
+    kind = kind_of(base)
+    backend = backend_of(base)
     weight = getattr(base, "weight", None)
     if backend is not None or kind.startswith("bitsandbytes."):
-        yield f"{key} is a quantised layer ({kind}); OSoRA needs a base in float32 or 16 bits"
+        problem = problem_of(base, backend)
+        yield from [f"{key} {problem}"] if problem else _too_large(config, key, base)
     elif not isinstance(base, nn.Linear | Conv1D) or not isinstance(weight, Tensor):
         yield f"{key} is no linear layer but a {kind}; supported: torch.nn.Linear, Conv1D"
     elif weight.dtype not in FLOATS:
         yield f"{key} ({kind}) is of {weight.dtype}; supported: float32, float16, bfloat16"
     else:
-        r, limit = _rank(config, key, base), min(weight.shape)
-        if r > limit:
-            yield (
-                f"rank {r} is too large for {key} of shape {tuple(weight.shape)}: at most {limit} "
-                "(or clip_rank=True)"
-            )
+        yield from _too_large(config, key, base)
         if not weight.is_meta and not torch.isfinite(weight).all():
             yield f"the weight of {key} holds NaN or inf"
+
+
+def _too_large(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
+    r, shape = _rank(config, key, base), weight_shape(base)
+    if r > min(shape):
+        yield (
+            f"rank {r} is too large for {key} of shape {tuple(shape)}: at most {min(shape)} "
+            "(or clip_rank=True)"
+        )
+
+
+def _check_quantisation(config: OsoraConfig, targets: Mapping[str, nn.Module]) -> None:
+    """Note how the base is quantised; refuse an adapter that was trained on it quantised otherwise.
+
+    Raises:
+        ValueError: It was, and does not bring its own U_r and V_r.
+    """
+    found = sorted({precision_of(base) or "" for base in targets.values()} - {""})
+    here = ", ".join(found) or None
+    if config.saved is not None and here != config.base_quantization and not config.save_projection:
+        there = config.base_quantization
+        raise ValueError(
+            "the adapter was trained on base weights "
+            f"{f'quantised to {there}' if there else 'that were not quantised'}, these are "
+            f"{f'quantised to {here}' if here else 'not quantised'}: load the base as it was, or "
+            "save the adapter with save_projection=True"
+        )
+    config.base_quantization = here
+    if here is not None:
+        config.format_version = FORMAT_VERSION
 
 
 def _check_checkpoint(
