@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import FINGERPRINT_SIZE, fingerprint
 from .config import OsoraConfig
+from .older_peft import TunerLayer
 from .quantised import Kept, backend_of, weight_of
 from .store import decompose
 from .svd import Triplets
@@ -22,7 +23,7 @@ START_NOISE = 0.3
 """Relative size of the random change of S and O with `init_weights=False`."""
 
 
-class OsoraLayer(BaseTunerLayer):
+class OsoraLayer(TunerLayer):
     """The state of OSoRA on one layer: S and O (and DoRA's magnitude) for each adapter.
 
     The update is kept in the residual-free form: since diag(O) U_r diag(S) V_r^T and the part that

@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import (
-    BaseTuner,
     _ExcludedModule,
     _maybe_include_all_linear_layers,
-    delete_adapter,
 )
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules, get_pattern_key
@@ -25,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from .checkpoint import check_folder, check_tensors, difference, shortened
 from .config import FORMAT_VERSION, OsoraConfig
 from .layer import Linear, OsoraLayer
+from .older_peft import BEFORE_21, Tuner, needs, remove_adapter
 from .quantised import backend_of, kind_of, precision_of, problem_of, weight_shape
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -33,7 +32,7 @@ PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
 Flags = dict[nn.Parameter, bool]
 
 
-class OsoraModel(BaseTuner):
+class OsoraModel(Tuner):
     """A model with OSoRA on its target layers (arXiv 2505.14350).
 
     Made by `peft.get_peft_model(model, OsoraConfig(...))`. The targets are checked before anything
@@ -63,6 +62,27 @@ class OsoraModel(BaseTuner):
             self._progress = None
         if self.peft_config[adapter_name].saved is not None:
             self._unfinished_loads = {**self._unfinished_loads, adapter_name: flags}
+            if BEFORE_21:
+                self.watch_loading()
+
+    def waits(self) -> Iterable[str]:
+        """The adapters that were made for a checkpoint which is not loaded yet."""
+        return self._unfinished_loads
+
+    def finish_load(self, adapter_name: str, given: dict[str, Tensor]) -> None:
+        """Check a checkpoint by its names in this module, where PEFT has no hook for that.
+
+        Raises:
+            ValueError: It does not fit; the adapter is taken out again.
+        """
+        loads = dict(self._unfinished_loads)
+        flags = loads.pop(adapter_name)
+        self._unfinished_loads = loads
+        try:
+            _check_checkpoint(self, self.peft_config[adapter_name], adapter_name, given, {})
+        except Exception:
+            self._withdraw(adapter_name, flags)
+            raise
 
     def _prepare_model(self, peft_config: OsoraConfig, model: nn.Module) -> None:
         """Check every target before the first layer is replaced."""
@@ -70,6 +90,8 @@ class OsoraModel(BaseTuner):
         targets = dict(self._targets(peft_config, model))
         problems = [p for key, t in targets.items() for p in _problems(peft_config, key, t)]
         problems += _unmatched(peft_config, model, list(targets))
+        if BEFORE_21 and peft_config.bias != "none":
+            problems.append(needs(f"bias={peft_config.bias!r}", "0.21"))
         if problems:
             raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
         check_folder(peft_config, model)
@@ -123,7 +145,7 @@ class OsoraModel(BaseTuner):
         if not self.peft_config:
             self._unload_and_optionally_merge(merge=False)
         else:
-            delete_adapter(self.model, adapter_name, self.prefix, OsoraLayer)
+            remove_adapter(self.model, adapter_name, self.prefix, OsoraLayer)
             for key, module in list(self.model.named_modules()):
                 if isinstance(module, OsoraLayer) and not module.osora_S:
                     parent, _, name = _get_submodules(self.model, key)
@@ -156,7 +178,7 @@ class OsoraModel(BaseTuner):
                 model, config, adapter_name, state_dict
             )
             biases = cls._get_learnable_bias_state_dict(model, model.state_dict(), config)
-            mapped = _once(model, mapped, biases, adapter_name)
+            mapped = _once(model, mapped, adapter_name)
             _check_checkpoint(model, config, adapter_name, mapped, biases)
         except Exception:
             if flags is not None and isinstance(tuner, OsoraModel):
@@ -222,14 +244,13 @@ class OsoraModel(BaseTuner):
                 handle.remove()
 
 
-def _once(
-    model: nn.Module, given: dict[str, Tensor], biases: dict[str, Tensor], adapter_name: str
-) -> dict[str, Tensor]:
+def _once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
     """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
     `modules_to_save`, under the wrapper's name less the adapter's."""
     here = model.state_dict().keys()
     wrapper = f".modules_to_save.{adapter_name}."
-    twice = {k.replace(wrapper, ".modules_to_save.") for k in biases if wrapper in k} - here
+    biases = {key for key in here if wrapper in key and key.endswith(".bias")}
+    twice = {key.replace(wrapper, ".modules_to_save.") for key in biases} - here
     return {key: tensor for key, tensor in given.items() if key not in twice}
 
 

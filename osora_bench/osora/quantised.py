@@ -8,22 +8,18 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from .older_peft import BEFORE_20, needs
+
 MERGEABLE = ("bnb 4bit", "bnb 8bit")
 """Names of PEFT's backends whose layers OSoRA works on."""
 
 
 def backend_of(base: nn.Module) -> Any:
-    """PEFT's backend for a quantised layer, None for one that is not quantised.
-
-    Raises:
-        ValueError: a layer of bitsandbytes with a release of PEFT that has no backends.
-    """
-    try:
-        from peft.utils.quantization_utils import resolve_quantization_backend
-    except ImportError:
-        if type(base).__module__.startswith("bitsandbytes."):
-            raise ValueError(f"{kind_of(base)} as a base needs PEFT 0.20 or newer") from None
+    """PEFT's backend for a quantised layer; None for one that is not, and before PEFT 0.20."""
+    if BEFORE_20:
         return None
+    from peft.utils.quantization_utils import resolve_quantization_backend
+
     return resolve_quantization_backend(base, get_apply_tensor_subclass=lambda: None)
 
 
@@ -44,6 +40,8 @@ def precision_of(base: Any) -> str | None:
 
 def problem_of(base: Any, backend: Any) -> str | None:
     """Why OSoRA cannot work on a layer that is quantised; None where it can."""
+    if BEFORE_20:
+        return f"is a quantised layer ({kind_of(base)}): {needs('that as a base', '0.20')}"
     if backend is None or backend.backend_name not in MERGEABLE:
         return (
             f"is a quantised layer ({kind_of(base)}); OSoRA works on those of bitsandbytes "

@@ -11,7 +11,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 
 from osora_bench.osora import OsoraConfig, OsoraLayer
-from tests.osora.conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
+from tests.osora.conftest import (
+    FAMILIES,
+    VARIANTS,
+    disturb,
+    logits,
+    make_base,
+    make_inputs,
+    needs_21,
+)
 
 TASK = {"t5": "SEQ_2_SEQ_LM"}
 matrix = pytest.mark.parametrize("family", FAMILIES)
@@ -313,6 +321,7 @@ def test_targets_and_patterns() -> None:
     assert set(names(r=20, clip_rank=True).values()) == {20, 16}
 
 
+@needs_21
 @pytest.mark.parametrize("bias", ["none", "osora_only", "all"])
 def test_bias(bias: str, tmp_path: Path) -> None:
     model = peft.get_peft_model(make_base("qwen2"), config("qwen2", bias=bias))
@@ -496,6 +505,7 @@ def test_projections_in_the_bases_precision(variant: str, tmp_path: Path) -> Non
     assert torch.equal(logits(loaded, inputs), after)
 
 
+@needs_21
 def test_biases_and_whole_modules_come_back_together(tmp_path: Path) -> None:
     """PEFT writes the bias of a module to save twice, once under no name of a model's."""
     torch.manual_seed(0)
