@@ -86,7 +86,7 @@ PRIMARY = ("config.yaml", "job.yaml")
 def _own(name: str) -> Path | None:
     """A folder beside which the user works, if it is not that of this checkout."""
     place = Path.cwd() / name
-    return place if place.is_dir() and place.resolve() != ROOT / name else None
+    return place if place.is_dir() and place.resolve() != PACKAGE.parent / name else None
 
 
 def conf_files(group: str) -> dict[str, Path]:

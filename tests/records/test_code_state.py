@@ -21,7 +21,6 @@ def repository(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     commit(folder, ".")
     monkeypatch.setattr(paths, "ROOT", folder)
-    monkeypatch.chdir(folder)
     return folder
 
 
@@ -94,7 +93,6 @@ def test_a_commit_of_records_is_the_same_code_and_another_is_not(repository):
 
 def test_outside_a_checkout_the_files_themselves_count(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(paths, "CONF", tmp_path)
     (tmp_path / "one.yaml").write_text("a: 1")
     before = code_state.look()
