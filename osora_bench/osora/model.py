@@ -9,25 +9,18 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from peft.tuners.tuners_utils import (
-    _ExcludedModule,
-    _maybe_include_all_linear_layers,
-)
+from peft.tuners.tuners_utils import _ExcludedModule, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules, get_pattern_key
+from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import check_folder, check_tensors, difference, shortened
-from .config import FORMAT_VERSION, OsoraConfig
+from .config import OsoraConfig
 from .layer import Linear, OsoraLayer
-from .older_peft import BEFORE_21, Tuner, needs, remove_adapter
-from .quantised import backend_of, kind_of, precision_of, problem_of, weight_shape
+from .older_peft import BEFORE_21, Tuner, remove_adapter
+from .targets import check_quantisation, rank_of, shared_weights, target_problems
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
 Flags = dict[nn.Parameter, bool]
 
@@ -88,14 +81,11 @@ class OsoraModel(Tuner):
         """Check every target before the first layer is replaced."""
         _maybe_include_all_linear_layers(peft_config, model)
         targets = dict(self._targets(peft_config, model))
-        problems = [p for key, t in targets.items() for p in _problems(peft_config, key, t)]
-        problems += _unmatched(peft_config, model, list(targets))
-        if BEFORE_21 and peft_config.bias != "none":
-            problems.append(needs(f"bias={peft_config.bias!r}", "0.21"))
+        problems = list(target_problems(peft_config, model, targets))
         if problems:
             raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
         check_folder(peft_config, model)
-        _check_quantisation(peft_config, targets)
+        check_quantisation(peft_config, targets)
         self._progress = tqdm(
             total=len(targets), desc="OSoRA: SVD", unit="layer", delay=PROGRESS_DELAY, leave=False
         )
@@ -129,10 +119,10 @@ class OsoraModel(Tuner):
                 stacklevel=2,
             )
         if isinstance(target, OsoraLayer):
-            r = _rank(peft_config, current_key, target.get_base_layer())
+            r = rank_of(peft_config, current_key, target.get_base_layer())
             target.update_layer(adapter_name, r, peft_config)
         else:
-            r = _rank(peft_config, current_key, target)
+            r = rank_of(peft_config, current_key, target)
             layer = Linear(target, adapter_name, r, peft_config)
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
@@ -198,15 +188,28 @@ class OsoraModel(Tuner):
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
     ) -> None:
-        """As PEFT's, but a name that no adapter has is an error (ValueError)."""
+        """As PEFT's, but a name that no adapter has is an error (ValueError), and a weight that
+        other modules share."""
         self._need_names(adapter_names or ())
+        self._need_own_weights()
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 
     def _unload_and_optionally_merge(
         self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
     ) -> Any:
         self._need_names(adapter_names or ())
+        if kwargs.get("merge", args[0] if args else True):
+            self._need_own_weights()
         return super()._unload_and_optionally_merge(*args, adapter_names=adapter_names, **kwargs)
+
+    def _need_own_weights(self) -> None:
+        layers = {k: m for k, m in self.model.named_modules() if isinstance(m, OsoraLayer)}
+        shared = list(shared_weights(self.model, layers))
+        if shared:
+            raise ValueError(
+                f"merging would change other modules too: {shortened(shared)}; give the layer a "
+                "weight of its own first, or leave the adapter beside it"
+            )
 
     def _need_names(self, names: Iterable[str]) -> None:
         unknown = sorted(set(names) - set(self.peft_config))
@@ -266,79 +269,6 @@ def _encoder(model: Any) -> nn.Module | None:
         return None
     encoder: nn.Module = model.get_encoder()
     return encoder
-
-
-def _rank(config: OsoraConfig, key: str, base: Any) -> int:
-    r: int = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), key), config.r)
-    return min(r, *weight_shape(base)) if config.clip_rank else r
-
-
-def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Iterator[str]:
-    """Which names of the configuration match no layer, and so would silently do nothing."""
-    if not targets:
-        return  # PEFT says so itself
-    keys = [key for key, _ in model.named_modules()]
-    names = {
-        "target_modules": config.target_modules,
-        "exclude_modules": config.exclude_modules,
-        # PEFT adds the names that a classifier may have, whichever the model has
-        "modules_to_save": None if config.task_type in CLASSIFIERS else config.modules_to_save,
-    }
-    for option, values in names.items():
-        for name in () if values is None or isinstance(values, str) else sorted(values):
-            if not any(f".{key}".endswith(f".{name}") for key in keys):
-                yield f"{option} {name!r} matches nothing"
-    for pattern in config.rank_pattern:
-        if not any(get_pattern_key([pattern], key) == pattern for key in targets):
-            yield f"rank_pattern {pattern!r} matches no adapted layer"
-
-
-def _problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
-    """Why OSoRA cannot adapt the layer `base`, which is called `key`."""
-    kind = kind_of(base)
-    backend = backend_of(base)
-    weight = getattr(base, "weight", None)
-    if backend is not None or kind.startswith("bitsandbytes."):
-        problem = problem_of(base, backend)
-        yield from [f"{key} {problem}"] if problem else _too_large(config, key, base)
-    elif not isinstance(base, nn.Linear | Conv1D) or not isinstance(weight, Tensor):
-        yield f"{key} is no linear layer but a {kind}; supported: torch.nn.Linear, Conv1D"
-    elif weight.dtype not in FLOATS:
-        yield f"{key} ({kind}) is of {weight.dtype}; supported: float32, float16, bfloat16"
-    else:
-        yield from _too_large(config, key, base)
-        if not weight.is_meta and not torch.isfinite(weight).all():
-            yield f"the weight of {key} holds NaN or inf"
-
-
-def _too_large(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
-    r, shape = _rank(config, key, base), weight_shape(base)
-    if r > min(shape):
-        yield (
-            f"rank {r} is too large for {key} of shape {tuple(shape)}: at most {min(shape)} "
-            "(or clip_rank=True)"
-        )
-
-
-def _check_quantisation(config: OsoraConfig, targets: Mapping[str, nn.Module]) -> None:
-    """Note how the base is quantised; refuse an adapter that was trained on it quantised otherwise.
-
-    Raises:
-        ValueError: It was, and does not bring its own U_r and V_r.
-    """
-    found = sorted({precision_of(base) or "" for base in targets.values()} - {""})
-    here = ", ".join(found) or None
-    if config.saved is not None and here != config.base_quantization and not config.save_projection:
-        there = config.base_quantization
-        raise ValueError(
-            "the adapter was trained on base weights "
-            f"{f'quantised to {there}' if there else 'that were not quantised'}, these are "
-            f"{f'quantised to {here}' if here else 'not quantised'}: load the base as it was, or "
-            "save the adapter with save_projection=True"
-        )
-    config.base_quantization = here
-    if here is not None:
-        config.format_version = FORMAT_VERSION
 
 
 def _check_checkpoint(
