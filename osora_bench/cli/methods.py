@@ -49,7 +49,7 @@ SETTINGS = {
     "alora_invocation_tokens": "aLoRA (arXiv 2504.12397): the tokens are a tokenizer's",
     "arrow_config": "routes between adapters that were trained before",
     "use_bdlora": "lays factors out for serving on several GPUs",
-    "use_qalora": "for base weights that are quantised, which no model here is",
+    "use_qalora": "for base weights quantised by groups of columns (GPTQ), which none here are",
 }
 """Settings of LoRA that make it another method, without a file, and why."""
 HEAD = """\
