@@ -319,7 +319,7 @@ class Linear(nn.Module, OsoraLayer):
         if not torch.is_autocast_enabled(x.device.type):
             x = self._cast_input_dtype(x, a.dtype)
         hidden = x.reshape(-1, x.shape[-1]) @ a.T
-        if hidden.dtype == a.dtype != b.dtype:  # U and V in the base's precision, S and O above it
+        if hidden.dtype == a.dtype != b.dtype:  # one is frozen, in the base's precision
             hidden = hidden.to(b.dtype)
         # one product that adds to the base's output: nothing of size tokens x d_out is kept
         start = base.reshape(-1, base.shape[-1]).to(hidden.dtype)
