@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo compare sweep-rank plan tables toy-model test test-fast field test-slow mutants bench check clean \
+.PHONY: help setup demo compare sweep-rank plan tables toy-model test test-fast test-quantised test-releases field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math \
 	smollm2-cloze smollm2-arithmetic smollm2-cloze-rank smollm2-cloze-rows at-size
@@ -111,6 +111,32 @@ field: $(STAMP)  ## the situations of public bug reports (tests/field.py), one a
 
 test-slow: $(STAMP)  ## the slow tests only
 	$(BIN)/python -m pytest -m slow
+
+# beside .venv, whose libraries look for it and would load it everywhere
+BITSANDBYTES := runs/with/bitsandbytes
+$(BITSANDBYTES)/.installed: pyproject.toml | $(STAMP)
+	rm -rf $(BITSANDBYTES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(BITSANDBYTES) bitsandbytes==0.50.2
+	@touch $@
+
+test-quantised: $(BITSANDBYTES)/.installed  ## the tests of 4-bit and 8-bit bases (4 minutes; 125 MB of bitsandbytes)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(BITSANDBYTES) $(BIN)/python -m pytest tests/osora/test_quantised.py tests/pipeline/test_quantised.py -m "not slow"
+
+# releases of PEFT and transformers that people run, each pair beside .venv; the newest is .venv's.
+# transformers checks the versions of the other two.
+OLDEST := runs/with/oldest
+OLDER := runs/with/older
+$(OLDEST)/.installed: PACKAGES := peft==0.17.1 transformers==4.51.3 tokenizers==0.21.4 huggingface_hub==0.36.0
+$(OLDER)/.installed: PACKAGES := peft==0.19.1 transformers==4.57.3 tokenizers==0.22.1 huggingface_hub==0.36.0
+$(OLDEST)/.installed $(OLDER)/.installed: pyproject.toml | $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) $(PACKAGES)
+	@touch $@
+
+OSORA_TESTS = $(addprefix tests/osora/test_,special_layers.py older_peft.py equations.py checkpoint.py export.py bad_input.py peft_features.py)
+test-releases: $(OLDEST)/.installed $(OLDER)/.installed  ## OSoRA's tests with two older releases of PEFT and transformers (3 minutes, 260 MB)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest $(OSORA_TESTS) -m "not slow"
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(OLDER) $(BIN)/python -m pytest $(OSORA_TESTS) -m "not slow"
 
 # of mutmut its operators alone are used: its own dependencies stay away, and .venv as it is
 MUTANTS := runs/mutants/tool

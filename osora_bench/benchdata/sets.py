@@ -82,7 +82,7 @@ def registry() -> dict[str, DataSet]:
     Raises:
         UserError: a key or value that the schema does not know.
     """
-    return {p.stem: _read(p) for p in sorted((paths.CONF / "data").glob("*.yaml"))}
+    return {name: _read(place) for name, place in paths.conf_files("data").items()}
 
 
 def _read(place: Path) -> DataSet:

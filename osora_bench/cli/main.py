@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
 
 from osora_bench.common.errors import UserError, tell, unknown
 from osora_bench.common.exits import exit_status_of
@@ -71,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch a verb. Exit status: 0 all well, 1 a cell failed, 2 a mistake in the call."""
     open_what_is_closed()
     name_user()
+    if argv is None:
+        _find_own_modules()
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb, rest = (arguments or ["help"])[0], arguments[1:]
     try:
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(page, end="")
             status = 0
         elif verb in VERBS:
-            status = _imported(VERBS[verb])(rest)
+            status = _imported(verb)(rest)
         else:
             raise UserError(unknown("verb", verb, VERBS))
         sys.stdout.flush()
@@ -107,14 +111,38 @@ def _page(verb: str, rest: Sequence[str]) -> str | None:
         return f"osora-bench {version('osora-bench')}\n"
     if verb not in VERBS or verb in PARSED or not {"-h", "--help"} & set(rest):
         return None
-    page: str = import_module(VERBS[verb].partition(":")[0]).HELP[verb]
+    page: str = _module(verb).HELP[verb]
     return page
 
 
 def _imported(name: str) -> Callable[[Sequence[str]], int]:
-    module, _, function = name.partition(":")
-    verb: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
-    return verb
+    function: Callable[[Sequence[str]], int] = getattr(_module(name), VERBS[name].split(":")[1])
+    return function
+
+
+def _module(verb: str) -> ModuleType:
+    """The file of a verb, with all that it needs.
+
+    Raises:
+        UserError: that is not installed.
+    """
+    try:
+        return import_module(VERBS[verb].partition(":")[0])
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("osora_bench"):
+            raise
+        raise UserError(
+            f"`osora-bench {verb}` is of the harness, which needs {error.name}; install it with "
+            'pip install "osora-bench[bench]"'
+        ) from error
+
+
+def _find_own_modules() -> None:
+    """Where the command was started, modules of the user's can be imported, such as a method's, as
+    with `python -m osora_bench`; last, so that no file there takes a library's place."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ SETTINGS = {
     "alora_invocation_tokens": "aLoRA (arXiv 2504.12397): the tokens are a tokenizer's",
     "arrow_config": "routes between adapters that were trained before",
     "use_bdlora": "lays factors out for serving on several GPUs",
-    "use_qalora": "for base weights that are quantised, which no model here is",
+    "use_qalora": "for base weights quantised by groups of columns (GPTQ), which none here are",
 }
 """Settings of LoRA that make it another method, without a file, and why."""
 HEAD = """\
@@ -130,7 +130,7 @@ def told(name: str) -> tuple[str, str]:
     Raises:
         UserError: the file does not say so.
     """
-    file = paths.CONF / "method" / f"{name}.yaml"
+    file = paths.conf_files("method")[name]
     lines = file.read_text(encoding="utf-8").split("\nname:")[0].splitlines()
     comment = " ".join(line.lstrip("# ") for line in lines)
     head, colon, rest = comment.partition(": ")

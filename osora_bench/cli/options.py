@@ -35,7 +35,7 @@ def experiment_option(arguments: Sequence[str]) -> tuple[str, list[str]]:
         raise UserError(f"unknown option {flags[0]}; `osora-bench VERB --help` lists what there is")
     values = [a.removeprefix("experiment=") for a in arguments if a.startswith("experiment=")]
     if len(values) != 1:
-        names = ", ".join(sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml")))
+        names = ", ".join(paths.experiment_files())
         raise UserError(f"name one experiment: experiment=NAME. Valid: {names}")
     return values[0], [a for a in arguments if not a.startswith("experiment=")]
 

@@ -7,9 +7,20 @@ from pathlib import Path
 
 from osora_bench.common.errors import UserError, unknown
 
-ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "conf"
-EXPERIMENTS = ROOT / "experiments"
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+"""The checkout; where the package is installed from a wheel, the folder that it lies in."""
+
+
+def _shipped(name: str) -> Path:
+    """A folder of the checkout, which a wheel has inside the package (pyproject.toml)."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else ROOT / name
+
+
+CONF = _shipped("conf")
+EXPERIMENTS = _shipped("experiments")
+REFERENCE = _shipped("results/reference")
 RESULTS = ROOT / "results"
 DATA = "OSORA_DATA"
 """Environment variable of the data folder. It is the user's; cli/smoke.py alone sets it."""
@@ -53,12 +64,54 @@ def data_file(path: str) -> Path:
     return data_root() / _expanded(path)
 
 
+def own_conf() -> Path | None:
+    """The user's own ./conf, whose files are found before those of CONF.
+
+    Raises:
+        UserError: it holds a primary configuration, which is not the user's to replace.
+    """
+    own = _own("conf")
+    for name in PRIMARY:
+        if own is not None and (own / name).exists():
+            raise UserError(
+                f"{own / name}: {name} is the harness's own; files of a user's conf/ belong in its "
+                "groups (conf/method/mine.yaml), and values in an experiment or on the command line"
+            )
+    return own
+
+
+PRIMARY = ("config.yaml", "job.yaml")
+
+
+def _own(name: str) -> Path | None:
+    """A folder beside which the user works, if it is not that of this checkout."""
+    place = Path.cwd() / name
+    return place if place.is_dir() and place.resolve() != PACKAGE.parent / name else None
+
+
+def conf_files(group: str) -> dict[str, Path]:
+    """The files of a group of conf/ by name, e.g. every model; the user's own come first."""
+    own = own_conf()
+    return _files(CONF / group, None if own is None else own / group)
+
+
+def experiment_files() -> dict[str, Path]:
+    """The experiments by name; the user's own come first."""
+    return _files(EXPERIMENTS, _own("experiments"))
+
+
+def _files(shipped: Path, own: Path | None) -> dict[str, Path]:
+    folders = (shipped,) if own is None else (shipped, own)
+    found = {place.stem: place for folder in folders for place in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
 def experiment_file(name: str) -> Path:
     """The YAML of an experiment, or UserError that names the experiments that are there."""
-    place = EXPERIMENTS / f"{name}.yaml"
-    if not place.is_file():
-        raise UserError(unknown("experiment", name, (p.stem for p in EXPERIMENTS.glob("*.yaml"))))
-    return place
+    places = experiment_files()
+    if name not in places:
+        raise UserError(unknown("experiment", name, places))
+    return places[name]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from osora_bench.common.errors import UserError
+from osora_bench.models import quantisation
 from osora_bench.models.tokenizers import load_tokenizer
 from osora_bench.planning.blank import location
 from osora_bench.planning.config import Config, ModelConfig
@@ -89,7 +90,7 @@ class Workspace:
             tokenizer: folder of an adapter's own; None: the model's.
         """
         model, device = cfg.model, device_of(cfg)
-        key = (model.path, model.revision, model.dtype, device, tokenizer)
+        key = (model.path, model.revision, model.dtype, model.quantization, device, tokenizer)
         if self._base is None or self._key != key:
             self._base = None  # free the old one before the new one is loaded
             self._base = load_base(model, device, tokenizer)
@@ -116,7 +117,8 @@ class Workspace:
                 self._base = None
                 return
         base.model.zero_grad(set_to_none=True)
-        base.model.requires_grad_(True)
+        for parameter in base.model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())  # quantised ones have none
         base.model.eval()
         if checksums(base.model) != base.checksums:
             self._base = None
@@ -125,21 +127,26 @@ class Workspace:
 def load_base(model: ModelConfig, device: torch.device, folder: Path | None = None) -> Base:
     """Read a base model and its tokenizer, or that of an adapter's `folder`, from disk."""
     tokenizer = load_tokenizer(model, folder)
-    loaded = _read(model, model.dtype).to(device)
+    loaded = _read(model, model.dtype, device)
     loaded.eval()
     return Base(loaded, tokenizer, checksums(loaded))
 
 
 def weights_digest(model: ModelConfig, dtype: str) -> str:
     """The hash of a model's weights as they are read from disk in this precision."""
-    return content(_read(model, dtype))
+    return content(_read(model, dtype, torch.device("cpu")))
 
 
-def _read(model: ModelConfig, dtype: str) -> Any:
+def _read(model: ModelConfig, dtype: str, device: torch.device) -> Any:
     options = {"revision": model.revision, "local_files_only": True}
-    return AutoModelForCausalLM.from_pretrained(
+    options |= quantisation.loading_options(model, dtype, device)
+    loaded = AutoModelForCausalLM.from_pretrained(
         location(model), dtype=getattr(torch, dtype), **options
     )
+    if model.quantization is None:
+        return loaded.to(device)
+    quantisation.keep_layout(loaded)
+    return loaded
 
 
 def inside(model: Any) -> Any:

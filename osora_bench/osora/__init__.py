@@ -14,6 +14,7 @@ from .config import PEFT_TYPE, OsoraConfig
 from .export import save_lora, save_merged, to_lora
 from .layer import Linear, OsoraLayer
 from .model import OsoraModel
+from .older_peft import name_method
 from .pissa import start_pissa
 from .store import SvdStore, use_store
 
@@ -30,6 +31,7 @@ __all__ = [
     "use_store",
 ]
 
+name_method(PEFT_TYPE.value)
 # peft.utils.register_peft_method accepts only names of the closed enumeration PeftType.
 PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = OsoraConfig
 PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] = OsoraModel

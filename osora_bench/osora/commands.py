@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
@@ -111,7 +112,9 @@ def _load(folder: Path) -> Any:
     kind = getattr(transformers, names[0], None)
     if kind is None:
         raise ValueError(f"{folder} is a {names[0]}, which transformers does not have")
-    return kind.from_pretrained(folder, dtype="auto", local_files_only=True)
+    # the name since transformers 4.56
+    dtype = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    return kind.from_pretrained(folder, local_files_only=True, **{dtype: "auto"})
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -21,8 +21,10 @@ class OsoraType(str, Enum):  # noqa: UP042 (PEFT reads the name off `str`, "Osor
 PEFT_TYPE = OsoraType.OSORA
 O_INITS = ("ones", "gaussian")
 O_SIDES = ("output", "input")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Files that use nothing newer stay of format 1, which older versions read."""
 BIASES = ("none", "all", "osora_only")
+PROJECTION_DTYPES = (None, "base")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ class OsoraConfig(PeftConfig):
         modules_to_save: Other modules to train and to save whole.
         layers_to_transform: Indices of the layers to adapt; all if None.
         layers_pattern: Name of the model's list of layers, for `layers_to_transform`.
-        init_weights: Must be True: OSoRA without its decomposition has no meaning.
+        init_weights: With False, S and O start moved at random, so that the adapter changes the
+            output from the start: for tests. U, V and S_0 are those of the weight all the same.
+        projection_dtype: "base": U_r and V_r are kept in the base weight's precision, half of the
+            frozen bytes on a 16-bit base; None: in float32 (float64 on a float64 base).
+        base_quantization: Not an option: how the base was quantised, by bitsandbytes' names,
+            written when the adapter is made.
         format_version: Raised when an option is added; a newer version's file is refused.
 
     Raises:
@@ -113,8 +120,14 @@ class OsoraConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "name of the list of layers"}
     )
-    init_weights: bool = field(default=True, metadata={"help": "must be True"})
-    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "of this configuration"})
+    init_weights: bool = field(default=True, metadata={"help": "False: start at random, to test"})
+    projection_dtype: str | None = field(
+        default=None, metadata={"help": "'base': U and V in the base's precision"}
+    )
+    base_quantization: str | None = field(
+        default=None, metadata={"help": "no option: how the base was quantised"}
+    )
+    format_version: int = field(default=1, metadata={"help": "of this configuration"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,16 +146,22 @@ class OsoraConfig(PeftConfig):
                 setattr(self, name, set(value))
         self._check_values()
         self._check_combinations()
+        if self.projection_dtype is not None or self.base_quantization is not None:
+            self.format_version = FORMAT_VERSION
 
     def _check_values(self) -> None:
         if not isinstance(self.rank_pattern, dict):
             raise ValueError(f"rank_pattern must map names to ranks, not {self.rank_pattern!r}")
         for name, rank in {"r": self.r, **_named(self.rank_pattern)}.items():
             _need_whole(name, rank)
-        for name, valid in {"o_init": O_INITS, "o_side": O_SIDES, "bias": BIASES}.items():
+        for name, valid in {
+            "o_init": O_INITS, "o_side": O_SIDES, "bias": BIASES,
+            "projection_dtype": PROJECTION_DTYPES,
+        }.items():  # fmt: skip
             if getattr(self, name) not in valid:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(map(str, valid))}, "
+                    f"not {getattr(self, name)!r}"
                 )
         std = self.o_init_std
         numeric = isinstance(std, int | float) and not isinstance(std, bool)
@@ -164,8 +183,6 @@ class OsoraConfig(PeftConfig):
             raise ValueError("o_side='input' has no effect while O stays at ones (train_o=False)")
         if not self.dora_detach_norm and not self.use_dora:
             raise ValueError("dora_detach_norm=False has no effect without use_dora=True")
-        if not self.init_weights:
-            raise ValueError("init_weights must be True: OSoRA starts from the SVD of the weight")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern needs layers_to_transform")
         if self.layers_to_transform is not None and isinstance(self.target_modules, str):

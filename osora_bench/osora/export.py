@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
-from peft.utils.save_and_load import get_base_model_state_dict
 from torch import Tensor
 
 from .config import PEFT_TYPE, OsoraConfig
 from .layer import OsoraLayer
+from .older_peft import needs
 from .saving import as_new_files, save_tensors
 
 
@@ -99,11 +99,23 @@ def save_merged(model: PeftModel, folder: str | Path, adapter_name: str = "defau
     The model in memory ends as it was, bit for bit.
 
     Raises:
-        ValueError: Adapters are merged already, or the merged weights would not be finite.
+        ValueError: Adapters are merged already, the base is quantised, or the merged weights would
+            not be finite.
     """
     layers = [m for m in model.modules() if isinstance(m, OsoraLayer)]
     if any(layer.merged for layer in layers):
         raise ValueError("adapters are merged already; unmerge them first")
+    if any(layer.quantization_backend is not None for layer in layers):
+        raise ValueError(
+            "the base is quantised, and merged weights would be rounded anew: export the adapter "
+            "as LoRA"
+        )
+    try:
+        from peft.utils.save_and_load import get_base_model_state_dict
+    except ImportError:
+        raise ValueError(
+            needs("a merged folder", "0.20") + "; model.merge_and_unload() works with any"
+        ) from None
     base: Any = model.get_base_model()
     try:
         model.merge_adapter(adapter_names=[adapter_name], safe_merge=True)

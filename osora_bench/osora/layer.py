@@ -8,17 +8,22 @@ from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import FINGERPRINT_SIZE, fingerprint
 from .config import OsoraConfig
+from .older_peft import TunerLayer
+from .quantised import Kept, backend_of, weight_of
 from .store import decompose
 from .svd import Triplets
 
+START_NOISE = 0.3
+"""Relative size of the random change of S and O with `init_weights=False`."""
 
-class OsoraLayer(BaseTunerLayer):
+
+class OsoraLayer(TunerLayer):
     """The state of OSoRA on one layer: S and O (and DoRA's magnitude) for each adapter.
 
     The update is kept in the residual-free form: since diag(O) U_r diag(S) V_r^T and the part that
@@ -60,7 +65,9 @@ class OsoraLayer(BaseTunerLayer):
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._disable_adapters = False
         self.merged_adapters = []
-        self._unmerged_weight: Tensor | None = None
+        self.quantization_backend = backend_of(self.get_base_layer())
+        self._unmerged_weight: Tensor | None = None  # W0 while adapters are merged
+        self._quantised: Kept | None = None  # and, of a quantised layer, what it was stored as
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
         self.out_features, self.in_features = self.original_weight().shape
 
@@ -69,8 +76,8 @@ class OsoraLayer(BaseTunerLayer):
     ) -> None:
         """Add an adapter of rank `r`: decompose the base weight, start S, O and the magnitude.
 
-        The adapter's tensors are float32 (float64 on a float64 base). On the meta device they only
-        have shapes.
+        The adapter's tensors are float32 (float64 on a float64 base), U and V those of the base
+        with ``projection_dtype="base"``. On the meta device they only have shapes.
         """
         weight = self.original_weight()
         if weight.is_meta:
@@ -80,9 +87,10 @@ class OsoraLayer(BaseTunerLayer):
         else:
             u, s, vh = decompose(weight, r)
             mark = fingerprint(weight, u, vh)
-        self._set_frozen(adapter_name, Triplets(u, s, vh), config)
+        low = weight.dtype if config.projection_dtype == "base" else s.dtype
+        self._set_frozen(adapter_name, Triplets(u.to(low), s, vh.to(low)), config)
         self.osora_fingerprint[adapter_name] = mark
-        self.osora_S[adapter_name] = nn.Parameter(s.clone())
+        self.osora_S[adapter_name] = nn.Parameter(_started(s.clone(), config))
         self._start_o(adapter_name, r, config, s)
         if config.use_dora:
             norm = weight.to(s.dtype).norm(dim=1)
@@ -109,16 +117,28 @@ class OsoraLayer(BaseTunerLayer):
         if config.o_init == "gaussian":
             o.normal_(std=1 / r if config.o_init_std is None else config.o_init_std)
             self.osora_O0[name] = o.clone()
-        self.osora_O[name] = nn.Parameter(o)
+        self.osora_O[name] = nn.Parameter(_started(o, config))
 
     def original_weight(self) -> Tensor:
         """W0 as (d_out, d_in), also while adapters are merged into the base layer."""
         kept = self._unmerged_weight
-        weight: Tensor = self.get_base_layer().weight.data if kept is None else kept
+        weight = self._stored_weight() if kept is None else kept
         return weight.T if self.fan_in_fan_out else weight
+
+    def _stored_weight(self) -> Tensor:
+        """The base layer's weight in its own layout, as numbers where it is quantised."""
+        base, backend = self.get_base_layer(), self.quantization_backend
+        weight: Tensor = base.weight.data if backend is None else weight_of(base, backend)
+        return weight
 
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """(A, B) of shapes (r, d_in) and (d_out, r): the update of W0 is B A, before DoRA."""
+        a, b = self._factors(adapter_name)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        return a.to(dtype), b.to(dtype)
+
+    def _factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """`lora_factors`, of which that which is only frozen is as it is kept."""
         u, v = self.osora_U[adapter_name], self.osora_V[adapter_name]
         s, s0, o, d_o = self._vectors(adapter_name)
         # (n, r) as a product of (n, 2) and (2, r), where n is the length of O
@@ -142,7 +162,8 @@ class OsoraLayer(BaseTunerLayer):
         if self.osora_config[name].o_side == "output":
             change = self._norm_change_output(name, detach)
         else:
-            w0 = self.original_weight().to(a.dtype)
+            a = a.to(b.dtype)
+            w0 = self.original_weight().to(b.dtype)
             change = ((2 * w0 @ a.T + b @ (a @ a.T)) * b).sum(dim=1)
         norm = torch.where(norm0 > 0, norm0, 1.0)
         # m / norm first: it is exactly 1 at the start, as is the root of 1 + 0
@@ -162,7 +183,8 @@ class OsoraLayer(BaseTunerLayer):
             s, o, d_o = s.detach(), o.detach(), d_o.detach()
         ds = s - s0
         weights = torch.stack((s0 * ds, s0 * s0, ds * ds), dim=1)
-        cross, start, square = (self.osora_U[name].square() @ weights).unbind(dim=1)
+        u = self.osora_U[name].to(weights.dtype)
+        cross, start, square = (u.square() @ weights).unbind(dim=1)
         change: Tensor = 2 * o * (1 + d_o) * cross + d_o * (2 + d_o) * start + o * o * square
         return change
 
@@ -184,7 +206,20 @@ class OsoraLayer(BaseTunerLayer):
             return
         for tensors in (getattr(self, name) for name in self.tensor_names):
             if adapter_name in tensors and not tensors[adapter_name].is_meta:
-                tensors[adapter_name] = tensors[adapter_name].to(device)
+                _replace(tensors, adapter_name, tensors[adapter_name].to(device))
+
+    def cast_adapter(self, adapter_name: str) -> None:
+        """Give an adapter's tensors the base weight's dtype; fingerprints stay float32."""
+        dtype = self.original_weight().dtype
+        for attr in self.tensor_names:
+            tensors = getattr(self, attr)
+            if adapter_name not in tensors or attr == "osora_fingerprint":
+                continue
+            old = tensors[adapter_name]
+            value = old.detach().to(dtype)
+            if isinstance(old, nn.Parameter):
+                value = nn.Parameter(value, requires_grad=old.requires_grad)
+            _replace(tensors, adapter_name, value)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the update of the weight has rank r: not with DoRA's scaling."""
@@ -206,7 +241,8 @@ class Linear(nn.Module, OsoraLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the adapters to the base weight (Eq. 7).
 
-        The original weight is kept until `unmerge`, which so restores it bit for bit.
+        The original weight is kept until `unmerge`, which so restores it bit for bit. The merged
+        weight of a quantised layer is quantised anew, which is said.
 
         Raises:
             ValueError: With `safe_merge`, if the merged weight would not be finite; nothing is
@@ -215,17 +251,31 @@ class Linear(nn.Module, OsoraLayer):
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.osora_S:
                 continue
-            base = self.get_base_layer()
+            before = self._stored_weight()
             delta = self.get_delta_weight(name)
-            merged = (base.weight.data.to(delta.dtype) + delta).to(base.weight.dtype)
+            merged = (before.to(delta.dtype) + delta).to(before.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(
                     f"NaN or inf in the merged weight: adapter {name!r} seems to be broken"
                 )
-            if self._unmerged_weight is None:
-                self._unmerged_weight = base.weight.data
-            base.weight.data = merged
+            self._put(merged, before)
             self.merged_adapters.append(name)
+
+    def _put(self, merged: Tensor, before: Tensor) -> None:
+        """Make `merged` the base layer's weight, and keep the first that it had."""
+        base, backend = self.get_base_layer(), self.quantization_backend
+        if self._unmerged_weight is None:
+            self._unmerged_weight = before
+            self._quantised = None if backend is None else Kept.of(base)
+        if backend is None:
+            base.weight.data = merged
+            return
+        warnings.warn(
+            f"merging an adapter into a {backend.backend_name} layer rounds the merged weight: "
+            "outputs differ from those of the adapter beside it",
+            stacklevel=3,
+        )
+        backend.set_base_weight(self, merged)
 
     def unmerge(self) -> None:
         """Put back the base weight as it was before the first merge."""
@@ -233,6 +283,11 @@ class Linear(nn.Module, OsoraLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         weight = self.get_base_layer().weight
+        if self._quantised is not None:
+            self._quantised.put_back(self.get_base_layer())
+            self._quantised = self._unmerged_weight = None
+            self.merged_adapters.clear()
+            return
         # the model may have been moved or cast in between
         weight.data = self._unmerged_weight.to(weight.device, weight.dtype)
         self._unmerged_weight = None
@@ -260,10 +315,12 @@ class Linear(nn.Module, OsoraLayer):
         return result.to(base.dtype)
 
     def _adapt_one(self, x: Tensor, base: Tensor, name: str) -> Tensor:
-        a, b = self.lora_factors(name)
+        a, b = self._factors(name)
         if not torch.is_autocast_enabled(x.device.type):
             x = self._cast_input_dtype(x, a.dtype)
         hidden = x.reshape(-1, x.shape[-1]) @ a.T
+        if hidden.dtype == a.dtype != b.dtype:  # one is frozen, in the base's precision
+            hidden = hidden.to(b.dtype)
         # one product that adds to the base's output: nothing of size tokens x d_out is kept
         start = base.reshape(-1, base.shape[-1]).to(hidden.dtype)
         result = torch.addmm(start, hidden, b.T).view(base.shape)
@@ -289,3 +346,19 @@ class Linear(nn.Module, OsoraLayer):
 
     def __repr__(self) -> str:
         return "osora." + super().__repr__()
+
+
+def _replace(tensors: Any, name: str, value: Tensor) -> None:
+    """Put a tensor in another's place. A `BufferDict` would forget whether it is to be saved."""
+    if isinstance(tensors, BufferDict):
+        saved = name not in tensors._non_persistent_buffers_set
+        tensors.register_buffer(name, value, persistent=saved)
+    else:
+        tensors[name] = value
+
+
+def _started(values: Tensor, config: OsoraConfig) -> Tensor:
+    """S or O at its start; moved at random where the adapter is not to start as nothing."""
+    if config.init_weights or values.is_meta:
+        return values
+    return values * (1 + START_NOISE * torch.randn_like(values))

@@ -9,31 +9,23 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from peft.tuners.tuners_utils import (
-    BaseTuner,
-    _ExcludedModule,
-    _maybe_include_all_linear_layers,
-    delete_adapter,
-)
+from peft.tuners.tuners_utils import _ExcludedModule, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules, get_pattern_key
-from peft.utils.quantization_utils import resolve_quantization_backend
+from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import check_folder, check_tensors, difference, shortened
 from .config import OsoraConfig
 from .layer import Linear, OsoraLayer
+from .older_peft import BEFORE_21, Tuner, remove_adapter
+from .targets import check_quantisation, rank_of, shared_weights, target_problems
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
 Flags = dict[nn.Parameter, bool]
 
 
-class OsoraModel(BaseTuner):
+class OsoraModel(Tuner):
     """A model with OSoRA on its target layers (arXiv 2505.14350).
 
     Made by `peft.get_peft_model(model, OsoraConfig(...))`. The targets are checked before anything
@@ -63,16 +55,37 @@ class OsoraModel(BaseTuner):
             self._progress = None
         if self.peft_config[adapter_name].saved is not None:
             self._unfinished_loads = {**self._unfinished_loads, adapter_name: flags}
+            if BEFORE_21:
+                self.watch_loading()
+
+    def waits(self) -> Iterable[str]:
+        """The adapters that were made for a checkpoint which is not loaded yet."""
+        return self._unfinished_loads
+
+    def finish_load(self, adapter_name: str, given: dict[str, Tensor]) -> None:
+        """Check a checkpoint by its names in this module, where PEFT has no hook for that.
+
+        Raises:
+            ValueError: It does not fit; the adapter is taken out again.
+        """
+        loads = dict(self._unfinished_loads)
+        flags = loads.pop(adapter_name)
+        self._unfinished_loads = loads
+        try:
+            _check_checkpoint(self, self.peft_config[adapter_name], adapter_name, given, {})
+        except Exception:
+            self._withdraw(adapter_name, flags)
+            raise
 
     def _prepare_model(self, peft_config: OsoraConfig, model: nn.Module) -> None:
         """Check every target before the first layer is replaced."""
         _maybe_include_all_linear_layers(peft_config, model)
         targets = dict(self._targets(peft_config, model))
-        problems = [p for key, t in targets.items() for p in _problems(peft_config, key, t)]
-        problems += _unmatched(peft_config, model, list(targets))
+        problems = list(target_problems(peft_config, model, targets))
         if problems:
             raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
         check_folder(peft_config, model)
+        check_quantisation(peft_config, targets)
         self._progress = tqdm(
             total=len(targets), desc="OSoRA: SVD", unit="layer", delay=PROGRESS_DELAY, leave=False
         )
@@ -106,10 +119,10 @@ class OsoraModel(BaseTuner):
                 stacklevel=2,
             )
         if isinstance(target, OsoraLayer):
-            r = _rank(peft_config, current_key, target.get_base_layer())
+            r = rank_of(peft_config, current_key, target.get_base_layer())
             target.update_layer(adapter_name, r, peft_config)
         else:
-            r = _rank(peft_config, current_key, target)
+            r = rank_of(peft_config, current_key, target)
             layer = Linear(target, adapter_name, r, peft_config)
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
@@ -122,7 +135,7 @@ class OsoraModel(BaseTuner):
         if not self.peft_config:
             self._unload_and_optionally_merge(merge=False)
         else:
-            delete_adapter(self.model, adapter_name, self.prefix, OsoraLayer)
+            remove_adapter(self.model, adapter_name, self.prefix, OsoraLayer)
             for key, module in list(self.model.named_modules()):
                 if isinstance(module, OsoraLayer) and not module.osora_S:
                     parent, _, name = _get_submodules(self.model, key)
@@ -155,6 +168,7 @@ class OsoraModel(BaseTuner):
                 model, config, adapter_name, state_dict
             )
             biases = cls._get_learnable_bias_state_dict(model, model.state_dict(), config)
+            mapped = _once(model, mapped, adapter_name)
             _check_checkpoint(model, config, adapter_name, mapped, biases)
         except Exception:
             if flags is not None and isinstance(tuner, OsoraModel):
@@ -162,18 +176,40 @@ class OsoraModel(BaseTuner):
             raise
         return mapped
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """With False, the adapter takes the base weight's dtype, as other methods' do; otherwise it
+        stays float32, and U and V what `projection_dtype` says."""
+        if autocast_adapter_dtype:
+            return
+        for module in self.model.modules():
+            if isinstance(module, OsoraLayer) and adapter_name in module.osora_S:
+                module.cast_adapter(adapter_name)
+
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
     ) -> None:
-        """As PEFT's, but a name that no adapter has is an error (ValueError)."""
+        """As PEFT's, but a name that no adapter has is an error (ValueError), and a weight that
+        other modules share."""
         self._need_names(adapter_names or ())
+        self._need_own_weights()
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 
     def _unload_and_optionally_merge(
         self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
     ) -> Any:
         self._need_names(adapter_names or ())
+        if kwargs.get("merge", args[0] if args else True):
+            self._need_own_weights()
         return super()._unload_and_optionally_merge(*args, adapter_names=adapter_names, **kwargs)
+
+    def _need_own_weights(self) -> None:
+        layers = {k: m for k, m in self.model.named_modules() if isinstance(m, OsoraLayer)}
+        shared = list(shared_weights(self.model, layers))
+        if shared:
+            raise ValueError(
+                f"merging would change other modules too: {shortened(shared)}; give the layer a "
+                "weight of its own first, or leave the adapter beside it"
+            )
 
     def _need_names(self, names: Iterable[str]) -> None:
         unknown = sorted(set(names) - set(self.peft_config))
@@ -211,6 +247,16 @@ class OsoraModel(BaseTuner):
                 handle.remove()
 
 
+def _once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
+    """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
+    `modules_to_save`, under the wrapper's name less the adapter's."""
+    here = model.state_dict().keys()
+    wrapper = f".modules_to_save.{adapter_name}."
+    biases = {key for key in here if wrapper in key and key.endswith(".bias")}
+    twice = {key.replace(wrapper, ".modules_to_save.") for key in biases} - here
+    return {key: tensor for key, tensor in given.items() if key not in twice}
+
+
 def _with_names(
     _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -223,53 +269,6 @@ def _encoder(model: Any) -> nn.Module | None:
         return None
     encoder: nn.Module = model.get_encoder()
     return encoder
-
-
-def _rank(config: OsoraConfig, key: str, base: Any) -> int:
-    r: int = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), key), config.r)
-    return min(r, *base.weight.shape) if config.clip_rank else r
-
-
-def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Iterator[str]:
-    """Which names of the configuration match no layer, and so would silently do nothing."""
-    if not targets:
-        return  # PEFT says so itself
-    keys = [key for key, _ in model.named_modules()]
-    names = {
-        "target_modules": config.target_modules,
-        "exclude_modules": config.exclude_modules,
-        # PEFT adds the names that a classifier may have, whichever the model has
-        "modules_to_save": None if config.task_type in CLASSIFIERS else config.modules_to_save,
-    }
-    for option, values in names.items():
-        for name in () if values is None or isinstance(values, str) else sorted(values):
-            if not any(f".{key}".endswith(f".{name}") for key in keys):
-                yield f"{option} {name!r} matches nothing"
-    for pattern in config.rank_pattern:
-        if not any(get_pattern_key([pattern], key) == pattern for key in targets):
-            yield f"rank_pattern {pattern!r} matches no adapted layer"
-
-
-def _problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
-    """Why OSoRA cannot adapt the layer `base`, which is called `key`."""
-    kind = f"{type(base).__module__}.{type(base).__name__}"
-    backend = resolve_quantization_backend(base, get_apply_tensor_subclass=lambda: None)
-    weight = getattr(base, "weight", None)
-    if backend is not None or kind.startswith("bitsandbytes."):
-        yield f"{key} is a quantised layer ({kind}); OSoRA needs a base in float32 or 16 bits"
-    elif not isinstance(base, nn.Linear | Conv1D) or not isinstance(weight, Tensor):
-        yield f"{key} is no linear layer but a {kind}; supported: torch.nn.Linear, Conv1D"
-    elif weight.dtype not in FLOATS:
-        yield f"{key} ({kind}) is of {weight.dtype}; supported: float32, float16, bfloat16"
-    else:
-        r, limit = _rank(config, key, base), min(weight.shape)
-        if r > limit:
-            yield (
-                f"rank {r} is too large for {key} of shape {tuple(weight.shape)}: at most {limit} "
-                "(or clip_rank=True)"
-            )
-        if not weight.is_meta and not torch.isfinite(weight).all():
-            yield f"the weight of {key} holds NaN or inf"
 
 
 def _check_checkpoint(

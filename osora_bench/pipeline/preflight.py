@@ -47,6 +47,7 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (_check_device, cells if here else []),
         (check_precision, cells if here else []),
         (_check_tracker, cells if here else []),
+        (_check_quantisation, cells if here else []),
         (_check_weights, cells),
         (_check_context, list(by_model.values())),
         (_check_dialogues, list(by_dialogues.values())),
@@ -68,6 +69,23 @@ def _check_place(cell: Cell) -> None:
     for folder in (cell.paths.runs, cell.ledger):
         check_writable(folder)
     check_locks(cell.paths.runs)
+
+
+def _check_quantisation(cell: Cell) -> None:
+    """Whether the model can be quantised as asked on this machine."""
+    from osora_bench.models import base  # torch
+    from osora_bench.models.quantisation import check_library
+
+    cfg = cell.config
+    check_library(cfg.model)
+    settings = cfg.method.peft or {}
+    lora = str(settings.get("_target_", "")).endswith(".LoraConfig")
+    on_cpu = cfg.model.quantization == "int8" and base.device_of(cfg).type == "cpu"
+    if on_cpu and lora and settings.get("use_dora"):
+        raise UserError(
+            f"method {cfg.method.name} with model.quantization=int8: PEFT's DoRA loses the scales "
+            "of 8-bit layers on a CPU; nf4, or a GPU"
+        )
 
 
 def _check_folders(cell: Cell) -> None:

@@ -6,6 +6,7 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.config import Config, EvalConfig, MethodConfig, TrainerConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = (None, "nf4", "int8")
 LOSSES = ("text", "answer")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 TRACKERS = ("none", "wandb")
@@ -28,6 +29,7 @@ def problems(cfg: Config) -> list[str]:
     return [
         *_choice_problems(cfg),
         *_method_problems(cfg.method),
+        *_quantization_problems(cfg),
         *_count_problems(cfg),
         *_checkpoint_problems(cfg.trainer),
         *_suite_problems(cfg.eval),
@@ -42,9 +44,10 @@ def problems(cfg: Config) -> list[str]:
 def _choice_problems(cfg: Config) -> list[str]:
     """Of values that are one of a few words."""
     return [
-        unknown(key, str(value), choices)
+        unknown(key, str(value), ["null" if one is None else one for one in choices])
         for key, value, choices in (
             ("model.dtype", cfg.model.dtype, DTYPES),
+            ("model.quantization", cfg.model.quantization, QUANTIZATIONS),
             ("task.loss_on", cfg.task.loss_on, LOSSES),
             ("trainer.schedule", cfg.trainer.schedule, SCHEDULES),
             ("trainer.precision", cfg.trainer.precision, DTYPES),
@@ -166,6 +169,31 @@ def _empty_problems(cfg: Config) -> list[str]:
 
 def _seed_problems(seed: int) -> list[str]:
     return [] if 0 <= seed < 2**32 else [f"seed={seed}: must be between 0 and 2**32 - 1"]
+
+
+def _quantization_problems(cfg: Config) -> list[str]:
+    """Of what cannot be had on weights that are kept in 4 or 8 bits."""
+    key = f"model.quantization={cfg.model.quantization}"
+    init = (cfg.method.peft or {}).get("init_lora_weights", True)
+    refused = {
+        f"method {cfg.method.name} trains every weight": cfg.method.full,
+        f"method {cfg.method.name} starts by changing the base weights, which would be rounded "
+        "anew": cfg.method.start is not None or init in WEIGHT_CHANGING,
+        "eval.merge=true would round the merged weights anew": cfg.eval.merge,
+        f"eval.backend={cfg.eval.backend} reads the weights as they are on disk": (
+            cfg.eval.backend == "vllm"
+        ),
+        f"trainer.processes={cfg.trainer.processes}: quantised weights are not shared out": (
+            cfg.processes > 1
+        ),
+    }
+    if cfg.model.quantization is None:
+        return []
+    return [f"{key}: {reason}" for reason, holds in refused.items() if holds]
+
+
+WEIGHT_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts of PEFT's LoRA that take something off the base weights."""
 
 
 def _method_problems(method: MethodConfig) -> list[str]:

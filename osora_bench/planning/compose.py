@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -20,7 +21,9 @@ from hydra.core.override_parser.types import (
     Quote,
     QuotedString,
 )
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,7 +37,7 @@ from osora_bench.planning.targets import spelled_out
 
 def group_choices(group: str) -> list[str]:
     """The files of one config group, e.g. every model."""
-    return sorted(p.stem for p in (paths.CONF / group).glob("*.yaml"))
+    return list(paths.conf_files(group))
 
 
 def check_overrides(
@@ -107,10 +110,10 @@ def _value_problem(text: str) -> str | None:
 
 def member_problem(group: str, name: str) -> str | None:
     """Why a config group has no such member, or what is wrong with its file."""
-    choices = group_choices(group)
-    if name not in choices:
-        return unknown(group, name, choices)
-    return _file_problem(paths.CONF / group / f"{name}.yaml")
+    files = paths.conf_files(group)
+    if name not in files:
+        return unknown(group, name, files)
+    return _file_problem(files[name])
 
 
 @lru_cache(maxsize=512)
@@ -143,10 +146,32 @@ def written(value: Any) -> str:
     return json.dumps(value)
 
 
+class OwnConf(SearchPathPlugin):
+    """Has Hydra look into the user's own ./conf first."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        own = paths.own_conf()
+        if own is not None:
+            search_path.prepend("own", f"file://{own}")
+
+
+def find_own_conf() -> None:
+    """Have Hydra look into the user's own ./conf first, in this process.
+
+    Raises:
+        UserError: it holds what is not the user's to replace.
+    """
+    paths.own_conf()  # a plugin that raises ends in a traceback of Hydra's
+    plugins = Plugins.instance()
+    if OwnConf not in plugins.discover(SearchPathPlugin):
+        plugins.register(OwnConf)
+
+
 @contextmanager
 def composer() -> Iterator[None]:
     """Make `compose` usable: point Hydra at conf/, whatever an earlier user of Hydra set up."""
     GlobalHydra.instance().clear()
+    find_own_conf()
     with (
         without_collecting(),
         hydra.initialize_config_dir(config_dir=str(paths.CONF), version_base="1.3"),
@@ -167,13 +192,13 @@ def compose(overrides: Sequence[str], where: str) -> DictConfig:
         choices = [o for o in overrides if _parsed(o).key_or_group in config.GROUPS]
         values = [_parsed(o) for o in overrides if o not in choices]
         if not all(_sets_a_value(value) for value in values):
-            return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
-        cfg = copy.deepcopy(_composed(paths.CONF, tuple(choices)))
+            return copy.deepcopy(_composed(_folders(), tuple(overrides)))
+        cfg = copy.deepcopy(_composed(_folders(), tuple(choices)))
         try:
             for value in values:
                 OmegaConf.update(cfg, value.key_or_group, value.value(), merge=True)
         except OmegaConfBaseException:  # Hydra refuses it too, and says what to do about it
-            return copy.deepcopy(_composed(paths.CONF, tuple(overrides)))
+            return copy.deepcopy(_composed(_folders(), tuple(overrides)))
         return cfg
     except (HydraException, OmegaConfBaseException) as error:
         said = [p for o in overrides for p in _override_problems(o, ())] or [with_cause(error)]
@@ -198,8 +223,12 @@ def _sets_a_value(override: Override) -> bool:
     )
 
 
+def _folders() -> tuple[Path | None, ...]:
+    return paths.own_conf(), paths.CONF
+
+
 @lru_cache(maxsize=512)
-def _composed(conf: Path, overrides: tuple[str, ...]) -> DictConfig:
+def _composed(folders: tuple[Path | None, ...], overrides: tuple[str, ...]) -> DictConfig:
     """Hydra takes a tenth of a second; a process composes many cells alike. The files are read
     once: what is edited meanwhile counts from the next start on."""
     return hydra.compose("config", overrides=list(overrides))

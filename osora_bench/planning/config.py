@@ -44,6 +44,7 @@ class ModelConfig:
     chat: bool = MISSING
     target_modules: Any = MISSING  # once it is resolved, a list of names (planning/targets.py)
     needs_gpu: bool = shown()
+    quantization: str | None = later(None)  # nf4, int8: linear layers but the output's
 
 
 @dataclass

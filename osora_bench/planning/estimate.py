@@ -33,6 +33,8 @@ QUESTION_TOKENS, SHOT_TOKENS, ANSWER_TOKENS = 100, 150, 150
 """Of a question, a worked example and an answer, where nothing better is known."""
 LIBRARIES = 1.5e9
 """Bytes of the process without any model."""
+QUANTISED_BYTES = {"nf4": 0.5 + 4 / 64, "int8": 1.0}
+"""A weight; in 4 bits with one float32 scale for each 64 of them."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SAMPLED_ROWS = 200
 
@@ -91,8 +93,9 @@ def _evaluation(cfg: Config) -> str:
     return json.dumps([*_model(cfg), sets, cfg.eval.max_out_len], sort_keys=True)
 
 
-def _model(cfg: Config) -> tuple[str, str]:
-    return cfg.model.name, cfg.model.dtype
+def _model(cfg: Config) -> tuple[str, ...]:
+    model = cfg.model
+    return (model.name, model.dtype, *([model.quantization] if model.quantization else []))
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> Known:
@@ -162,7 +165,7 @@ def _by_size(cfg: Config) -> tuple[Part, Part] | None:
     size, rate = parameters(shape), _rate(_on_gpu(cfg))
     training = _training_operations(cfg, size) if cfg.trains else 0.0
     tokens = sum(_tokens(d, cfg.eval) for d in cfg.eval.chosen)
-    evaluation_bytes = BYTES[cfg.model.dtype] * size + LIBRARIES
+    evaluation_bytes = _weight_bytes(cfg.model, shape, size) + LIBRARIES
     return (
         Part(training / cfg.processes / rate / 3600, _bytes(cfg, shape, size) / 1e9),
         Part(2 * size * tokens / rate / 3600, evaluation_bytes / 1e9),
@@ -200,6 +203,15 @@ def parameters(shape: dict[str, Any]) -> float:
     layer = attention + 3 * hidden * shape["intermediate_size"]
     embeddings = 1 if shape.get("tie_word_embeddings") else 2
     return float(layer * shape["num_hidden_layers"] + embeddings * hidden * shape["vocab_size"])
+
+
+def _weight_bytes(model: ModelConfig, shape: dict[str, Any], size: float) -> float:
+    """Of a model's weights. Embeddings and the output layer are not quantised."""
+    if model.quantization is None:
+        return BYTES[model.dtype] * size
+    tables = 1 if shape.get("tie_word_embeddings") else 2
+    whole = float(tables * shape["hidden_size"] * shape["vocab_size"])
+    return QUANTISED_BYTES[model.quantization] * (size - whole) + BYTES[model.dtype] * whole
 
 
 def _training_operations(cfg: Config, size: float) -> float:
@@ -250,7 +262,7 @@ def _bytes(cfg: Config, shape: dict[str, Any], size: float) -> float:
         * 4
         * (tensors * shape["hidden_size"] * shape["num_hidden_layers"] + 2 * shape["vocab_size"])
     )
-    weights = BYTES[cfg.model.dtype] * size
+    weights = _weight_bytes(cfg.model, shape, size)
     return float(max(weights, (weights + state) / cfg.processes + activations) + LIBRARIES)
 
 

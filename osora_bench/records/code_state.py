@@ -61,7 +61,8 @@ def _commit() -> str | None:
 
 def look() -> dict[str, Any]:
     """The commit, a hash of its files, whether the files here differ from it, and a hash of how;
-    outside a checkout no commit, and a hash of the package and its configuration.
+    outside a checkout no commit, and a hash of the package and its configuration. A user's own
+    ./conf counts as a difference.
 
     What runs write themselves (results/) does not count. Files that git does not track count where
     runs take them from (`SOURCES`).
@@ -73,6 +74,8 @@ def look() -> dict[str, Any]:
     tree = b"\n".join(line for line in entries if not line.endswith(b"\tresults"))
     flags = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
     changes = _git("diff", *flags, "HEAD", "--", ".", ":(exclude)results") + _untracked()
+    own = paths.own_conf()
+    changes += b"" if own is None else _listed(own, "*.yaml")
     return {
         "commit": commit,
         "tree": hashlib.sha256(tree).hexdigest(),
@@ -96,11 +99,18 @@ def _untracked() -> bytes:
 
 
 def _content() -> str:
-    digest = hashlib.sha256()
-    for root, pattern in ((Path(__file__).parents[1], "*.py"), (paths.CONF, "*.yaml")):
-        for path in sorted(root.rglob(pattern)):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    own = paths.own_conf()
+    content = _listed(paths.PACKAGE, "*.py") + _listed(paths.CONF, "*.yaml")
+    content += b"" if own is None else _listed(own, "*.yaml")
+    return hashlib.sha256(content).hexdigest()
+
+
+def _listed(root: Path, pattern: str) -> bytes:
+    """Names and bytes of the files below a folder that match."""
+    return b"".join(
+        f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0"
+        for path in sorted(root.rglob(pattern))
+    )
 
 
 @cache

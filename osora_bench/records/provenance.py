@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ PACKAGES = (
     "opencompass",
     "numpy",
 )
+OPTIONAL = ("bitsandbytes",)
+"""Named where they are installed."""
 
 
 @cache
@@ -34,6 +37,9 @@ def versions() -> dict[str, str]:
             by_package[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             by_package[name] = "not installed"
+    for name in OPTIONAL:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            by_package[name] = importlib.metadata.version(name)
     return by_package
 
 

@@ -49,13 +49,13 @@ def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
     """The experiments that have a record in results/ledger, with their cells."""
     ledger = paths.RESULTS / "ledger"
     run_ids = {path.stem for path in ledger.glob("*.json")}
-    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")):
-        experiment = load_experiment(file.stem)
+    for name in paths.experiment_files():
+        experiment = load_experiment(name)
         if not experiment.trains or str(experiment.set.get("ledger")) != "results/ledger":
             continue
         cells = expansion(experiment, [f"ledger={ledger}"]).everything
         if any(cell.run_id in run_ids for cell in cells):
-            yield file.stem, experiment, cells
+            yield name, experiment, cells
 
 
 def _filled(text: str, texts: dict[str, str], page: str) -> str:

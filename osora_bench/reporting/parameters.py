@@ -156,8 +156,8 @@ def _ranks(
 def experiment_ranks() -> dict[tuple[str, str], list[int]]:
     """The ranks that the experiments train, by model and method."""
     ranks_by_pair: dict[tuple[str, str], set[int]] = {}
-    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")):
-        experiment = load_experiment(file.stem)
+    for name in paths.experiment_files():
+        experiment = load_experiment(name)
         for block in experiment.blocks if experiment.trains else ():
             for pair in itertools.product(block.model, block.method):
                 ranks_by_pair.setdefault(pair, set()).update(block.rank or ())
@@ -169,8 +169,8 @@ def usual_methods() -> list[str]:
     an adapter: what is counted if none is named. conf/method has many more, which whoever compares
     them names."""
     names = {"none", "full"}
-    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")):
-        experiment = load_experiment(file.stem)
+    for name in paths.experiment_files():
+        experiment = load_experiment(name)
         references = [table.reference for table in experiment.tables.values()]
         references += [figure.reference for figure in experiment.figures.values()]
         if any(references):

@@ -39,7 +39,7 @@ class Printed:
 
 def names() -> list[str]:
     """The artefacts that have a reference."""
-    return sorted(p.stem for p in (paths.RESULTS / "reference").glob("*.csv"))
+    return sorted(p.stem for p in paths.REFERENCE.glob("*.csv"))
 
 
 def load_reference(name: str) -> dict[Key, Printed]:
@@ -48,7 +48,7 @@ def load_reference(name: str) -> dict[Key, Printed]:
     Raises:
         UserError: no such artefact.
     """
-    file = paths.RESULTS / "reference" / f"{name}.csv"
+    file = paths.REFERENCE / f"{name}.csv"
     if not file.is_file():
         raise UserError(unknown("reference", name, names()))
     with file.open(encoding="utf-8", newline="") as stream:

@@ -20,7 +20,13 @@ from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import DeviceLost, attempt, session
 from osora_bench.pipeline.messages import damage, where
 from osora_bench.planning.cell import Cell, State, cell_of
-from osora_bench.planning.compose import check_overrides, compose, composer, resolve
+from osora_bench.planning.compose import (
+    check_overrides,
+    compose,
+    composer,
+    find_own_conf,
+    resolve,
+)
 from osora_bench.records import code_state
 
 STARTED, ALLOW = "OSORA_STARTED_WITH", "OSORA_ALLOW_CHANGED"
@@ -140,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_overrides([a for a in arguments if "=" in a and not a.startswith("-")])
         os.environ[STARTED] = json.dumps(code_state.code())
         check_multirun(arguments)
+        find_own_conf()
     except UserError as error:
         tell(error)
         return MISTAKE

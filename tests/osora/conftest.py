@@ -7,6 +7,10 @@ import pytest
 import torch
 import transformers as tf
 
+from osora_bench.osora.older_peft import BEFORE_20, BEFORE_21
+
+needs_20 = pytest.mark.skipif(BEFORE_20, reason="with PEFT 0.20 only")
+needs_21 = pytest.mark.skipif(BEFORE_21, reason="with PEFT 0.21 only")
 VOCABULARY = 64
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}
 LLAMA = {

@@ -35,10 +35,11 @@ from tests.osora.test_peft_features import config, same_weights
         ({"train_s": False, "train_o": False}, "train_s and train_o are both false"),
         ({"o_side": "input", "train_o": False}, "o_side='input' has no effect"),
         ({"dora_detach_norm": False}, "dora_detach_norm=False has no effect without use_dora"),
-        ({"init_weights": False}, "init_weights must be True"),
+        ({"init_weights": None}, "init_weights must be true or false, not None"),
         ({"layers_pattern": "layers"}, "layers_pattern needs layers_to_transform"),
         ({"layers_to_transform": 1, "target_modules": "all-linear"}, "needs target_modules as a"),
-        ({"format_version": 2}, "written by a newer version"),
+        ({"format_version": 3}, "written by a newer version"),
+        ({"projection_dtype": "int8"}, "projection_dtype must be one of None, base, not 'int8'"),
         ({"task_type": "POETRY"}, "Invalid task type: 'POETRY'"),
     ],
 )

@@ -15,7 +15,16 @@ from peft import PeftModel
 
 from osora_bench.osora import SvdStore, save_lora, save_merged, to_lora
 from osora_bench.osora.commands import export_main, svd_main
-from tests.osora.conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
+from tests.osora.conftest import (
+    FAMILIES,
+    VARIANTS,
+    disturb,
+    logits,
+    make_base,
+    make_inputs,
+    needs_20,
+    needs_21,
+)
 from tests.osora.test_peft_features import adapted, config, same_weights
 
 PLAIN_PEFT = """
@@ -74,6 +83,7 @@ def test_modules_to_save_go_along(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(lora, inputs), logits(model, inputs), rtol=1e-4, atol=1e-5)
 
 
+@needs_21
 def test_peft_conversion_agrees() -> None:
     """PEFT's own conversion takes another SVD of the update; the products are equal."""
     model = adapted("llama")
@@ -89,6 +99,7 @@ def test_peft_conversion_agrees() -> None:
         )
 
 
+@needs_20
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 @pytest.mark.parametrize("variant", ["osora", "osora_dora"])
 def test_merged_model(family: str, variant: str, tmp_path: Path) -> None:
@@ -128,6 +139,7 @@ def folders(tmp_path: Path) -> tuple[Path, Any, torch.Tensor]:
     return tmp_path, model, logits(model, make_inputs("llama"))
 
 
+@needs_20
 @pytest.mark.parametrize("kind", ["lora", "merged"])
 def test_export_command(kind: str, folders: tuple[Path, Any, torch.Tensor]) -> None:
     folder, _, after = folders

@@ -10,8 +10,16 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 
-from osora_bench.osora import OsoraConfig
-from tests.osora.conftest import FAMILIES, VARIANTS, disturb, logits, make_base, make_inputs
+from osora_bench.osora import OsoraConfig, OsoraLayer
+from tests.osora.conftest import (
+    FAMILIES,
+    VARIANTS,
+    disturb,
+    logits,
+    make_base,
+    make_inputs,
+    needs_21,
+)
 
 TASK = {"t5": "SEQ_2_SEQ_LM"}
 matrix = pytest.mark.parametrize("family", FAMILIES)
@@ -313,6 +321,7 @@ def test_targets_and_patterns() -> None:
     assert set(names(r=20, clip_rank=True).values()) == {20, 16}
 
 
+@needs_21
 @pytest.mark.parametrize("bias", ["none", "osora_only", "all"])
 def test_bias(bias: str, tmp_path: Path) -> None:
     model = peft.get_peft_model(make_base("qwen2"), config("qwen2", bias=bias))
@@ -433,3 +442,99 @@ def test_transformers_own_loading_of_an_adapter(tmp_path: Path) -> None:
     base = make_base("llama").eval()
     base.load_adapter(str(tmp_path))
     assert torch.equal(base(input_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [True, False])
+@variants
+def test_the_adapters_precision_is_as_asked(
+    dtype: torch.dtype, autocast: bool, variant: str, tmp_path: Path
+) -> None:
+    """`autocast_adapter_dtype=False` gives the base's; the start stays the base's output."""
+    base, inputs = make_base("llama", dtype), make_inputs("llama")
+    before = logits(base, inputs)
+    options = {**VARIANTS[variant], "save_projection": True}
+    model = peft.get_peft_model(base, config(**options), autocast_adapter_dtype=autocast).eval()
+    kinds = {
+        t.dtype
+        for n, t in [*model.named_parameters(), *model.named_buffers()]
+        if ".osora_" in n and "fingerprint" not in n
+    }
+    assert kinds == {torch.float32 if autocast else dtype}
+    assert torch.equal(logits(model, inputs), before)
+    model(**inputs).loss.backward()
+    disturb(model)
+    after = logits(model, inputs)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(
+        make_base("llama", dtype), tmp_path, autocast_adapter_dtype=autocast
+    )
+    assert torch.equal(logits(loaded, inputs), after)
+
+
+@variants
+def test_projections_in_the_bases_precision(variant: str, tmp_path: Path) -> None:
+    """Half of the frozen bytes, the same start, and an update within the rounding of U and V."""
+    dtype, inputs = torch.bfloat16, make_inputs("llama")
+    options = VARIANTS[variant]
+    base = make_base("llama", dtype)
+    before = logits(base, inputs)
+    low = peft.get_peft_model(base, config(**options, projection_dtype="base")).eval()
+    full = peft.get_peft_model(make_base("llama", dtype), config(**options)).eval()
+    assert torch.equal(logits(low, inputs), before)
+    low(**inputs).loss.backward()
+    # the same values in both, whatever their starts drew
+    full.load_state_dict(
+        {k: v for k, v in low.state_dict().items() if "osora_O" in k}, strict=False
+    )
+    for model in (low, full):
+        disturb(model)
+
+    def frozen(model: Any) -> int:
+        return sum(b.nbytes for n, b in model.named_buffers() if ".osora_U" in n or ".osora_V" in n)
+
+    assert frozen(full) == 2 * frozen(low)
+    layers = [[m for m in model.modules() if isinstance(m, OsoraLayer)] for model in (low, full)]
+    for a, b in zip(*layers, strict=True):
+        exact = b.get_delta_weight("default")
+        error = (a.get_delta_weight("default") - exact).norm() / exact.norm()
+        assert 0 < error < 2**-8
+    after = logits(low, inputs)
+    low.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(make_base("llama", dtype), tmp_path)
+    assert torch.equal(logits(loaded, inputs), after)
+
+
+@needs_21
+def test_biases_and_whole_modules_come_back_together(tmp_path: Path) -> None:
+    """PEFT writes the bias of a module to save twice, once under no name of a model's."""
+    torch.manual_seed(0)
+
+    def base() -> Any:
+        torch.manual_seed(0)
+        return torch.nn.ModuleDict({"a": torch.nn.Linear(6, 5), "b": torch.nn.Linear(6, 4)})
+
+    cfg = OsoraConfig(r=2, target_modules=["a"], modules_to_save=["b"], bias="all")
+    model = peft.get_peft_model(base(), cfg)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path)
+    x = torch.randn(3, 6)
+    for name in ("a", "b"):
+        assert torch.equal(loaded.base_model.model[name](x), model.base_model.model[name](x))
+
+
+def test_a_start_at_random_is_one(tmp_path: Path) -> None:
+    """`init_weights=False`, PEFT's word for an adapter that is no identity, for tests of it."""
+    inputs = make_inputs("llama")
+    for variant in VARIANTS.values():
+        base = make_base("llama")
+        before = logits(base, inputs)
+        model = peft.get_peft_model(base, config(**variant, init_weights=False)).eval()
+        assert (logits(model, inputs) - before).abs().max() > 1e-3
+        model.save_pretrained(tmp_path)
+        loaded = peft.PeftModel.from_pretrained(make_base("llama"), tmp_path)
+        assert torch.equal(logits(loaded, inputs), logits(model, inputs))

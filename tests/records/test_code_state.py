@@ -57,6 +57,18 @@ def test_a_new_file_counts_where_runs_take_files_from(repository):
     assert code_state.look() == clean
 
 
+def test_a_conf_of_the_users_own_counts(repository, tmp_path, monkeypatch):
+    clean = code_state.look()
+    mine = tmp_path / "work" / "conf" / "method" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("a: 1")
+    monkeypatch.chdir(tmp_path / "work")
+    one = code_state.look()
+    assert (one["commit"], one["dirty"]) == (clean["commit"], True)
+    mine.write_text("a: 2")
+    assert code_state.look()["diff"] not in (None, one["diff"])
+
+
 def test_a_diff_that_fails_is_no_clean_checkout(repository):
     (repository / "code.py").write_bytes(b"changed \xe9")
     subprocess.run(["git", "config", "diff.external", "none-such"], cwd=repository, check=True)

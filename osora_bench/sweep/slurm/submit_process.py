@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from osora_bench.planning.compose import find_own_conf
 from osora_bench.sweep.slurm import job_process
 
 LOOK_EVERY = 0.2
@@ -21,6 +22,7 @@ def submit(folder: Path, count: int, overrides: list[str]) -> None:
     """Submit `count` cells that Hydra overrides describe; submitit's files are in `folder`."""
     threading.Thread(target=_leave_when_submitted, args=(folder, count), daemon=True).start()
     sys.argv = [sys.argv[0], "--multirun", *overrides]
+    find_own_conf()
     job_process.main()
 
 

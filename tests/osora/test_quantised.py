@@ -1,0 +1,236 @@
+"""4-bit and 8-bit layers of bitsandbytes as a base, on a CPU, beside the same maths on their
+weight as numbers. `make test-quantised` brings bitsandbytes and runs this."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from osora_bench.osora import OsoraConfig, OsoraLayer, save_lora, save_merged
+from osora_bench.osora.svd import top_triplets
+from tests.osora.conftest import LLAMA, VARIANTS, disturb, logits, make_inputs
+
+bnb = pytest.importorskip("bitsandbytes")
+
+KINDS = ("nf4", "fp4", "int8")
+TARGETS = ("q_proj", "v_proj")
+kinds = pytest.mark.parametrize("kind", KINDS)
+variants = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def quantised(linear: nn.Linear, kind: str) -> nn.Module:
+    """A layer of bitsandbytes with the weights of `linear`, on the CPU."""
+    sizes = (linear.in_features, linear.out_features, linear.bias is not None)
+    if kind == "int8":
+        layer = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False)
+    else:
+        layer = bnb.nn.Linear4bit(*sizes, quant_type=kind, compute_dtype=torch.float32)
+        layer.support_avx512bf16_for_cpu = False  # another layout, with rounded scales: below
+    layer.load_state_dict(linear.state_dict())
+    return layer.to("cpu")
+
+
+def made(seed: int) -> Any:
+    torch.manual_seed(seed)
+    sizes = {**LLAMA, "hidden_size": 64, "intermediate_size": 64}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def make(kind: str | None, seed: int = 0) -> Any:
+    """Llama, with its adapted layers quantised; bitsandbytes wants rows of whole blocks of 64."""
+    base = made(seed)
+    for block in base.model.layers if kind else ():
+        for name in TARGETS:
+            setattr(block.self_attn, name, quantised(getattr(block.self_attn, name), kind))
+    return base.requires_grad_(False).eval()
+
+
+def config(**options: Any) -> OsoraConfig:
+    return OsoraConfig(r=6, target_modules=list(TARGETS), task_type="CAUSAL_LM", **options)
+
+
+def layers_of(model: nn.Module) -> list[OsoraLayer]:
+    return [m for m in model.modules() if isinstance(m, OsoraLayer)]
+
+
+def bytes_of(model: Any) -> list[torch.Tensor]:
+    return [layer.get_base_layer().weight.data.clone() for layer in layers_of(model)]
+
+
+@kinds
+@variants
+def test_life_of_an_adapter(kind: str, variant: str, tmp_path: Path) -> None:
+    base, inputs = make(kind), make_inputs("llama")
+    before = logits(base, inputs)
+    model = peft.get_peft_model(base, config(**VARIANTS[variant])).eval()
+    assert torch.equal(logits(model, inputs), before)
+    stored = bytes_of(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(3):
+        loss = model(**inputs).loss
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    after = logits(model, inputs)
+    assert all(map(torch.equal, stored, bytes_of(model)))  # the quantised weight is never touched
+    with model.disable_adapter():
+        assert torch.equal(logits(model, inputs), before)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(make(kind), tmp_path).eval()
+    assert loaded.peft_config["default"].base_quantization == kind
+    assert torch.equal(logits(loaded, inputs), after)
+
+
+@kinds
+@variants
+def test_a_layer_is_the_maths_on_its_weight_as_numbers(kind: str, variant: str) -> None:
+    """The update, by the equations and torch's own SVD, of the weight that the layer stands for."""
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 48)
+    model = nn.ModuleDict({"a": quantised(linear, kind)})
+    x = torch.randn(5, 64)
+    before = model["a"](x)
+    cfg = OsoraConfig(r=8, target_modules=["a"], **VARIANTS[variant])
+    layer = peft.get_peft_model(model, cfg).base_model.model["a"]
+    disturb(layer)
+    w = layer.original_weight().double()
+    assert (w - linear.weight).norm() / linear.weight.norm() < (0.02 if kind == "int8" else 0.15)
+    u, s0, vh = torch.linalg.svd(w, full_matrices=False)
+    u, s0, vh = u[:, :8], s0[:8], vh[:8]
+    signs = (u * layer.osora_U["default"]).sum(0).sign()
+    u, vh = u * signs, vh * signs[:, None]
+    s, o = layer.osora_S["default"].double(), layer.osora_O["default"].double()
+    o0 = layer.osora_O0["default"].double() if cfg.o_init == "gaussian" else torch.ones_like(o)
+    if cfg.o_side == "output":
+        delta = o[:, None] * (u * s) @ vh - o0[:, None] * (u * s0) @ vh
+    else:
+        delta = (u * s) @ (vh * o) - (u * s0) @ (vh * o0)
+    expected = before.double() + x.double() @ delta.T
+    if cfg.use_dora:
+        norm = (w + delta).norm(dim=1)
+        scale = layer.osora_magnitude["default"].double() / norm
+        bias = linear.bias.double()
+        expected = (expected - bias) * scale + bias
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@kinds
+def test_merging_rounds_and_unmerging_restores_every_byte(kind: str) -> None:
+    base, inputs = make(kind), make_inputs("llama")
+    model = peft.get_peft_model(base, config(use_dora=True)).eval()
+    disturb(model)
+    stored, after = bytes_of(model), logits(model, inputs)
+    with pytest.warns(
+        UserWarning, match=f"merging an adapter into a bnb {'8' if kind == 'int8' else '4'}bit"
+    ):
+        model.merge_adapter()
+    for layer, old in zip(layers_of(model), stored, strict=True):
+        wanted = layer.original_weight() + layer.get_delta_weight("default")
+        merged = layer._stored_weight()
+        assert not torch.equal(layer.get_base_layer().weight.data, old)
+        assert (merged - wanted).norm() / wanted.norm() < (0.02 if kind == "int8" else 0.15)
+    model.unmerge_adapter()
+    assert all(map(torch.equal, stored, bytes_of(model)))
+    assert torch.equal(logits(model, inputs), after)
+    with pytest.warns(UserWarning, match="merging an adapter into"):
+        merged = model.merge_and_unload()
+    assert isinstance(merged.model.layers[0].self_attn.q_proj, nn.Linear)
+    assert not layers_of(merged)
+
+
+@kinds
+@variants
+def test_as_lora_it_is_the_same(kind: str, variant: str, tmp_path: Path) -> None:
+    inputs = make_inputs("llama")
+    model = peft.get_peft_model(make(kind), config(**VARIANTS[variant])).eval()
+    disturb(model)
+    save_lora(model, tmp_path)
+    as_lora = peft.PeftModel.from_pretrained(make(kind), tmp_path).eval()
+    torch.testing.assert_close(logits(as_lora, inputs), logits(model, inputs), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["osora", "dora_k"])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_the_layout_of_processors_with_bfloat16(kind: str, variant: str, tmp_path: Path) -> None:
+    """There bitsandbytes lays a weight out anew when it is first used, and rounds its scales: the
+    layer's own weight is what the adapter works on, and an adapter of before is told."""
+    model = peft.get_peft_model(make(kind), config(**VARIANTS[variant])).eval()
+    before = [layer.original_weight() for layer in layers_of(model)]
+    model.save_pretrained(tmp_path)
+    base = make(kind)
+    for block in base.model.layers:
+        for layer in (block.self_attn.q_proj, block.self_attn.v_proj):
+            layer.weight.data, layer.weight.quant_state = (
+                bnb.functional._convert_weight_packed_for_cpu(
+                    layer.weight.data, layer.weight.quant_state
+                )
+            )
+    with pytest.raises(ValueError, match="was trained on other base weights"):
+        peft.PeftModel.from_pretrained(base, tmp_path)
+    packed = peft.get_peft_model(base, config(**VARIANTS[variant]))
+    for layer, old in zip(layers_of(packed), before, strict=True):
+        assert 0 < (layer.original_weight() - old).norm() / old.norm() < 2**-8
+
+
+def test_the_decomposition_is_of_the_quantised_weight() -> None:
+    model = peft.get_peft_model(make("nf4"), config())
+    layer = layers_of(model)[0]
+    found = top_triplets(layer.original_weight(), 6)
+    torch.testing.assert_close(layer.osora_S["default"].data, found.s.float())
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "told"),
+    [
+        ("nf4", None, "quantised to nf4, these are not quantised"),
+        (None, "int8", "that were not quantised, these are quantised to int8"),
+        ("nf4", "fp4", "quantised to nf4, these are quantised to fp4"),
+    ],
+)
+def test_another_quantisation_is_refused(
+    there: str | None, here: str | None, told: str, tmp_path: Path
+) -> None:
+    peft.get_peft_model(make(there), config()).save_pretrained(tmp_path)
+    base = make(here)
+    kinds = [type(m) for m in base.modules()]
+    with pytest.raises(ValueError, match=f"was trained on base weights {told}"):
+        peft.PeftModel.from_pretrained(base, tmp_path)
+    assert [type(m) for m in base.modules()] == kinds
+
+
+@kinds
+def test_other_weights_of_the_same_quantisation_are_refused(kind: str, tmp_path: Path) -> None:
+    peft.get_peft_model(make(kind), config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="was trained on other base weights: .*q_proj"):
+        peft.PeftModel.from_pretrained(make(kind, seed=1), tmp_path)
+
+
+def test_a_layer_that_is_not_quantised_yet_is_told() -> None:
+    model = nn.ModuleDict({"a": bnb.nn.Linear8bitLt(8, 8, has_fp16_weights=False)})
+    with pytest.raises(ValueError, match="a .*Linear8bitLt.* is not quantised yet: move the model"):
+        peft.get_peft_model(model, OsoraConfig(r=2, target_modules=["a"]))
+
+
+def test_a_rank_above_the_layers_size_is_told_by_its_real_size() -> None:
+    with pytest.raises(ValueError, match=r"rank 33 .*v_proj of shape \(32, 64\): at most 32"):
+        peft.get_peft_model(make("nf4"), OsoraConfig(r=33, target_modules=["v_proj"]))
+
+
+@kinds
+def test_a_merged_model_folder_is_refused_or_loads(kind: str, tmp_path: Path) -> None:
+    model = peft.get_peft_model(make(kind), config())
+    with pytest.raises(ValueError, match="quantised"):
+        save_merged(model, tmp_path)
+    copy.deepcopy(model)
