@@ -34,7 +34,7 @@ DOORS = {
     "opencompass": ("evaluation", "toy", "arithmetic"),
     "mmengine": ("evaluation", "toy"),
     "pandas": ("reporting",),
-    "matplotlib": ("reporting",),
+    "vl_convert": ("reporting",),
     "scipy": ("reporting",),
     "wandb": ("pipeline.tracker_process",),
     "submitit": ("sweep.slurm.submit_process",),

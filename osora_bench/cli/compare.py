@@ -81,7 +81,7 @@ def compare_verb(arguments: Sequence[str]) -> int:
     cells = expansion(experiment, overrides).everything
     others = "scale=smoke" in overrides
     show_tables(experiment, cells, folder, others=others)
-    from osora_bench.reporting import figures  # matplotlib
+    from osora_bench.reporting import figures  # its renderer
 
     drawn = figures.draw(experiment, cells, folder, others=others)
     print(f"figures: {', '.join(p.name for p in drawn if p.suffix == '.png')}")

@@ -102,7 +102,7 @@ def _tell_damaged(lines: Sequence[str]) -> None:
 
 def figures_verb(arguments: Sequence[str]) -> int:
     """Draw an experiment's figures."""
-    from osora_bench.reporting import figures  # matplotlib, for which tables need not wait
+    from osora_bench.reporting import figures  # a renderer that tables need not wait for
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, FIGURES_OPTIONS)
@@ -134,7 +134,7 @@ def scores_verb(arguments: Sequence[str]) -> int:
 
 def results_verb(arguments: Sequence[str]) -> int:
     """Make the committed tables, figures and pages anew."""
-    from osora_bench.reporting import committed  # matplotlib too
+    from osora_bench.reporting import committed  # the renderer too
 
     if arguments:
         raise UserError(f"results takes no argument, not {arguments[0]}")

@@ -20,12 +20,13 @@ def row(cell, verdicts_by_seed):
     """A row whose runs have given verdicts: a list (seeds) of lists (sets) of verdicts."""
     runs = []
     names = [d.name for d in cell.config.eval.datasets]
-    for verdicts in verdicts_by_seed:
+    for seed, verdicts in enumerate(verdicts_by_seed):
         scores = {}
         for name, right in zip(names, verdicts, strict=True):
             n = len(right)
             scores[name] = {**score(sum(right), n, n), "right": record.pack(right)}
-        runs.append({"scores": scores, "training": None})
+        told = {"run_id": f"{cell.run_id}-{seed}", "config": {"seed": seed}, "provenance": {}}
+        runs.append({**told, "scores": scores, "training": None})
     return reporting_rows.Row(cell, runs, len(runs))
 
 

@@ -28,7 +28,8 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     heading = f"{label} less it"
     frame = pd.DataFrame(lines.values(), columns=["Method", heading, *COLUMNS], dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    return Table(name, spec.title, frame, best, notes(rows))
+    of = dict.fromkeys(frame.columns[1:], others)
+    return Table(name, spec.title, frame, best, notes(rows), of=of)
 
 
 def baseline_of(what: str, name: str, wanted: str | None, rows: Sequence[Row]) -> Row:

@@ -59,4 +59,6 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
             "Blank: not recorded, as before costs were kept, or where several processes trained."
         )
     table = pd.DataFrame(frame, dtype=str)
-    return Table(name, spec.title, table, pd.DataFrame(marks, columns=table.columns), notes)
+    best_of_column = pd.DataFrame(marks, columns=table.columns)
+    of = dict.fromkeys(table.columns[2:], rows)
+    return Table(name, spec.title, table, best_of_column, notes, of=of)

@@ -42,7 +42,10 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     frame = pd.DataFrame(lines, columns=headings, dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best.loc[[i for i, (low, _) in enumerate(ranks) if low == 1], "Avg."] = True
-    return Table(name, spec.title, frame, best, [*_rules(baseline is not None), *notes(rows)])
+    below = [*_rules(baseline is not None), *notes(rows)]
+    in_order = [*(row for row, _ in compared), *blank]
+    of = dict.fromkeys(headings[3:], in_order)
+    return Table(name, spec.title, frame, best, below, of=of)
 
 
 def possible_ranks(methods: Sequence[Answers]) -> list[tuple[int, int]]:

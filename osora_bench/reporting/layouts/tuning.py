@@ -1,6 +1,6 @@
 """Layout `tuning`: the settings that were tried, and their losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,28 +17,32 @@ def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """The loss on held-out rows by method and learning rate, or by method and the settings that
     were tried where these are others; the lowest of a method in bold."""
     only_rates = all(not row.cell.tries or _is_rate(row.cell.tries) for row in rows)
-    frame, best = (_by_rate if only_rates else _by_settings)(rows)
+    frame, best, of = (_by_rate if only_rates else _by_settings)(rows)
     sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
     notes = [
         f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
         for count, tokens in sorted(sizes)
     ]
-    return Table(name, spec.title, frame, best, notes or ["No run has finished yet."])
+    return Table(name, spec.title, frame, best, notes or ["No run has finished yet."], of=of)
 
 
 def _is_rate(tries: Sequence[str]) -> bool:
     return len(tries) == 1 and tries[0].startswith("rate=")
 
 
-def _by_rate(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+Shown = tuple[pd.DataFrame, pd.DataFrame, Mapping[str, Sequence[Row | None]]]
+"""Texts, which are the lowest, and whose runs they are of."""
+
+
+def _by_rate(rows: Sequence[Row]) -> Shown:
     """A column a rate."""
-    by_label: dict[str, dict[float, str]] = {}
+    by_label: dict[str, dict[float, Row]] = {}
     for row in rows:
-        by_label.setdefault(_label(row), {})[row.cell.config.trainer.learning_rate] = _loss(row)
+        by_label.setdefault(_label(row), {})[row.cell.config.trainer.learning_rate] = row
     rates = sorted({rate for by_rate in by_label.values() for rate in by_rate})
     frame = pd.DataFrame(
         [
-            [label, *(by_rate.get(rate, NOT_IN_GRID) for rate in rates)]
+            [label, *(_loss(by_rate[r]) if r in by_rate else NOT_IN_GRID for r in rates)]
             for label, by_rate in by_label.items()
         ],
         columns=["Method", *map(scientific, rates)],
@@ -46,17 +50,18 @@ def _by_rate(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
     losses_only = frame.iloc[:, 1:].apply(pd.to_numeric, errors="coerce")
     best = losses_only.eq(losses_only.min(axis="columns"), axis="index")
     best.insert(0, "Method", False)
-    return frame, best
+    of = {scientific(r): [by_rate.get(r) for by_rate in by_label.values()] for r in rates}
+    return frame, best, of
 
 
-def _by_settings(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _by_settings(rows: Sequence[Row]) -> Shown:
     """A row a trial."""
     lines = [[_label(row), ", ".join(row.cell.tries), _loss(row)] for row in rows]
     frame = pd.DataFrame(lines, columns=["Method", "Tried", "Loss"], dtype=str)
     losses = pd.to_numeric(frame["Loss"], errors="coerce")
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best["Loss"] = losses.eq(losses.groupby(frame["Method"]).transform("min"))
-    return frame, best
+    return frame, best, {"Loss": rows}
 
 
 def _label(row: Row) -> str:
