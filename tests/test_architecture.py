@@ -35,6 +35,7 @@ DOORS = {
     "mmengine": ("evaluation", "toy"),
     "pandas": ("reporting",),
     "vl_convert": ("reporting",),
+    "jinja2": ("reporting.html",),
     "scipy": ("reporting",),
     "wandb": ("pipeline.tracker_process",),
     "submitit": ("sweep.slurm.submit_process",),

@@ -44,8 +44,8 @@ Every answer of an experiment's records as one CSV file, a row a question (docs/
     "results": """\
 usage: osora-bench results
 
-All that results/ledger gives: results/tables, results/figures and the tables inside README.md and
-RESULTS.md. It takes no option.
+All that results/ledger gives: results/tables, results/figures, results/report.html and the tables
+inside README.md and RESULTS.md. It takes no option.
 """,
     "audit": """\
 usage: osora-bench audit

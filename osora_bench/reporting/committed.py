@@ -1,4 +1,5 @@
-"""The committed ledger -> results/tables, results/figures, and the tables inside the pages.
+"""The committed ledger -> results/tables, results/figures, results/report.html, and the tables
+inside the pages.
 
 A page (README.md, RESULTS.md) holds a table between two comments, and what stands there is made
 from the ledger like any other:
@@ -8,7 +9,7 @@ from the ledger like any other:
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from osora_bench.common import paths
@@ -16,8 +17,10 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.planning.grid import expansion
+from osora_bench.records.record import read_each
 from osora_bench.reporting import render, tabulate
 from osora_bench.reporting.figures import draw
+from osora_bench.reporting.html.report import Part, report
 
 PAGES = ("README.md", "RESULTS.md")
 PLACE = re.compile(r"(<!-- table (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -31,12 +34,16 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
     """
     files: list[Path] = []
     texts: dict[str, str] = {}
-    for name, experiment, cells in committed():
+    parts = list(committed())
+    for name, experiment, cells in parts:
         tables, _ = tabulate.build_tables(experiment, cells)
         files += render.write_tables(tables, root / "results" / "tables" / name)
         texts |= {f"{name}/{table.name}": render.markdown(table) for table in tables}
         if figures and experiment.figures:
             files += draw(experiment, cells, root / "results" / "figures" / name)
+    whole = report([Part(e, cells) for _, e, cells in parts], [paths.RESULTS / "ledger"])
+    files.append(root / "results" / "report.html")
+    files[-1].write_text(whole, encoding="utf-8")
     for page in PAGES:
         if (paths.ROOT / page).is_file():
             text = (paths.ROOT / page).read_text(encoding="utf-8")
@@ -46,14 +53,29 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
 
 
 def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
-    """The experiments that have a record in results/ledger, with their cells."""
-    ledger = paths.RESULTS / "ledger"
+    """The experiments whose own ledger is results/ledger and that have a record there, with their
+    cells."""
+    for name, experiment, cells in recorded(paths.RESULTS / "ledger"):
+        if str(experiment.set.get("ledger")) == "results/ledger":
+            yield name, experiment, cells
+
+
+def recorded(
+    ledger: Path, overrides: Sequence[str] = ()
+) -> Iterator[tuple[str, Experiment, list[Cell]]]:
+    """The experiments that have a record in a ledger, with their cells.
+
+    Args:
+        overrides: as of `expansion`.
+    """
     run_ids = {path.stem for path in ledger.glob("*.json")}
-    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")):
+    models = {record["config"]["model"]["name"] for record in read_each(ledger, [])}
+    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")) if run_ids else ():
         experiment = load_experiment(file.stem)
-        if not experiment.trains or str(experiment.set.get("ledger")) != "results/ledger":
+        asked = {model for block in experiment.blocks for model in block.model}
+        if not experiment.trains or not models & asked:  # planning takes seconds
             continue
-        cells = expansion(experiment, [f"ledger={ledger}"]).everything
+        cells = expansion(experiment, [f"ledger={ledger}", *overrides]).everything
         if any(cell.run_id in run_ids for cell in cells):
             yield file.stem, experiment, cells
 

@@ -97,7 +97,7 @@ def _x(axes: Axes, values: Sequence[dict[str, Any]]) -> Spec:
     scale: Spec = {"type": "log", "base": 2} if axes.log_x else {"zero": False}
     axis: Spec = {"grid": False, "title": axes.x}
     if axes.ticks:
-        axis |= {"values": list(axes.ticks), "format": "d" if _whole(axes.ticks) else "~g"}
+        axis |= {"values": list(axes.ticks), "format": "d" if _whole(axes.ticks) else "~e"}
     if axes.log_x and values:
         step = 2 ** (MOST_BESIDE / 2)
         numbers = [value["x"] for value in values]
@@ -115,7 +115,7 @@ def _y(axes: Axes, values: Sequence[dict[str, Any]]) -> Spec:
         scale |= {"domain": list(_reach(axes, values)), "nice": False}
     axis = {"title": axes.y, "tickCount": 6}
     if axes.log_y:
-        axis["format"] = "~s"
+        axis["format"] = "~s" if values and min(v["y"] for v in values) >= 1 else "~g"
     return {"field": "y", "type": "quantitative", "scale": scale, "axis": axis}
 
 
@@ -174,6 +174,7 @@ def _ends(last: dict[float, list[dict[str, Any]]], x: Spec, y: Spec, colour: Spe
     for values in last.values():
         places = [math.log10(value["y"]) if log else value["y"] for value in values]
         moved = style.apart(places, (high - low) * style.LINE / style.HEIGHT)
+        moved = [place + max(0.0, low - min(moved)) for place in moved]  # none below the axis
         labels += [
             {"series": value["series"], "x": value["x"], "y": _short(10**place if log else place)}
             for value, place in zip(values, moved, strict=True)

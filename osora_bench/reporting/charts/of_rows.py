@@ -28,7 +28,7 @@ SAMPLES = 60
 
 
 def by_setting(
-    axis: str, value_of: Callable[[Config], int | None], spec: FigureSpec, rows: Sequence[Row]
+    axis: str, value_of: Callable[[Config], float | None], spec: FigureSpec, rows: Sequence[Row]
 ) -> Spec:
     """Avg. by a setting with its 95 % interval, a line a method. Rows without a value of the
     setting, or without an average, are left out."""
@@ -152,7 +152,8 @@ def tuning(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     drawn = sorted(
         (p for p in drawn if p.series in kept), key=lambda p: (kept.index(p.series), p.x)
     )
-    axes = Axes("learning rate", "loss on held-out rows, nats", log_x=True)
+    ticks = sorted({point.x for point in drawn})
+    axes = Axes("learning rate", "loss on held-out rows, nats", log_x=True, ticks=ticks)
     return lines(spec.title, axes, drawn, subtitle=_left_out(len(lowest)))
 
 

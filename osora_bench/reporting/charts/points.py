@@ -36,9 +36,10 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
         {**_value(one, one.estimate), "cost": _short(one.cost), "front": i in front}
         for i, one in enumerate(drawn)
     ]
-    costs = [one.cost for one in drawn]
-    log = bool(costs) and min(costs) > 0 and max(costs) > 20 * min(costs)
+    costs = [one.cost for one in drawn] or [0.0, 1.0]
+    log = min(costs) > 0 and max(costs) > 20 * min(costs)
     scale: Spec = {"type": "log"} if log else {"zero": False}
+    scale |= {"domain": _around(min(costs), max(costs), log=log), "nice": False}
     x: Spec = {"field": "cost", "type": "quantitative", "scale": scale,
                "axis": {"title": axis if less else f"{axis} (more is better)", "grid": False,
                         "tickCount": 5, "format": "~s"}}  # fmt: skip
@@ -51,15 +52,12 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
         "mark": {"type": "line", "strokeWidth": 1, "strokeDash": [3, 3]},
         "encoding": {"x": x, "y": y, "order": {"field": "cost", "type": "quantitative"}},
     }
-    layers = [
-        front_line,
-        *_marked(x, y, "y", values, "front"),
-        *_names(values, x, y, log, high - low),
-    ]
+    layers = [front_line, *_marked(x, y, "y", values, "front"), *_names(values, x, y)]
     subtitle = "filled: no other has a higher accuracy at no more cost"
     return {
         **style.chart(title, layers, subtitle=subtitle, empty=not drawn),
         "data": {"values": values},
+        "usermeta": {"least_width": style.WIDTH},  # names are placed for it
     }
 
 
@@ -70,13 +68,16 @@ def forest(title: str, baseline: str, gaps: Sequence[Named]) -> Spec:
         {**_value(one, one.estimate),
          "beyond": one.estimate.low > 0 or one.estimate.high < 0} for one in order
     ]  # fmt: skip
-    x: Spec = {"field": "points", "type": "quantitative", "scale": {"nice": True},
-               "axis": {"title": f"points above {baseline}, 95 % interval"}}  # fmt: skip
+    reach = list(_reach([*values, {"low": 0, "high": 0}]))
+    x: Spec = {"field": "points", "type": "quantitative",
+               "scale": {"domain": reach, "nice": False},
+               "axis": {"title": f"points above {baseline}, 95 % interval",
+                        "tickCount": 8}}  # fmt: skip
     y: Spec = {"field": "name", "type": "nominal", "sort": [value["name"] for value in values],
                "axis": {"title": None, "labelLimit": 220, "grid": True, "domain": False,
                         "ticks": False}}  # fmt: skip
-    zero = {"data": {"values": [{}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
-            "encoding": {"x": {"datum": 0}}}  # fmt: skip
+    zero = {"data": {"values": [{"points": 0}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
+            "encoding": {"x": x}}  # fmt: skip
     layers = [zero, *_marked(x, y, "x", values, "beyond")]
     subtitle = "filled: the interval leaves out zero"
     spec = style.chart(title, layers, subtitle=subtitle, empty=not gaps)
@@ -110,15 +111,28 @@ def _marked(
     told = dict.fromkeys(key for value in values for key in value if key not in hidden)
     tooltip = [{"field": key, "type": "nominal"} for key in told]
     rule = {"mark": {"type": "rule", "strokeWidth": 1.2}, "encoding": {**encoding, **ends}}
+    kinds: tuple[tuple[str, Spec], ...] = (
+        ("", {"filled": True}),
+        ("!", {"filled": False, "fill": {"expr": "background"}}),
+    )
     marked: list[Spec] = [
         {
             "transform": [{"filter": f"{sign}datum.{full}"}],
-            "mark": {"type": "point", "style": kind, "size": 60, "opacity": 1},
+            "mark": {"type": "point", "size": 60, "opacity": 1, "strokeWidth": 1.5, **kind},
             "encoding": {**encoding, "tooltip": tooltip},
         }
-        for kind, sign in (("full", ""), ("hollow", "!"))
+        for sign, kind in kinds
     ]
     return [rule, *marked]
+
+
+def _around(low: float, high: float, *, log: bool) -> list[float]:
+    """From where to where an axis goes, with a little room at both ends."""
+    if log:
+        room = (high / low) ** 0.05
+        return [_short(low / room), _short(high * room)]
+    room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    return [_short(low - room), _short(high + room)]
 
 
 def _reach(values: Sequence[dict[str, Any]]) -> tuple[float, float]:
@@ -130,38 +144,66 @@ def _reach(values: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return _short(low - room), _short(high + room)
 
 
-NEAR = 90
-"""Pixels to the right that a label takes: those of points as near are kept apart."""
+CHARACTER = 5.5
+"""Pixels of a letter of a label, on the average."""
+MARK = 5
+"""Pixels from a point's middle to its edge."""
+Box = tuple[float, float, float, float]
+"""Left, right, top, bottom."""
 
 
-def _names(
-    values: Sequence[dict[str, Any]], x: Spec, y: Spec, log: bool, height: float
-) -> list[Spec]:
-    """A name beside each point, moved up or down where it would lie on a neighbour's."""
-    if not values:
-        return []
-    costs = [math.log10(value["cost"]) if log else value["cost"] for value in values]
-    pixel = (max(costs) - min(costs)) / style.WIDTH or 1.0
-    groups: list[list[int]] = []
-    for i in sorted(range(len(values)), key=lambda i: costs[i]):
-        if groups and costs[i] - costs[groups[-1][0]] < NEAR * pixel:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    labels = []
-    for group in groups:
-        moved = style.apart(
-            [values[i]["points"] for i in group], height * style.LINE / style.HEIGHT
-        )
-        labels += [
-            {"name": values[i]["name"], "cost": values[i]["cost"], "points": _short(place)}
-            for i, place in zip(group, moved, strict=True)
-        ]
-    mark = {"type": "text", "align": "left", "dx": 8, "baseline": "middle", "fontSize": 10}
-    return [
-        {
-            "data": {"values": labels},
-            "mark": mark,
-            "encoding": {"x": x, "y": y, "text": {"field": "name"}},
-        }
+def _names(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
+    """A name beside each point, as near as it can be without covering a name or a point."""
+    places = [
+        (_pixel(v["cost"], x, style.WIDTH), _pixel(v["points"], y, style.HEIGHT)) for v in values
     ]
+    taken: list[Box] = [(a - MARK, a + MARK, b - MARK, b + MARK) for a, b in places]
+    labels = []
+    for value, (across, along) in sorted(zip(values, places, strict=True), key=lambda e: e[1]):
+        side, shift, box = _free(across, along, CHARACTER * len(value["name"]), taken)
+        taken.append(box)
+        low, high = y["scale"]["domain"]
+        moved = _short(value["points"] + shift * (high - low) / style.HEIGHT)
+        labels.append({"name": value["name"], "cost": value["cost"], "points": moved, "side": side})
+    layers = []
+    for side, sign in (("left", 1), ("right", -1)):
+        mark = {"type": "text", "align": side, "dx": 8 * sign, "baseline": "middle", "fontSize": 10}
+        layers.append(
+            {
+                "data": {"values": [label for label in labels if label["side"] == side]},
+                "mark": mark,
+                "encoding": {"x": x, "y": y, "text": {"field": "name"}},
+            }
+        )
+    return layers
+
+
+def _pixel(value: float, axis: Spec, size: float) -> float:
+    low, high = axis["scale"]["domain"]
+    if axis["scale"].get("type") == "log":
+        low, high, value = math.log10(low), math.log10(high), math.log10(value)
+    return float(size * (value - low) / (high - low))
+
+
+def _free(
+    across: float, along: float, width: float, taken: Sequence[Box]
+) -> tuple[str, float, Box]:
+    """The side of a point, how far up its name goes, and the box that it then takes: the first that
+    is free, or else the first of all."""
+    half = style.LINE / 2
+    steps = sorted((i * half for i in range(-12, 13)), key=abs)
+    first = None
+    for shift in steps:
+        for side in ("left", "right"):
+            start = across + 8 if side == "left" else across - 8 - width
+            box = (start, start + width, along + shift - half, along + shift + half)
+            inside = box[2] >= 0 and box[3] <= style.HEIGHT and (side == "left" or start > 0)
+            if inside and not any(_overlap(box, other) for other in taken):
+                return side, shift, box
+            first = first or (side, shift, box)
+    assert first is not None
+    return first
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]

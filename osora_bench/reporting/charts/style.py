@@ -53,10 +53,6 @@ def theme(colours: dict[str, Any]) -> Spec:
         "view": {"stroke": None},
         "mark": {"color": colours["series"][0]},
         "range": {"category": colours["series"]},
-        "style": {
-            "full": {"fill": colours["series"][0], "stroke": colours["series"][0]},
-            "hollow": {"fill": colours["paper"], "stroke": colours["series"][0]},
-        },
     }  # fmt: skip
 
 
