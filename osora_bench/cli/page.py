@@ -17,7 +17,7 @@ from osora_bench.planning.cell import State
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.planning.grid import Expansion
 from osora_bench.reporting.committed import recorded
-from osora_bench.reporting.html.report import Part, Progress, report
+from osora_bench.reporting.html.report import Part, Progress, read_ledgers, report
 
 OPTIONS = ("experiment", "out", "every")
 EVERY = 10
@@ -61,11 +61,18 @@ def _write(
 ) -> bool:
     """Write the page if it would be another one; whether all cells of its experiments are done."""
     with without_collecting():
-        parts = list(_named(names, overrides) if names else _recorded(overrides))
-        ledgers = _ledgers(parts, overrides)
+        if names:
+            parts = list(_named(names, overrides))
+            ledgers = sorted({cell.ledger for part in parts for cell in part.cells})
+            found = read_ledgers(ledgers)
+        else:
+            ledgers = [_asked_ledger(overrides)]
+            found = read_ledgers(ledgers)
+            chosen = recorded(ledgers[0], found.records, overrides)
+            parts = [Part(experiment, cells) for _, experiment, cells in chosen]
         finished = all(part.progress is None for part in parts)
         refresh = None if every is None or finished else every
-        text = report(parts, ledgers, refresh=refresh)
+        text = report(parts, found, refresh=refresh)
     place = Path(out) if out is not None else _place(names, parts)
     if not place.is_file() or place.read_text(encoding="utf-8") != text:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +117,6 @@ def _progress(cells: Expansion) -> Progress | None:
     return Progress(states, f"Left: {counted(line.state for line in unfinished)}{duration}.", told)
 
 
-def _recorded(overrides: Sequence[str]) -> Iterator[Part]:
-    """Every experiment that has a record in the ledger that is asked for."""
-    for _, experiment, cells in recorded(_asked_ledger(overrides), overrides):
-        yield Part(experiment, cells)
-
-
 def _asked_ledger(overrides: Sequence[str]) -> Path:
     asked = [o.removeprefix("ledger=") for o in overrides if o.startswith("ledger=")]
     return Path(asked[-1]) if asked else paths.RESULTS / "ledger"
-
-
-def _ledgers(parts: Sequence[Part], overrides: Sequence[str]) -> list[Path]:
-    found = {cell.ledger for part in parts for cell in part.cells}
-    return sorted(found) or [_asked_ledger(overrides)]

@@ -9,7 +9,7 @@ from the ledger like any other:
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from osora_bench.common import paths
@@ -17,10 +17,10 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.planning.grid import expansion
-from osora_bench.records.record import read_each
+from osora_bench.records.schema import Record
 from osora_bench.reporting import render, tabulate
 from osora_bench.reporting.figures import draw
-from osora_bench.reporting.html.report import Part, report
+from osora_bench.reporting.html.report import Part, read_ledgers, report
 
 PAGES = ("README.md", "RESULTS.md")
 PLACE = re.compile(r"(<!-- table (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -41,7 +41,9 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
         texts |= {f"{name}/{table.name}": render.markdown(table) for table in tables}
         if figures and experiment.figures:
             files += draw(experiment, cells, root / "results" / "figures" / name)
-    whole = report([Part(e, cells) for _, e, cells in parts], [paths.RESULTS / "ledger"])
+    whole = report(
+        [Part(e, cells) for _, e, cells in parts], read_ledgers([paths.RESULTS / "ledger"])
+    )
     files.append(root / "results" / "report.html")
     files[-1].write_text(whole, encoding="utf-8")
     for page in PAGES:
@@ -55,28 +57,29 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
 def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
     """The experiments whose own ledger is results/ledger and that have a record there, with their
     cells."""
-    for name, experiment, cells in recorded(paths.RESULTS / "ledger"):
+    ledger = paths.RESULTS / "ledger"
+    for name, experiment, cells in recorded(ledger, read_ledgers([ledger]).records):
         if str(experiment.set.get("ledger")) == "results/ledger":
             yield name, experiment, cells
 
 
 def recorded(
-    ledger: Path, overrides: Sequence[str] = ()
+    ledger: Path, records: Mapping[str, Record], overrides: Sequence[str] = ()
 ) -> Iterator[tuple[str, Experiment, list[Cell]]]:
     """The experiments that have a record in a ledger, with their cells.
 
     Args:
+        records: what the ledger holds, by run id.
         overrides: as of `expansion`.
     """
-    run_ids = {path.stem for path in ledger.glob("*.json")}
-    models = {record["config"]["model"]["name"] for record in read_each(ledger, [])}
-    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")) if run_ids else ():
+    models = {record["config"]["model"]["name"] for record in records.values()}
+    for file in sorted(paths.EXPERIMENTS.glob("*.yaml")) if records else ():
         experiment = load_experiment(file.stem)
         asked = {model for block in experiment.blocks for model in block.model}
         if not experiment.trains or not models & asked:  # planning takes seconds
             continue
         cells = expansion(experiment, [f"ledger={ledger}", *overrides]).everything
-        if any(cell.run_id in run_ids for cell in cells):
+        if any(cell.run_id in records for cell in cells):
             yield file.stem, experiment, cells
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment
-from osora_bench.records.record import read_ledger
+from osora_bench.records.record import Ledger, read_ledger
 from osora_bench.records.schema import Record
 from osora_bench.reporting import tabulate
 from osora_bench.reporting.charts import style
@@ -54,18 +54,24 @@ class Section:
     choices: dict[str, list[str]]
 
 
-def report(parts: Sequence[Part], ledgers: Sequence[Path], *, refresh: int | None = None) -> str:
-    """The page of some experiments and of all records of some ledgers: a pure function of both.
+def read_ledgers(folders: Sequence[Path]) -> Ledger:
+    """The records of several ledgers, and the damaged ones without their folders."""
+    found: dict[str, Record] = {}
+    damaged: list[str] = []
+    for folder in folders:
+        ledger = read_ledger(folder)
+        found |= ledger.records
+        damaged += [line.replace(f"{folder}/", "") for line in ledger.damaged]
+    return Ledger(found, damaged)
+
+
+def report(parts: Sequence[Part], ledger: Ledger, *, refresh: int | None = None) -> str:
+    """The page of some experiments and of all records of a ledger: a pure function of both.
 
     Args:
         refresh: seconds after which a browser reads the page anew, of an experiment that runs.
     """
-    found: dict[str, Record] = {}
-    damaged: list[str] = []
-    for ledger in ledgers:
-        read = read_ledger(ledger)
-        found |= read.records
-        damaged += [line.replace(f"{ledger}/", "") for line in read.damaged]
+    found = ledger.records
     sections = [_section(part, found) for part in parts]
     experiments: dict[str, list[str]] = {}
     for part in parts:
@@ -81,7 +87,7 @@ def report(parts: Sequence[Part], ledgers: Sequence[Path], *, refresh: int | Non
         {**data, "charts": specs, "themes": [style.theme(style.LIGHT), style.theme(style.DARK)]},
         sections=sections,
         count=len(found),
-        damaged=damaged,
+        damaged=ledger.damaged,
         older=older,
         strangers=strangers,
         refresh=refresh,

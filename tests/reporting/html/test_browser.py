@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from osora_bench.common import paths
-from osora_bench.reporting.html.report import report
+from osora_bench.reporting.html.report import read_ledgers, report
 from tests.reporting.html import made
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -32,7 +32,7 @@ def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         part = made.part_of(folder, patch, paths, hostile=True)
-        text = report([part], [folder / "ledger"])
+        text = report([part], read_ledgers([folder / "ledger"]))
     (folder / "report.html").write_text(text)
     return folder / "report.html"
 

@@ -14,7 +14,7 @@ from osora_bench.common import paths
 from osora_bench.planning.cell import cell_of
 from osora_bench.records import record
 from osora_bench.reporting.html import findings, page
-from osora_bench.reporting.html.report import report
+from osora_bench.reporting.html.report import read_ledgers, report
 from osora_bench.reporting.rows import recorded_rows
 from tests.reporting.html import made
 
@@ -62,11 +62,11 @@ def ledger(tmp_path):
 
 
 def test_the_same_ledger_gives_the_same_bytes(part, ledger):
-    assert report([part], [ledger]) == report([part], [ledger])
+    assert report([part], read_ledgers([ledger])) == report([part], read_ledgers([ledger]))
 
 
 def test_the_page_needs_nothing_beside_it(part, ledger):
-    text = report([part], [ledger])
+    text = report([part], read_ledgers([ledger]))
     for tag, attributes in Elements(text).found:
         assert tag not in ("link", "iframe", "img", "object", "embed"), tag
         assert not {"src", "action"} & attributes.keys(), (tag, attributes)
@@ -76,7 +76,7 @@ def test_the_page_needs_nothing_beside_it(part, ledger):
 
 
 def test_the_policy_allows_what_the_page_holds_and_no_more(part, ledger):
-    elements = Elements(report([part], [ledger]))
+    elements = Elements(report([part], read_ledgers([ledger])))
     kind = "Content-Security-Policy"
     (policy,) = [a["content"] for _, a in elements.found if a.get("http-equiv") == kind]
     directives = dict(part.split(" ", 1) for part in policy.split("; "))
@@ -94,7 +94,7 @@ def test_the_policy_allows_what_the_page_holds_and_no_more(part, ledger):
 
 def test_what_records_say_is_escaped(tmp_path, monkeypatch):
     part = made.part_of(tmp_path, monkeypatch, paths, hostile=True)
-    text = report([part], [tmp_path / "ledger"])
+    text = report([part], read_ledgers([tmp_path / "ledger"]))
     assert made.HOSTILE not in text
     assert made.HOSTILE in Elements(text).text  # it is shown, as text
     scripts = [attrs for tag, attrs in Elements(text).found if tag == "script"]
@@ -114,7 +114,7 @@ def test_a_script_that_would_end_its_element_is_refused(monkeypatch):
 
 
 def test_every_number_leads_to_its_records(part, ledger):
-    text = report([part], [ledger])
+    text = report([part], read_ledgers([ledger]))
     linked = [
         attrs["href"].removeprefix("#r=").split(",")
         for tag, attrs in Elements(text).found
@@ -157,7 +157,7 @@ def test_question_and_answer_are_of_the_file_and_the_numbers(part):
 
 
 def test_an_empty_ledger_says_so_and_what_to_run(part, tmp_path):
-    text = Elements(report([part], [tmp_path / "nothing"])).text
+    text = Elements(report([part], read_ledgers([tmp_path / "nothing"]))).text
     assert "No record yet" in text
     assert "osora-bench run experiment=two" in text
     assert "No run has finished yet." in text
@@ -166,7 +166,7 @@ def test_an_empty_ledger_says_so_and_what_to_run(part, tmp_path):
 def test_damaged_records_are_named(part, ledger):
     victim = sorted(ledger.glob("*.json"))[0]
     victim.write_text(victim.read_text().replace('"revision": "local"', '"revision": "else"'))
-    text = Elements(report([part], [ledger])).text
+    text = Elements(report([part], read_ledgers([ledger]))).text
     assert f"{victim.name}: its checksum does not match its content" in text
     assert str(ledger) not in text
     assert "13 of 13" not in text
@@ -175,7 +175,7 @@ def test_damaged_records_are_named(part, ledger):
 def test_records_of_another_numerics_version_are_kept_apart(part, ledger):
     older = cell_of(replace(part.cells[3].config, seed=9))
     record.write_record({**made.whole(older, (1, 1)), "run_id": "0" * 12}, ledger)
-    text = report([part], [ledger])
+    text = report([part], read_ledgers([ledger]))
     records = data_of(text)["records"]
     assert records["0" * 12]["numerics"] is None
     assert "1 record is of an earlier numerics version" in Elements(text).text
