@@ -1,9 +1,10 @@
 """Records as the page holds them: what they share once, verdicts left out, loss curves in brief."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config
 from osora_bench.planning.identity import numerics_version, run_id
 from osora_bench.records.schema import Record
@@ -31,21 +32,21 @@ class Pool:
         return self._numbers[key]
 
 
-def packed(records: Iterable[Record], experiments: dict[str, list[str]]) -> dict[str, Any]:
+def packed(records: Iterable[Record], cells: Mapping[str, Sequence[tuple[str, Cell]]]) -> Any:
     """The records for the page's scripts.
 
     Args:
-        experiments: by run id, the experiments that have such a cell.
+        cells: by run id, the experiments that have such a cell, and it.
     """
     pool = Pool()
     entries = {
-        record["run_id"]: _packed(record, pool, experiments.get(record["run_id"], []))
+        record["run_id"]: _packed(record, pool, cells.get(record["run_id"], ()))
         for record in records
     }
     return {"pool": pool.values, "records": entries}
 
 
-def _packed(record: Record, pool: Pool, experiments: Sequence[str]) -> dict[str, Any]:
+def _packed(record: Record, pool: Pool, cells: Sequence[tuple[str, Cell]]) -> dict[str, Any]:
     config, provenance = record["config"], record["provenance"]
     rest = {key: value for key, value in config.items() if key not in SHARED}
     optional = {
@@ -63,8 +64,9 @@ def _packed(record: Record, pool: Pool, experiments: Sequence[str]) -> dict[str,
         "training": _training(record),
         "scores": {name: _score(score) for name, score in record["scores"].items()},
         "measured": record["measured"],
-        "numerics": version_of(record),
-        "experiments": pool.number(list(experiments)),
+        # a cell that is planned now has its run id by the version of now
+        "numerics": numerics_version(cells[0][1].config) if cells else version_of(record),
+        "experiments": pool.number([name for name, _ in cells]),
     }
 
 

@@ -73,13 +73,13 @@ def report(parts: Sequence[Part], ledger: Ledger, *, refresh: int | None = None)
     """
     found = ledger.records
     sections = [_section(part, found) for part in parts]
-    experiments: dict[str, list[str]] = {}
+    cells: dict[str, list[tuple[str, Cell]]] = {}
     for part in parts:
         for cell in part.cells:
-            experiments.setdefault(cell.run_id, []).append(part.experiment.name)
-    data = records.packed(found.values(), experiments)
+            cells.setdefault(cell.run_id, []).append((part.experiment.name, cell))
+    data = records.packed(found.values(), cells)
     older = sum(entry["numerics"] is None for entry in data["records"].values())
-    strangers = sum(run_id not in experiments for run_id in found)
+    strangers = sum(run_id not in cells for run_id in found)
     specs = [[[plot.spec for plot in place.plots] for place in s.places] for s in sections]
     return page.render(
         "report.html",
