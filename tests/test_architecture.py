@@ -35,7 +35,7 @@ DOORS = {
     "mmengine": ("evaluation", "toy"),
     "pandas": ("reporting",),
     "vl_convert": ("reporting",),
-    "jinja2": ("reporting.html",),
+    "jinja2": ("reporting",),
     "scipy": ("reporting",),
     "wandb": ("pipeline.tracker_process",),
     "submitit": ("sweep.slurm.submit_process",),
