@@ -38,6 +38,8 @@ DOORS = {
     "jinja2": ("reporting",),
     "scipy": ("reporting",),
     "wandb": ("pipeline.tracker_process",),
+    "tensorboard": ("pipeline.on_tensorboard",),
+    "mlflow": ("pipeline.on_mlflow",),
     "submitit": ("sweep.slurm.submit_process",),
     "vllm": ("evaluation.vllm_model",),
 }

@@ -8,7 +8,7 @@ from osora_bench.planning.config import Config, EvalConfig, MethodConfig, Traine
 DTYPES = ("float32", "bfloat16", "float16")
 LOSSES = ("text", "answer")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
-TRACKERS = ("none", "wandb")
+TRACKERS = ("none", "wandb", "tensorboard", "mlflow")
 TRACKER_MODES = ("auto", "offline", "online")
 BACKENDS = ("transformers", "vllm")
 DEVICES = ("auto", "cpu", "cuda")

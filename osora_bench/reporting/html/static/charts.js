@@ -52,7 +52,8 @@ class Chart {
 
   /** The chart as wide as its place, and no wider than it was made. */
   fitted() {
-    const names = JSON.stringify(this.spec.layer.map((layer) => layer.data || "")).match(/"(series|name)":"[^"]*"/g);
+    const data = [this.spec.data, ...this.spec.layer.map((layer) => layer.data || "")];
+    const names = JSON.stringify(data).match(/"(series|name)":"[^"]*"/g);
     const longest = Math.max(0, ...(names || []).map((name) => name.length - 11));
     const room = this.element.clientWidth - 80 - Math.min(160, 6.5 * longest);
     const least = (this.spec.usermeta || {}).least_width || 140;
