@@ -12,7 +12,7 @@ Kinds, after the paper's figures:
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,10 +56,16 @@ def draw(
         UserError: a kind of figure that is not known.
     """
     check_figures(experiment, cells)
+    charts = {n: chart(spec, cells, others=others) for n, spec in experiment.figures.items()}
+    return write_figures(charts, folder)
+
+
+def write_figures(charts: Mapping[str, Spec], folder: Path) -> list[Path]:
+    """Draw charts, by the name of their files; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, spec in experiment.figures.items():
-        for suffix, content in drawn(chart(spec, cells, others=others)).items():
+    for name, spec in charts.items():
+        for suffix, content in drawn(spec).items():
             files.append(folder / f"{name}{suffix}")
             files[-1].write_bytes(content)
     return files

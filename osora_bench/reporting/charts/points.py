@@ -52,7 +52,7 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
         "mark": {"type": "line", "strokeWidth": 1, "strokeDash": [3, 3]},
         "encoding": {"x": x, "y": y, "order": {"field": "cost", "type": "quantitative"}},
     }
-    layers = [front_line, *_marked(x, y, "y", values, "front"), *_names(values, x, y)]
+    layers = [front_line, *_names(values, x, y), *_marked(x, y, "y", values, "front")]
     subtitle = "filled: no other has a higher accuracy at no more cost"
     return {
         **style.chart(title, layers, subtitle=subtitle, empty=not drawn),
@@ -164,18 +164,31 @@ def _names(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
         taken.append(box)
         low, high = y["scale"]["domain"]
         moved = _short(value["points"] + shift * (high - low) / style.HEIGHT)
-        labels.append({"name": value["name"], "cost": value["cost"], "points": moved, "side": side})
-    layers = []
-    for side, sign in (("left", 1), ("right", -1)):
-        mark = {"type": "text", "align": side, "dx": 8 * sign, "baseline": "middle", "fontSize": 10}
-        layers.append(
-            {
-                "data": {"values": [label for label in labels if label["side"] == side]},
-                "mark": mark,
-                "encoding": {"x": x, "y": y, "text": {"field": "name"}},
-            }
-        )
-    return layers
+        labels.append(
+            {"name": value["name"], "cost": value["cost"], "points": moved, "side": side,
+             "from": value["points"]}
+        )  # fmt: skip
+    return [
+        layer
+        for side, sign in (("left", 1), ("right", -1))
+        if (shown := [label for label in labels if label["side"] == side])
+        for layer in _labels(shown, x, y, side, sign)
+    ]
+
+
+def _labels(labels: Sequence[dict[str, Any]], x: Spec, y: Spec, side: str, sign: int) -> list[Spec]:
+    """Names on one side of their points, and a thin line to each from its own."""
+    text = {"type": "text", "align": side, "dx": 8 * sign, "baseline": "middle", "fontSize": 10}
+    line = {"type": "rule", "strokeWidth": 0.6, "x2Offset": 7 * sign}
+    ends = {"x": x, "x2": {"field": "cost"}, "y": {**y, "field": "from"}, "y2": {"field": "points"}}
+    return [
+        {"data": {"values": labels}, "mark": line, "encoding": ends},
+        {
+            "data": {"values": labels},
+            "mark": text,
+            "encoding": {"x": x, "y": y, "text": {"field": "name"}},
+        },
+    ]
 
 
 def _pixel(value: float, axis: Spec, size: float) -> float:

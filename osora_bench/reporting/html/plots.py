@@ -1,5 +1,6 @@
 """The charts of an experiment on its page: those that its file names, and those of its rows."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,16 @@ def places(experiment: Experiment, cells: Sequence[Cell], rows: Sequence[Row]) -
     return found
 
 
+def by_file(found: Sequence[Place]) -> dict[str, Spec]:
+    """Charts by the name of a file: `accuracy-by-rank-r-openbookqa`."""
+    charts: dict[str, Spec] = {}
+    for place in found:
+        for plot in place.plots:
+            words = re.findall(r"[a-z0-9]+", f"{place.title} {plot.choice}".lower())
+            charts["-".join(words)] = plot.spec
+    return charts
+
+
 def _has_data(place: Place) -> bool:
     return any(plot.spec["data"]["values"] for plot in place.plots)
 
@@ -63,9 +74,7 @@ def _alone(spec: Spec) -> Place:
 
 
 def _plot(spec: Spec, choice: str = "") -> Plot:
-    """A chart whose title the page says above it."""
-    untitled = {key: value for key, value in spec.items() if key != "title"}
-    return Plot(spec["title"].get("subtitle", ""), untitled, _said(spec), choice)
+    return Plot(spec["title"].get("subtitle", ""), spec, _said(spec), choice)
 
 
 def _said(spec: Spec) -> str:

@@ -80,7 +80,10 @@ def report(parts: Sequence[Part], ledger: Ledger, *, refresh: int | None = None)
     data = records.packed(found.values(), cells)
     older = sum(entry["numerics"] is None for entry in data["records"].values())
     strangers = sum(run_id not in cells for run_id in found)
-    specs = [[[plot.spec for plot in place.plots] for place in s.places] for s in sections]
+    specs = [
+        [[_untitled(plot.spec) for plot in place.plots] for place in section.places]
+        for section in sections
+    ]
     return page.render(
         "report.html",
         SCRIPTS,
@@ -93,6 +96,11 @@ def report(parts: Sequence[Part], ledger: Ledger, *, refresh: int | None = None)
         refresh=refresh,
         licences=page.static("licences.txt"),
     )
+
+
+def _untitled(spec: style.Spec) -> style.Spec:
+    """A chart whose title the page says above it."""
+    return {key: value for key, value in spec.items() if key != "title"}
 
 
 def _section(part: Part, found: dict[str, Record]) -> Section:

@@ -5,17 +5,22 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from decimal import Decimal
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.planning.cell import cell_of
 from osora_bench.records import record
-from osora_bench.reporting.html import findings, page
+from osora_bench.reporting.html import findings, page, tables
 from osora_bench.reporting.html.report import read_ledgers, report
-from osora_bench.reporting.rows import recorded_rows
+from osora_bench.reporting.reference import Key, Printed
+from osora_bench.reporting.rows import Row, recorded_rows
+from osora_bench.reporting.table import Number, Table
+from tests.grids import cells_of
 from tests.reporting.html import made
 
 
@@ -224,3 +229,24 @@ def test_watching_writes_the_page_as_records_come_and_ends_with_the_last(
     assert 'http-equiv="refresh"' not in out.read_text()
     assert "13 of 13 cells have a record" in Elements(out.read_text()).text
     assert len(pages) == 1
+
+
+def test_the_papers_numbers_stand_below_ours_with_the_difference():
+    number = Number(Key("m", "lora", 8, "Avg."), Decimal("60.00"))
+    row = Row(cells_of("demo")[3], [])
+    frame = pd.DataFrame({"Method": ["LoRA"], "Avg.": ["60.00"]})
+    best = pd.DataFrame({"Method": [False], "Avg.": [True]})
+    table = Table("t", "T", frame, best, numbers={"Avg.": [number]}, of={"Avg.": [row]})
+    printed = {number.key: Printed(number.key, 1, "59.38")}
+    (line,) = tables.view(table, printed).lines
+    assert line.cells[1] == tables.Cell("60.00", "paper 59.38 (+0.62)", best=True)
+    assert line.facets == {"model": "Toy", "method": "LoRA", "rank": "8", "task": "Toy tasks"}
+
+
+def test_figures_of_the_page_are_drawn_for_papers_too(part, ledger, tmp_path, capsys):
+    call = ["figures", "experiment=two", f"ledger={ledger}", f"out={tmp_path}/f", "all=true"]
+    assert main(call) == 0
+    names = {path.name for path in (tmp_path / "f").iterdir()}
+    for stem in ("accuracy-by-rank-r-toy-tasks", "accuracy-against-cost-toy-tasks-training-s"):
+        assert {f"{stem}.svg", f"{stem}.pdf", f"{stem}.png"} <= names
+    assert "training loss, nats" in (tmp_path / "f" / "training-loss-toy-tasks.svg").read_text()
