@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo compare sweep-rank plan tables toy-model test test-fast test-quantised test-releases field test-slow mutants bench check clean \
+.PHONY: help setup demo compare sweep-rank plan tables report toy-model test test-fast test-quantised test-releases field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math \
 	smollm2-cloze smollm2-arithmetic smollm2-cloze-rank smollm2-cloze-rows at-size
@@ -92,6 +92,9 @@ smollm2-cloze-rows:  ## run and render smollm2-cloze by training rows
 smollm2-commonsense smollm2-rank smollm2-math smollm2-cloze smollm2-arithmetic smollm2-cloze-rank smollm2-cloze-rows: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
+
+report: $(STAMP)  ## all of it as one HTML file that opens anywhere: make report EXP=demo OUT=page.html
+	$(BIN)/osora-bench report $(if $(EXP),experiment=$(EXP) $(AT_SCALE)) $(if $(OUT),out=$(OUT))
 
 toy-model: $(STAMP)  ## rebuild the embedded model, its tokenizer and its data (minutes)
 	$(BIN)/python -m osora_bench.toy

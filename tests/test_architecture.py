@@ -34,9 +34,12 @@ DOORS = {
     "opencompass": ("evaluation", "toy", "arithmetic"),
     "mmengine": ("evaluation", "toy"),
     "pandas": ("reporting",),
-    "matplotlib": ("reporting",),
+    "vl_convert": ("reporting",),
+    "jinja2": ("reporting",),
     "scipy": ("reporting",),
     "wandb": ("pipeline.tracker_process",),
+    "tensorboard": ("pipeline.on_tensorboard",),
+    "mlflow": ("pipeline.on_mlflow",),
     "submitit": ("sweep.slurm.submit_process",),
     "vllm": ("evaluation.vllm_model",),
 }

@@ -92,7 +92,7 @@ def compare_verb(arguments: Sequence[str]) -> int:
     cells = expansion(experiment, overrides).everything
     others = "scale=smoke" in overrides
     show_tables(experiment, cells, folder, others=others)
-    from osora_bench.reporting import figures, rows, scores_csv  # matplotlib
+    from osora_bench.reporting import figures, rows, scores_csv  # its renderer
 
     place = folder / "scores.csv"
     count = scores_csv.write_scores(rows.recorded_rows(cells)[0], place)

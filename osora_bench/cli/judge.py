@@ -5,17 +5,15 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from osora_bench.cli.options import recorded_run
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.files import write_whole
 from osora_bench.common.paths import RunPaths
 from osora_bench.planning.compose import check_overrides, compose, composer, resolve
 from osora_bench.planning.config import Config, EvalConfig
-from osora_bench.records.record import DamagedRecord, read_record
-from osora_bench.records.schema import Record
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +88,7 @@ def _of_file(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def _of_cell(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What is said of the answers that a cell kept, set by set."""
     cfg = _configuration(*args.overrides)
-    record = _record(Path(cfg.ledger), args.cell)
+    record = recorded_run(Path(cfg.ledger), args.cell)
     answers = RunPaths(Path(cfg.runs), args.cell).evaluation / "answers"
     if not answers.is_dir():
         raise UserError(f"{answers} is not there (any more): the cell's answers cannot be judged")
@@ -101,21 +99,6 @@ def _of_cell(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in scored if args.set is None else [args.set]:
         outputs = rejudging.kept_outputs(suite, name, answers)
         yield from _told(suite, name, outputs, Path(cfg.runs))
-
-
-def _record(ledger: Path, run_id: str) -> Record:
-    place = ledger / f"{run_id}.json"
-    if not place.is_file():
-        run_ids = sorted(path.stem for path in ledger.glob("*.json"))
-        nearest = get_close_matches(run_id, run_ids, n=5, cutoff=0.3) or run_ids[:5]
-        hint = (
-            f"the nearest of {len(run_ids)}: {', '.join(nearest)}" if run_ids else "it holds none"
-        )
-        raise UserError(f"no record of a run {run_id!r} in {ledger}; {hint}")
-    try:
-        return read_record(place)
-    except DamagedRecord as error:
-        raise UserError(str(error)) from error
 
 
 def read_answers(path: Path, questions: int) -> dict[int, str]:

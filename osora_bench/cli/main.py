@@ -21,6 +21,9 @@ usage: osora-bench VERB [KEY=VALUE ...]
   run       run the cells of an experiment that have no record yet
   compare   methods beside each other, each at tuned rates on several seeds, with tests and costs
   tables    an experiment's tables from its records
+  report    tables, charts and every record behind a number, as one HTML file
+  answers   every question of one or two runs: prompt, output, what was read, right or wrong
+  card      a model card for the hub beside a run's adapter
   figures   an experiment's figures as PNG, SVG and PDF
   scores    every answer of an experiment's records as one CSV file, a row a question
   results   all that results/ledger gives, the tables inside README.md and RESULTS.md too
@@ -48,6 +51,9 @@ VERBS = {
     "run": "osora_bench.cli.run:run_verb",
     "compare": "osora_bench.cli.compare:compare_verb",
     "tables": "osora_bench.cli.report:tables_verb",
+    "report": "osora_bench.cli.page:report_verb",
+    "answers": "osora_bench.cli.answers:answers_verb",
+    "card": "osora_bench.cli.card:card_verb",
     "figures": "osora_bench.cli.report:figures_verb",
     "scores": "osora_bench.cli.report:scores_verb",
     "results": "osora_bench.cli.report:results_verb",

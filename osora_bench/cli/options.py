@@ -1,10 +1,14 @@
 """What stands on the command line besides the configuration's own keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning import compose
+from osora_bench.records.record import DamagedRecord, read_record
+from osora_bench.records.schema import Record
 from osora_bench.sweep.options import AUTO, RETRIES, WAIT, RunOptions
 from osora_bench.sweep.slurm import profile
 
@@ -113,3 +117,29 @@ def members(selection: str | None, group: str) -> list[str]:
         if (problem := compose.member_problem(group, name)) is not None:
             raise UserError(problem)
     return names
+
+
+def places(options: Mapping[str, str]) -> tuple[Path, Path]:
+    """The ledger and the runs folder that are named, or the usual ones (conf/config.yaml)."""
+    runs = Path(options.get("runs", "runs"))
+    return Path(options.get("ledger", runs / "ledger")), runs
+
+
+def recorded_run(ledger: Path, run_id: str) -> Record:
+    """The record of a run.
+
+    Raises:
+        UserError: there is none of this id in the ledger, or it is damaged.
+    """
+    place = ledger / f"{run_id}.json"
+    if not place.is_file():
+        run_ids = sorted(path.stem for path in ledger.glob("*.json"))
+        nearest = get_close_matches(run_id, run_ids, n=5, cutoff=0.3) or run_ids[:5]
+        hint = (
+            f"the nearest of {len(run_ids)}: {', '.join(nearest)}" if run_ids else "it holds none"
+        )
+        raise UserError(f"no record of a run {run_id!r} in {ledger}; {hint}")
+    try:
+        return read_record(place)
+    except DamagedRecord as error:
+        raise UserError(str(error)) from error

@@ -130,12 +130,12 @@ def text(plan: Sequence[PlanLine]) -> list[str]:
     output += [line.text(*widths) for line in plan]
     output += _precision(cells)
     states = counted(line.state for line in plan)
-    hours = _hours(plan)
+    hours = hours_left(plan)
     duration = f"; about {estimate.duration(hours)} one after another" if hours is not None else ""
     return [*output, f"{len(plan)} cells: {states}{duration}"]
 
 
-def _hours(plan: Sequence[PlanLine]) -> float | None:
+def hours_left(plan: Sequence[PlanLine]) -> float | None:
     """What is left to do; a training that several suites are asked of counts once. None: nothing
     is left of which it is known."""
     todo = [

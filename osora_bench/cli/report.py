@@ -14,7 +14,7 @@ from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.reporting import reference, render, tabulate
 
 TABLES_OPTIONS = ("out", "params", "compare", "others")
-FIGURES_OPTIONS = ("out",)
+FIGURES_OPTIONS = ("out", "all")
 SCORES_OPTIONS = ("out",)
 HELP = {
     "tables": f"""\
@@ -33,6 +33,7 @@ usage: osora-bench figures experiment=NAME [KEY=VALUE ...]
 Draw an experiment's figures from its records, as PNG, SVG and PDF.
 
   out=FOLDER           write them there; by default below runs/figures
+  all=true             those of the report's page too
 {CELLS_HELP}""",
     "scores": f"""\
 usage: osora-bench scores experiment=NAME [KEY=VALUE ...]
@@ -44,8 +45,8 @@ Every answer of an experiment's records as one CSV file, a row a question (docs/
     "results": """\
 usage: osora-bench results
 
-All that results/ledger gives: results/tables, results/figures and the tables inside README.md and
-RESULTS.md. It takes no option.
+All that results/ledger gives: results/tables, results/figures, results/report.html and the tables
+inside README.md and RESULTS.md. It takes no option.
 """,
     "audit": """\
 usage: osora-bench audit
@@ -102,14 +103,23 @@ def _tell_damaged(lines: Sequence[str]) -> None:
 
 def figures_verb(arguments: Sequence[str]) -> int:
     """Draw an experiment's figures."""
-    from osora_bench.reporting import figures  # matplotlib, for which tables need not wait
+    from osora_bench.reporting import figures  # a renderer that tables need not wait for
 
     name, rest = experiment_option(arguments)
     options, overrides = own_options(rest, FIGURES_OPTIONS)
     experiment = load_experiment(name)
     cells = smoke.planned(experiment, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
-    files = figures.draw(experiment, cells, folder, others="scale=smoke" in overrides)
+    others = "scale=smoke" in overrides
+    files = figures.draw(experiment, cells, folder, others=others)
+    if choice(options, "all", "true"):
+        from osora_bench.reporting.html import plots
+        from osora_bench.reporting.rows import recorded_rows
+
+        named = {spec.title for spec in experiment.figures.values()}
+        every = plots.places(experiment, cells, recorded_rows(cells, others=others)[0])
+        found = [place for place in every if place.title not in named]
+        files += figures.write_figures(plots.by_file(found), folder)
     if files:
         print(f"written to {folder}: {', '.join(p.name for p in files)}")
     return 0
@@ -134,7 +144,7 @@ def scores_verb(arguments: Sequence[str]) -> int:
 
 def results_verb(arguments: Sequence[str]) -> int:
     """Make the committed tables, figures and pages anew."""
-    from osora_bench.reporting import committed  # matplotlib too
+    from osora_bench.reporting import committed  # the renderer too
 
     if arguments:
         raise UserError(f"results takes no argument, not {arguments[0]}")

@@ -8,6 +8,7 @@ and one warning. What it still has to do when a cell is over it does beside the 
 import atexit
 import contextlib
 import fcntl
+import importlib.util
 import json
 import netrc
 import os
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def tracking(cell: Cell, config: dict[str, Any]) -> Iterator[Tracker]:
 
 def _started(cell: Cell, config: dict[str, Any]) -> Tracker:
     log = cell.paths.folder / "tracker.log"
-    if cell.config.tracker.report_to != "wandb":
+    kind = cell.config.tracker.report_to
+    if kind == "none":
         return Tracker(cell.label, log, None)
     try:
         with log.open("wb") as output:
@@ -140,11 +142,32 @@ def _started(cell: Cell, config: dict[str, Any]) -> Tracker:
     with contextlib.suppress(PermissionError):  # this user has many pipes: then it is a small one
         fcntl.fcntl(process.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
     tracker = Tracker(cell.label, log, process)
-    tracker._send({"init": _settings(cell, config)})
+    tracker._send({"tracker": kind, "init": SETTINGS[kind](cell, config)})
     return tracker
 
 
-def _settings(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
+def _tensorboard(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
+    """Where the event files go: TensorBoard shows the folders below one as runs."""
+    group = cell.config.tracker.group or "cells"
+    folder = cell.paths.runs.absolute() / "tensorboard" / group / cell.run_id
+    return {"folder": str(folder), "name": cell.label, "id": cell.run_id, "config": config}
+
+
+def _mlflow(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
+    """The server that the environment names, or a file below the runs folder."""
+    own = f"sqlite:///{cell.paths.runs.absolute() / 'mlflow.db'}"
+    section = cell.config.tracker
+    return {
+        "uri": os.environ.get("MLFLOW_TRACKING_URI") or own,
+        "project": section.project or "osora_bench",
+        "group": section.group,
+        "name": cell.label,
+        "id": cell.run_id,
+        "config": config,
+    }
+
+
+def _wandb(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
     """Arguments of wandb.init. A cell that is started again goes on in the run of its first start,
     where the server knows it."""
     section = cell.config.tracker
@@ -193,8 +216,21 @@ def server() -> str:
     return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
 
 
+SETTINGS: dict[str, Callable[[Cell, dict[str, Any]], dict[str, Any]]] = {
+    "wandb": _wandb,
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+}
+"""By tracker, what its run starts with."""
+
+
 def check_tracker(section: TrackerConfig) -> None:
     """Raise UserError if a tracker section cannot work on this machine."""
+    name = section.report_to
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f"tracker={name}: the package {name} is not installed: pip install {name}")
+    if name not in ("none", "wandb") and section.mode != "auto":
+        raise UserError(f"tracker.mode={section.mode} is wandb's: it has no effect on {name}")
     if section.report_to == "wandb" and section.mode == "online" and not logged_in():
         raise UserError(
             f"tracker.mode=online: not logged in to {server()}: set WANDB_API_KEY, run "

@@ -1,10 +1,10 @@
-"""One cell's run on Weights & Biases, beside the cell.
+"""One cell's run on a tracker, beside the cell: Weights & Biases, TensorBoard or MLflow.
 
 python -m osora_bench.pipeline.tracker_process
 
-It reads what tracker.py tells on its standard input, a JSON object a line: `init` with the
-arguments of wandb.init, `log` with the values of a step, `end` with a summary. Its last line says
-why its exit status is not 0.
+It reads what tracker.py tells on its standard input, a JSON object a line: `init` with the name of
+the `tracker` and what it starts with, `log` with the values of a step, `end` with a summary. Its
+last line says why its exit status is not 0.
 """
 
 import json
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ANSWER = 60.0
 """Seconds that the server has to answer at the start; after them the run is kept offline."""
@@ -44,21 +44,61 @@ def main() -> int:
 
 def _follow(messages: Iterator[dict[str, Any]]) -> str | None:
     """Hand on what the cell tells; why it is not on the server, if it was to be."""
-    run, problem = _start(next(messages)["init"])
-    run.define_metric("*", step_metric="step")
+    first = next(messages)
+    run, problem = _start(first["tracker"], first["init"])
     end: dict[str, Any] = {"summary": {}, "failed": True}  # the cell was killed
     for message in messages:
         if "end" in message:
             end = message["end"]
         else:
             run.log(message["log"])
-    run.summary.update(end["summary"])
-    run.finish(exit_code=int(end["failed"]))
+    run.end(end["summary"], end["failed"])
     return problem
 
 
-def _start(arguments: dict[str, Any]) -> tuple[Any, str | None]:
-    """The run; kept offline where the server cannot be reached, and then why."""
+class Run(Protocol):
+    """What follows a cell."""
+
+    def log(self, values: dict[str, float]) -> None:
+        """The values of a step."""
+
+    def end(self, summary: dict[str, Any], failed: bool) -> None:
+        """The numbers of the whole cell, and whether it failed."""
+
+
+def _start(tracker: str, arguments: dict[str, Any]) -> tuple[Run, str | None]:
+    """The run; why it is not on the server, if it was to be."""
+    if tracker == "tensorboard":
+        from osora_bench.pipeline.on_tensorboard import TensorBoardRun
+
+        return TensorBoardRun(arguments), None
+    if tracker == "mlflow":
+        from osora_bench.pipeline.on_mlflow import MlflowRun
+
+        return MlflowRun(arguments), None
+    run, problem = _wandb(arguments)
+    return WandbRun(run), problem
+
+
+class WandbRun:
+    """A run on Weights & Biases."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        run.define_metric("*", step_metric="step")
+
+    def log(self, values: dict[str, float]) -> None:
+        """The values of a step."""
+        self.run.log(values)
+
+    def end(self, summary: dict[str, Any], failed: bool) -> None:
+        """The numbers of the whole cell, and whether it failed."""
+        self.run.summary.update(summary)
+        self.run.finish(exit_code=int(failed))
+
+
+def _wandb(arguments: dict[str, Any]) -> tuple[Any, str | None]:
+    """wandb's run; kept offline where the server cannot be reached, and then why."""
     import wandb
 
     settings = {

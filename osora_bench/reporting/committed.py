@@ -1,4 +1,5 @@
-"""The committed ledger -> results/tables, results/figures, and the tables inside the pages.
+"""The committed ledger -> results/tables, results/figures, results/report.html, and the tables
+inside the pages.
 
 A page (README.md, RESULTS.md) holds a table between two comments, and what stands there is made
 from the ledger like any other:
@@ -8,7 +9,7 @@ from the ledger like any other:
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from osora_bench.common import paths
@@ -16,8 +17,10 @@ from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.planning.grid import expansion
+from osora_bench.records.schema import Record
 from osora_bench.reporting import render, tabulate
 from osora_bench.reporting.figures import draw
+from osora_bench.reporting.html.report import Part, read_ledgers, report
 
 PAGES = ("README.md", "RESULTS.md")
 PLACE = re.compile(r"(<!-- table (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -31,12 +34,18 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
     """
     files: list[Path] = []
     texts: dict[str, str] = {}
-    for name, experiment, cells in committed():
+    parts = list(committed())
+    for name, experiment, cells in parts:
         tables, _ = tabulate.build_tables(experiment, cells)
         files += render.write_tables(tables, root / "results" / "tables" / name)
         texts |= {f"{name}/{table.name}": render.markdown(table) for table in tables}
         if figures and experiment.figures:
             files += draw(experiment, cells, root / "results" / "figures" / name)
+    whole = report(
+        [Part(e, cells) for _, e, cells in parts], read_ledgers([paths.RESULTS / "ledger"])
+    )
+    files.append(root / "results" / "report.html")
+    files[-1].write_text(whole, encoding="utf-8")
     for page in PAGES:
         if (paths.ROOT / page).is_file():
             text = (paths.ROOT / page).read_text(encoding="utf-8")
@@ -46,15 +55,31 @@ def regenerate(root: Path = paths.ROOT, *, figures: bool = True) -> list[Path]:
 
 
 def committed() -> Iterator[tuple[str, Experiment, list[Cell]]]:
-    """The experiments that have a record in results/ledger, with their cells."""
+    """The experiments whose own ledger is results/ledger and that have a record there, with their
+    cells."""
     ledger = paths.RESULTS / "ledger"
-    run_ids = {path.stem for path in ledger.glob("*.json")}
-    for name in paths.experiment_files():
+    for name, experiment, cells in recorded(ledger, read_ledgers([ledger]).records):
+        if str(experiment.set.get("ledger")) == "results/ledger":
+            yield name, experiment, cells
+
+
+def recorded(
+    ledger: Path, records: Mapping[str, Record], overrides: Sequence[str] = ()
+) -> Iterator[tuple[str, Experiment, list[Cell]]]:
+    """The experiments that have a record in a ledger, with their cells.
+
+    Args:
+        records: what the ledger holds, by run id.
+        overrides: as of `expansion`.
+    """
+    models = {record["config"]["model"]["name"] for record in records.values()}
+    for name in paths.experiment_files() if records else ():
         experiment = load_experiment(name)
-        if not experiment.trains or str(experiment.set.get("ledger")) != "results/ledger":
+        asked = {model for block in experiment.blocks for model in block.model}
+        if not experiment.trains or not models & asked:  # planning takes seconds
             continue
-        cells = expansion(experiment, [f"ledger={ledger}"]).everything
-        if any(cell.run_id in run_ids for cell in cells):
+        cells = expansion(experiment, [f"ledger={ledger}", *overrides]).everything
+        if any(cell.run_id in records for cell in cells):
             yield name, experiment, cells
 
 

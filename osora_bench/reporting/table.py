@@ -1,14 +1,18 @@
 """A table before it is rendered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from osora_bench.reporting.numbers import mean
 from osora_bench.reporting.reference import Key
 from osora_bench.reporting.statistics import ALPHA, Answers, adjusted_pairs
+
+if TYPE_CHECKING:
+    from osora_bench.reporting.rows import Row
 
 LIMITED = "†"
 """Marks, on request, what is no full result of the experiment's own seeds."""
@@ -37,7 +41,7 @@ class Table:
 
     `ties` are values below the best that no test tells from it. `groups` holds, for each row, a
     heading that stands above the rows that share it. `numbers` holds by column what the text shows,
-    or None where the grid has no cell.
+    or None where the grid has no cell; `of` by column the row whose runs each text is of.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Table:
     groups: list[str] | None = None
     numbers: dict[str, list[Number | None]] = field(default_factory=dict)
     ties: pd.DataFrame | None = None
+    of: "Mapping[str, Sequence[Row | None]]" = field(default_factory=dict)
 
 
 def best_marks(groups: Sequence[str], columns: dict[str, list[list[Decimal]]]) -> pd.DataFrame:

@@ -41,12 +41,17 @@ def build_tables(
         UserError: `compare`, and no table has results of the paper's to be set beside.
     """
     by_seed, damaged = recorded_rows(cells, others=others)
-    tables = [
+    tables = tables_of(experiment, by_seed)
+    return compared(experiment, tables) if compare else tables, damaged
+
+
+def tables_of(experiment: Experiment, by_seed: Sequence[Row]) -> list[Table]:
+    """Every table of an experiment from the rows of its cells."""
+    return [
         _layout(part.layout)(part_name, part, part_rows)
         for name, spec in experiment.tables.items()
         for part_name, part, part_rows in _apart(name, spec, by_seed)
     ]
-    return compared(experiment, tables) if compare else tables, damaged
 
 
 def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:

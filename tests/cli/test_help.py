@@ -2,7 +2,7 @@
 
 import pytest
 
-from osora_bench.cli import compare, data, evaluate, judge, params, report
+from osora_bench.cli import answers, card, compare, data, evaluate, judge, page, params, report
 from osora_bench.cli.main import PARSED, VERBS, main
 from osora_bench.cli.options import HOW
 
@@ -18,6 +18,9 @@ OPTIONS = {
     "plan": [*CELLS, *HOW_KEYS, "--json", "hydra/launcher="],
     "run": [*CELLS, *HOW_KEYS, "hydra/launcher="],
     "tables": [*CELLS, *(f"{key}=" for key in report.TABLES_OPTIONS)],
+    "report": [*CELLS, *(f"{key}=" for key in page.OPTIONS), "--watch", "ledger="],
+    "answers": [f"{key}=" for key in answers.OPTIONS],
+    "card": [f"{key}=" for key in card.OPTIONS],
     "figures": [*CELLS, *(f"{key}=" for key in report.FIGURES_OPTIONS)],
     "scores": [*CELLS, *(f"{key}=" for key in report.SCORES_OPTIONS)],
     "compare": [*HOW_KEYS, *(f"{key}=" for key in compare.OPTIONS)],

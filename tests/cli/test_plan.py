@@ -39,7 +39,7 @@ def test_a_training_that_several_suites_share_counts_once(experiments, places): 
     trained = [line for line in todo if line.cell.config.method.name == "lora"]
     # two suites: seed 3 was trained by the trial, seed 4 is trained once
     expected = sum(line.cost.hours for line in todo) - 3 * trained[0].cost.training
-    assert plan._hours(made) == pytest.approx(expected)
+    assert plan.hours_left(made) == pytest.approx(expected)
 
 
 def test_a_damaged_record_is_no_work_to_be_done(experiments, places):  # noqa: F811
@@ -49,7 +49,7 @@ def test_a_damaged_record_is_no_work_to_be_done(experiments, places):  # noqa: F
     expansion.cells[0].record.write_text("{")
     made = plan.lines(expansion_of("tuned", places))
     assert made[0].state == "damaged"
-    left = plan._hours(whole) - plan._hours(made)
+    left = plan.hours_left(whole) - plan.hours_left(made)
     assert left == pytest.approx(whole[0].cost.hours)
 
 

@@ -290,7 +290,7 @@ def test_what_does_not_reach_its_server_is_kept_offline(tmp_path):
     )
     dead = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
     start = {"project": "p", "mode": "online", "id": "0123456789ab", "dir": str(tmp_path)}
-    lines = [{"init": start}, {"log": {"step": 1, "loss": 2.0}}, {"end": END}]
+    lines = [{"tracker": "wandb", "init": start}, {"log": {"step": 1, "loss": 2.0}}, {"end": END}]
     done = subprocess.run(
         [sys.executable, "-c", code],
         input="".join(json.dumps(line) + "\n" for line in lines),

@@ -21,13 +21,14 @@ def row(cell, verdicts_by_seed):
     """A row whose runs have given verdicts: a list (seeds) of lists (sets) of verdicts."""
     runs = []
     names = [d.name for d in cell.config.eval.datasets]
-    for verdicts in verdicts_by_seed:
+    for seed, verdicts in enumerate(verdicts_by_seed):
         scores = {}
         for name, right in zip(names, verdicts, strict=True):
             n = len(right)
             scores[name] = {**score(sum(right), n, n), "right": record.pack(right)}
-        config = {"trainer": {"processes": 1}}
-        runs.append({"config": config, "scores": scores, "training": None})
+        config = {"seed": seed, "trainer": {"processes": 1}}
+        told = {"run_id": f"{cell.run_id}-{seed}", "config": config, "provenance": {}}
+        runs.append({**told, "scores": scores, "training": None})
     return reporting_rows.Row(cell, runs, len(runs))
 
 

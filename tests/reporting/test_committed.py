@@ -43,7 +43,9 @@ def test_tables_and_pages_are_made_from_the_ledger(project):
     table = (project / "results" / "tables" / "two" / "both.md").read_text()
     assert "| Toy     | Base     |   **50.00** |  **20.00** | **35.00** |" in table
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
-    assert len(written) == 4
+    assert len(written) == 5
+    page = (project / "results" / "report.html").read_text()
+    assert '<h2 id="two-title">Two methods</h2>' in page
     assert committed.regenerate(project) == written
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
 

@@ -2,13 +2,13 @@
 
 import random
 
-import matplotlib.pyplot as plt
 import pytest
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning.experiments import FigureSpec, TableSpec
-from osora_bench.reporting import figures, plots
+from osora_bench.reporting import figures
 from osora_bench.reporting import rows as reporting_rows
+from osora_bench.reporting.charts import of_rows
 from osora_bench.reporting.costs import COSTS, cost_of, pareto
 from osora_bench.reporting.layouts import costs
 from tests.grids import cells_of
@@ -98,24 +98,24 @@ def test_the_pareto_front_is_what_nothing_dominates(less):
 
 @pytest.mark.parametrize("cost", list(COSTS))
 def test_a_figure_of_costs_marks_the_front_and_names_every_point(rows, cost):
-    figure = plots.costs(FigureSpec("costs", "T", cost=cost), rows)
-    axes = figure.axes[0]
-    told = {text.get_text().partition(" ")[0] for text in axes.texts}
+    spec = of_rows.costs(FigureSpec("costs", "T", cost=cost), rows)
+    values = spec["data"]["values"]
+    labels = [layer["data"]["values"] for layer in spec["layer"] if "data" in layer]
+    told = {label["name"].partition(" ")[0] for part in labels for label in part}
     known = {"params": 3, "adapter": 3, "forgetting": 0}.get(cost, 2)  # of how many it is known
     assert told == set(["LoRA", "VeRA", "DoRA"][:known])
-    filled = sum(
-        container.lines[0].get_markerfacecolor() == "black" for container in axes.containers
-    )
+    filled = sum(value["front"] for value in values)
     assert filled == {"frozen": 1, "start": 1, "memory": 1, "forgetting": 0}.get(cost, 2)
-    plt.close(figure)
 
 
 def test_a_forest_is_sorted_and_fills_what_differs(rows):
-    figure = plots.forest(FigureSpec("forest", "T", baseline="vera"), rows)
-    axes = figure.axes[0]
-    names = [label.get_text().partition(" ")[0] for label in axes.get_yticklabels()]
-    assert names == ["Base", "DoRA", "LoRA"]
-    plt.close(figure)
+    spec = of_rows.forest(FigureSpec("forest", "T", baseline="vera"), rows)
+    values = spec["data"]["values"]
+    assert [value["name"].partition(" ")[0] for value in values] == ["LoRA", "DoRA", "Base"]
+    assert [value["points"] for value in values] == [25.0, -25.0, -40.0]
+    assert [value["beyond"] for value in values] == [
+        value["low"] > 0 or value["high"] < 0 for value in values
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ def test_a_forest_is_sorted_and_fills_what_differs(rows):
 )
 def test_what_cannot_be_drawn_is_told_before_anything_runs(rows, spec, message):
     with pytest.raises(UserError, match=message):
-        plots.check("f", spec, rows)
+        figures.check("f", spec, rows)
     assert spec.kind in figures.KINDS

@@ -289,24 +289,25 @@ def test_figures_are_drawn_the_same_each_time(name, tmp_path, ledger):
 
 
 def test_figure_1_says_that_lora_grows_linearly(tmp_path):
-    figure = figures.parameters(load_experiment("figure1").figures["figure1"], cells_of("figure1"))
-    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    spec = figures.chart(load_experiment("figure1").figures["figure1"], cells_of("figure1"))
+    values = spec["data"]["values"]
     # 28 layers x (3584 + 3584 + 512 + 3584), and two vectors of r in each of 28 layers
-    assert legend == [
+    assert list(dict.fromkeys(value["series"] for value in values)) == [
         "LoRA: 315,392 more for each rank",
         "VeRA: 56 more for each rank",
         "OSoRA: 56 more for each rank",
     ]
-    lora = figure.axes[0].get_lines()[0]
-    per_rank = {y / x for x, y in zip(lora.get_xdata(), lora.get_ydata(), strict=True)}
-    assert per_rank == {315_392.0}
+    lora = [value for value in values if value["Method"] == "LoRA"]
+    told = {int(v["Trainable"].replace(",", "")) / int(v["Rank"]) for v in lora}
+    assert told == {315_392.0}
+    assert [v["y"] for v in lora] == pytest.approx([315_392 * int(v["Rank"]) for v in lora], 1e-5)
 
 
 def test_figure_3_shows_the_numbers_of_the_records(tmp_path, ledger):
     cells = [replace(c, config=replace(c.config, ledger=str(ledger))) for c in cells_of("figure3")]
-    figure = figures.bars(load_experiment("figure3").figures["figure3"], cells)
-    heights = {round(bar.get_height(), 2) for bar in figure.axes[0].patches}
-    assert {12.10, 10.08, 9.02, 54.81, 49.05, 44.73} <= heights
+    spec = figures.chart(load_experiment("figure3").figures["figure3"], cells)
+    heights = {value["value"] for value in spec["data"]["values"] if not value["paper"]}
+    assert heights == {12.10, 10.08, 9.02, 54.81, 49.05, 44.73}
 
 
 def test_an_unknown_kind_of_figure_names_those_there_are(tmp_path):

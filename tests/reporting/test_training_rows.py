@@ -5,7 +5,7 @@ import pytest
 from osora_bench.common import paths
 from osora_bench.planning.experiments import FigureSpec, load_experiment
 from osora_bench.records import record
-from osora_bench.reporting import figures, plots, tabulate
+from osora_bench.reporting import figures, tabulate
 from osora_bench.reporting.rows import recorded_rows, selected
 from tests.grids import cells_of
 from tests.reporting.test_tabulate import made
@@ -41,17 +41,16 @@ def test_a_row_a_number_of_training_rows(cells):
     assert list(table.frame) == ["Rows", "LoRA", "OSoRA"]
 
 
-def test_a_line_a_method_against_the_training_rows(cells, tmp_path, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(figures.plt, "close", lambda figure: drawn.update(axes=figure.axes[0]))
-    figures.draw(load_experiment("rows"), cells, tmp_path / "figures")
-    axes = drawn["axes"]
-    assert axes.get_xlabel() == "training rows"
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["100", "200"]
-    lines = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
-    assert lines["LoRA"] == [[100, 10], [200, 20]]
-    assert lines["OSoRA"] == [[100, 15]]
-    assert lines["vera"] == []  # its cells were trained on all rows
+def test_a_line_a_method_against_the_training_rows(cells):
+    spec = figures.chart(load_experiment("rows").figures["rows"], cells)
+    axis = spec["layer"][-1]["encoding"]["x"]["axis"]
+    assert (axis["title"], axis["values"]) == ("training rows", [100, 200])
+    lines = {}
+    for value in spec["data"]["values"]:
+        place = min(axis["values"], key=lambda tick: abs(tick - value["x"]))
+        lines.setdefault(value["series"], []).append((place, value["y"]))
+    # VeRA's cells were trained on all rows
+    assert lines == {"LoRA": [(100, 10), (200, 20)], "OSoRA": [(100, 15)]}
 
 
 def test_a_figure_takes_the_ranks_that_it_selects(cells):
@@ -62,4 +61,4 @@ def test_a_figure_takes_the_ranks_that_it_selects(cells):
     assert {(r.cell.config.method.name, r.cell.config.method.rank) for r in chosen} == {
         ("lora", 16), ("vera", 16), ("osora", 4),
     }  # fmt: skip
-    plots.check("forest", spec, chosen)
+    figures.check("forest", spec, chosen)

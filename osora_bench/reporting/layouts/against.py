@@ -37,7 +37,9 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     frame = pd.DataFrame(lines, columns=["Method", f"{label} less it", *COLUMNS], dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     notes = [*_notes(pairs, len(set(groups)) > 1), *of_one_seed(rows), *edge_note(rows)]
-    return Table(name, spec.title, frame, best, notes, apart(groups))
+    compared_rows = [other for _, other in pairs]
+    of = dict.fromkeys(frame.columns[1:], compared_rows)
+    return Table(name, spec.title, frame, best, notes, apart(groups), of=of)
 
 
 def apart(groups: list[str]) -> list[str] | None:

@@ -46,7 +46,9 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         ]
     table = pd.DataFrame(frame, dtype=str)
     below = [*_notes(rows), *edge_note(rows)]
-    return Table(name, spec.title, table, pd.DataFrame(marks, columns=table.columns), below)
+    best_of_column = pd.DataFrame(marks, columns=table.columns)
+    of = dict.fromkeys(table.columns[2:], rows)
+    return Table(name, spec.title, table, best_of_column, below, of=of)
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

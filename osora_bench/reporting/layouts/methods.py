@@ -60,7 +60,8 @@ def by_method(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
     notes = notes_below(rows, by_set="datasets" in columns) if scores else []
     notes += rules_below(rows) if "corrected" in columns else []
     notes += _budget(spec, rows)
-    return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers, ties)
+    of = dict.fromkeys([c for c in frame if c in numbers or c == COLUMNS["unread"]], rows)
+    return Table(name, spec.title, pd.DataFrame(frame), best, notes, groups, numbers, ties, of)
 
 
 def _ordered(rows: Sequence[Row], spec: TableSpec) -> list[Row]:

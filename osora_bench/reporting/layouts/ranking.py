@@ -28,6 +28,7 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     lines: list[list[str]] = []
     groups: list[str] = []
     first: list[int] = []
+    in_order: list[Row] = []
     tested: list[list[tuple[Row, Answers]]] = []
     label: str | None = None
     for model, of_model in by_model(rows).items():
@@ -36,23 +37,25 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
             baseline = baseline_of("table", name, spec.baseline, of_model)
             label = baseline.cell.config.method.label
         compared = [(row, a) for row in of_model if (a := row.answers(row.datasets)) is not None]
-        ranked, unbeaten = _ranked(of_model, compared, baseline)
+        ranked, unbeaten, ordered = _ranked(of_model, compared, baseline)
         tested.append(compared)
         first += [len(lines) + index for index in unbeaten]
         lines += ranked
         groups += [model] * len(ranked)
+        in_order += ordered
     headings = [*COLUMNS, *([] if label is None else [f"P(above {label})"])]
     frame = pd.DataFrame(lines, columns=headings, dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best.loc[first, "Avg."] = True
     below = [*_notes(tested, label is not None), *of_one_seed(rows), *edge_note(rows)]
-    return Table(name, spec.title, frame, best, below, apart(groups))
+    of = dict.fromkeys(headings[3:], in_order)
+    return Table(name, spec.title, frame, best, below, apart(groups), of=of)
 
 
 def _ranked(
     rows: Sequence[Row], scored: Sequence[tuple[Row, Answers]], baseline: Row | None
-) -> tuple[list[list[str]], list[int]]:
-    """The lines of one model's methods, and which of them no other beats."""
+) -> tuple[list[list[str]], list[int], list[Row]]:
+    """The lines of one model's methods, which of them no other beats, and whose they are."""
     compared = sorted(scored, key=lambda entry: -entry[1].averages.mean())
     ranks = possible_ranks([answers for _, answers in compared])
     own = baseline.answers(baseline.datasets) if baseline is not None else None
@@ -62,7 +65,8 @@ def _ranked(
     ]
     blank = [row for row in rows if row.answers(row.datasets) is None]
     lines += [[*_names(row), *[""] * (len(COLUMNS) - 2), *_better(baseline)] for row in blank]
-    return lines, [i for i, (low, _) in enumerate(ranks) if low == 1]
+    in_order = [*(row for row, _ in compared), *blank]
+    return lines, [i for i, (low, _) in enumerate(ranks) if low == 1], in_order
 
 
 def possible_ranks(methods: Sequence[Answers]) -> list[tuple[int, int]]:

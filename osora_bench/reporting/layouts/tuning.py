@@ -1,6 +1,6 @@
 """Layout `tuning`: the settings that were tried, and their losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,14 +18,14 @@ def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     were tried where these are others; the lowest of a method in bold, a mark where that is at the
     end of those tried."""
     only_rates = all(not row.cell.tries or _is_rate(row.cell.tries) for row in rows)
-    frame, best = (_by_rate if only_rates else _by_settings)(rows)
+    frame, best, of = (_by_rate if only_rates else _by_settings)(rows)
     sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
     notes = [
         f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
         for count, tokens in sorted(sizes)
     ]
     notes = notes or ["No run has finished yet."]
-    return Table(name, spec.title, frame, best, [*notes, *_ends(rows)])
+    return Table(name, spec.title, frame, best, [*notes, *_ends(rows)], of=of)
 
 
 def _ends(rows: Sequence[Row]) -> list[str]:
@@ -48,7 +48,11 @@ def _is_rate(tries: Sequence[str]) -> bool:
     return len(tries) == 1 and tries[0].startswith("rate=")
 
 
-def _by_rate(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+Shown = tuple[pd.DataFrame, pd.DataFrame, Mapping[str, Sequence[Row | None]]]
+"""Texts, which are the lowest, and whose runs they are of."""
+
+
+def _by_rate(rows: Sequence[Row]) -> Shown:
     """A column a rate."""
     by_label: dict[str, dict[float, Row]] = {}
     labels = _labels(rows)
@@ -69,10 +73,11 @@ def _by_rate(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for column, rate in enumerate(rates, start=1):
             if rate in by_rate and by_rate[rate].cell.edges:
                 frame.iloc[index, column] += EDGE
-    return frame, best
+    of = {scientific(r): [by_rate.get(r) for by_rate in by_label.values()] for r in rates}
+    return frame, best, of
 
 
-def _by_settings(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _by_settings(rows: Sequence[Row]) -> Shown:
     """A row a trial."""
     lines = [
         [label, ", ".join(row.cell.tries), _loss(row)]
@@ -83,7 +88,7 @@ def _by_settings(rows: Sequence[Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best["Loss"] = losses.eq(losses.groupby(frame["Method"]).transform("min"))
     frame["Loss"] += [EDGE if row.cell.edges else "" for row in rows]
-    return frame, best
+    return frame, best, {"Loss": rows}
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:

@@ -36,9 +36,11 @@ def by_value(
     columns: dict[str, list[list[Decimal]]] = {}
     numbers: dict[str, list[Number | None]] = {}
     answers: dict[str, list[Answers | None]] = {}
+    of: dict[str, Sequence[Row | None]] = {}
     for method in spec.methods or list(labels):
         method_rows = [cells.get((method, value)) for value in values]
         label = labels.get(method, method)
+        of[label] = method_rows
         answers[label] = [row.answers(row.datasets) if row else None for row in method_rows]
         columns[label] = [row.averages() if row else [] for row in method_rows]
         frame[label] = [
@@ -51,7 +53,7 @@ def by_value(
     best = best_marks([""] * len(values), columns).reindex(columns=list(frame), fill_value=False)
     ties = tie_marks([""] * len(values), best, answers)
     return Table(
-        name, spec.title, pd.DataFrame(frame), best, notes_below(rows), None, numbers, ties
+        name, spec.title, pd.DataFrame(frame), best, notes_below(rows), None, numbers, ties, of
     )
 
 

@@ -1,0 +1,60 @@
+"""Figure 3: a group of bars a set, ours filled, the paper's outlined beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from osora_bench.reporting.charts import style
+from osora_bench.reporting.charts.style import Spec
+
+PAPER = ", the paper"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The accuracy of one method on one set, as it is shown."""
+
+    group: str
+    series: str
+    value: float
+    text: str
+    paper: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the bar is called."""
+        return self.series + PAPER * self.paper
+
+
+def bars(title: str, drawn: Sequence[Bar], groups: Sequence[str], *, empty: bool) -> Spec:
+    """Bars by group, in the order given."""
+    series = list(dict.fromkeys(bar.series for bar in drawn))
+    names = list(dict.fromkeys(bar.name for bar in drawn))
+    values = [
+        {"group": b.group, "name": b.name, "series": b.series, "value": b.value, "text": b.text,
+         "paper": b.paper}
+        for b in drawn
+    ]  # fmt: skip
+    x: Spec = {"field": "group", "type": "nominal", "sort": None,
+               "scale": {"domain": list(groups)},
+               "axis": {"title": None, "labelAngle": 0}}  # fmt: skip
+    beside = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}}
+    y: Spec = {"field": "value", "type": "quantitative", "axis": {"title": "accuracy, %"},
+               "scale": {"zero": True}}  # fmt: skip
+    legend = {**style.colour_of(series), "legend": {"title": None, "orient": "top"}}
+    encoding: Spec = {
+        "x": x, "y": y, "xOffset": beside, "color": legend,
+        "fillOpacity": {"condition": {"test": "datum.paper", "value": 0.0}, "value": 1.0},
+        "tooltip": [{"field": "name", "title": "Method"}, {"field": "text", "title": "accuracy"}],
+    }  # fmt: skip
+    text = {
+        "mark": {"type": "text", "dy": -6, "fontSize": 9},
+        "encoding": {"x": x, "y": y, "xOffset": beside, "text": {"field": "text"}},
+    }
+    subtitle = "outlined: the paper's" if any(bar.paper for bar in drawn) else ""
+    spec = style.chart(
+        title,
+        [{"mark": {"type": "bar", "strokeWidth": 1}, "encoding": encoding}, text],
+        subtitle=f"{subtitle}{' (' if subtitle else ''}{style.EMPTY}{')' if subtitle else ''}"
+        if empty else subtitle,
+    )  # fmt: skip
+    return {**spec, "data": {"values": values}}

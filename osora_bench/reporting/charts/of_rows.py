@@ -1,0 +1,263 @@
+"""What each kind of chart shows of the rows of an experiment."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from osora_bench.planning.cell import Cell
+from osora_bench.planning.config import Config
+from osora_bench.planning.experiments import FigureSpec
+from osora_bench.records.record import held_out_loss
+from osora_bench.reporting import reference
+from osora_bench.reporting.charts import points, style
+from osora_bench.reporting.charts.bars import Bar, bars
+from osora_bench.reporting.charts.lines import Axes, Point, lines
+from osora_bench.reporting.charts.points import Named
+from osora_bench.reporting.charts.style import Spec
+from osora_bench.reporting.costs import COSTS, cost_of
+from osora_bench.reporting.layouts.against import baseline_of
+from osora_bench.reporting.numbers import mean, scientific, shown_points, signed
+from osora_bench.reporting.rows import Row
+from osora_bench.reporting.statistics import Estimate, difference
+from osora_bench.reporting.statistics import mean as mean_of
+
+MOST_RUNS = 4
+"""Runs that are named where a pointer rests."""
+SAMPLES = 60
+"""Points of a loss curve that are shown."""
+
+
+def by_setting(
+    axis: str, value_of: Callable[[Config], float | None], spec: FigureSpec, rows: Sequence[Row]
+) -> Spec:
+    """Avg. by a setting with its 95 % interval, a line a method. Rows without a value of the
+    setting, or without an average, are left out."""
+    shown = _methods(spec.methods, [row for row in rows if row.averages()])
+    drawn = [
+        _scored(row, value) for row in shown if (value := value_of(row.cell.config)) is not None
+    ]
+    drawn.sort(key=lambda point: point.x)
+    ticks = sorted({point.x for point in drawn})
+    axes = Axes(axis, "accuracy, %", log_x=True, ticks=ticks)
+    subtitle = "vertical: 95 % intervals, side by side" if drawn else ""
+    return lines(spec.title, axes, _in_order(drawn, shown), subtitle=subtitle)
+
+
+def _methods(wanted: Sequence[str] | None, rows: Sequence[Row]) -> list[Row]:
+    """The rows of the methods that are drawn: those wanted in this order, or of all as many as can
+    be told apart, those with the highest averages."""
+    names = list(dict.fromkeys(row.cell.config.method.name for row in rows))
+    if wanted is not None:
+        names = [name for name in wanted if name in names]
+    elif len(names) > style.MOST_SERIES:
+        best: dict[str, Any] = {}
+        for row in rows:
+            name, value = row.cell.config.method.name, mean(row.averages())
+            best[name] = max(best.get(name, value), value)
+        names = sorted(names, key=lambda name: -best[name])[: style.MOST_SERIES]
+    return [row for name in names for row in rows if row.cell.config.method.name == name]
+
+
+def _in_order(drawn: Sequence[Point], rows: Sequence[Row]) -> list[Point]:
+    order = list(dict.fromkeys(row.cell.config.method.label for row in rows))
+    return sorted(drawn, key=lambda point: order.index(point.series))
+
+
+def _scored(row: Row, value: float) -> Point:
+    average, estimate = mean(row.averages()), _estimate(row)
+    low, high = (None, None) if estimate is None else (estimate.low, estimate.high)
+    return Point(
+        row.cell.config.method.label, value, float(average), low, high, _told(row, estimate)
+    )
+
+
+def _estimate(row: Row) -> Estimate | None:
+    answers = row.answers(row.datasets)
+    return None if answers is None else mean_of(answers)
+
+
+def _told(row: Row, estimate: Estimate | None = None, **more: str) -> dict[str, str]:
+    """What is told of a point: the method, its numbers, and the runs behind them."""
+    told = {"Method": row.name}
+    if row.averages():
+        told["Average"] = str(mean(row.averages()))
+    if estimate is not None:
+        told["95 %"] = f"{shown_points(estimate.low)} to {shown_points(estimate.high)}"
+    return {**told, **more, **told_runs(row)}
+
+
+def told_runs(row: Row) -> dict[str, str]:
+    """Run id, seed and commit of the first runs of a row; all ids for who wants their records."""
+    lines_ = [
+        f"{run['run_id']} (seed {run['config']['seed']}, commit {_commit(run)})"
+        for run in row.shown[:MOST_RUNS]
+    ]
+    more = len(row.shown) - len(lines_)
+    text = "; ".join(lines_) + (f"; {more} more" if more else "")
+    return {"Runs": text, "runs": ",".join(run["run_id"] for run in row.shown)}
+
+
+def _commit(run: Any) -> str:
+    commit = run["provenance"].get("code", {}).get("commit")
+    return commit[:7] if commit else "unknown"
+
+
+def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """Avg. against a cost, of the methods that train."""
+    assert spec.cost is not None
+    kind = COSTS[spec.cost]
+    drawn = [
+        Named(row.name, estimate, cost,
+              _told(row, estimate, **{kind.heading: kind.form.format(cost)}))
+        for row in rows
+        if row.cell.config.trains
+        and (cost := cost_of(row, spec.cost)) is not None
+        and (estimate := _estimate(row)) is not None
+    ]  # fmt: skip
+    return points.against_cost(spec.title, kind.heading, drawn, less=kind.less)
+
+
+def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """How far each method's Avg. is from that of `baseline`, with 95 % intervals."""
+    baseline = baseline_of("figure", "forest", spec.baseline, rows)
+    own = baseline.answers(baseline.datasets)
+    gaps = []
+    for row in rows:
+        answers = row.answers(row.datasets)
+        if row is baseline or own is None or answers is None:
+            continue
+        gap = difference(answers, own)
+        interval = f"{signed(gap.points)} ({signed(gap.low)} to {signed(gap.high)})"
+        told = _told(row, None, Difference=interval)
+        gaps.append(Named(row.name, gap, 0.0, told))
+    return points.forest(spec.title, baseline.name, gaps)
+
+
+def tuning(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """The loss on held-out rows by learning rate, a line a method and rank."""
+    drawn = [
+        Point(row.name, row.cell.config.trainer.learning_rate, fmean(losses), None, None, told)
+        for row in rows
+        if (losses := _losses(row))
+        for told in [{
+            "Method": row.name,
+            "Rate": scientific(row.cell.config.trainer.learning_rate),
+            "Loss": f"{fmean(losses):.4f}", **told_runs(row),
+        }]
+    ]  # fmt: skip
+    lowest: dict[str, float] = {}
+    for point in drawn:
+        lowest[point.series] = min(lowest.get(point.series, point.y), point.y)
+    kept = sorted(lowest, key=lambda name: lowest[name])[: style.MOST_SERIES]
+    drawn = sorted(
+        (p for p in drawn if p.series in kept), key=lambda p: (kept.index(p.series), p.x)
+    )
+    ticks = sorted({point.x for point in drawn})
+    axes = Axes("learning rate", "loss on held-out rows, nats", log_x=True, ticks=ticks)
+    return lines(spec.title, axes, drawn, subtitle=_left_out(len(lowest)))
+
+
+def _left_out(count: int) -> str:
+    return (
+        f"the best {style.MOST_SERIES} of {count}; the tables have all"
+        if count > style.MOST_SERIES
+        else ""
+    )
+
+
+def _losses(row: Row) -> list[float]:
+    return [loss["loss"] for run in row.runs if (loss := held_out_loss(run)) is not None]
+
+
+def losses(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """The training loss by step, mean over the seeds, a line a method and rank."""
+    curves = {row.name: (row, curve) for row in rows if (curve := _curve(row))}
+    kept = sorted(curves, key=lambda name: curves[name][1][-1][1])[: style.MOST_SERIES]
+    drawn = [
+        Point(name, step, loss, None, None,
+              {"Method": name, "Step": str(int(step)), "Loss": f"{loss:.4f}", **told_runs(row)})
+        for name in kept
+        for row, curve in [curves[name]]
+        for step, loss in curve
+    ]  # fmt: skip
+    axes = Axes("step", "training loss, nats", log_y=True)
+    return lines(spec.title, axes, drawn, subtitle=_left_out(len(curves)), marks=False)
+
+
+def _curve(row: Row) -> list[tuple[float, float]]:
+    """A row's curve, from the steps that all of its runs tell of."""
+    by_step: dict[float, list[float]] = {}
+    trainings = [run["training"] for run in row.runs]
+    told = [training["loss"] for training in trainings if training and training.get("loss")]
+    for curve in told:
+        for step, loss in curve:
+            by_step.setdefault(step, []).append(loss)
+    common = sorted(step for step, values in by_step.items() if len(values) == len(told))
+    every = -(-len(common) // SAMPLES) or 1
+    kept = common[::-1][::every][::-1]  # with the last
+    return [(step, fmean(by_step[step])) for step in kept]
+
+
+def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Spec:
+    """Figure 1. Both axes are logarithmic, so LoRA's straight line of slope one is its linear
+    growth: the published caption calls it exponential."""
+    from osora_bench.models import counting
+
+    drawn = []
+    names = list(dict.fromkeys(cell.config.method.name for cell in cells))
+    for name in spec.methods or names:
+        configs = [c.config for c in cells if c.config.method.name == name]
+        ranks = [config.method.rank or 0 for config in configs]
+        counts = [counting.count(config).trainable for config in configs]
+        series = growth(configs[0].method.label, ranks, counts)
+        drawn += [
+            Point(series, rank, count, None, None,
+                  {"Method": configs[0].method.label, "Rank": str(rank),
+                   "Trainable": f"{count:,}"})
+            for rank, count in zip(ranks, counts, strict=True)
+        ]  # fmt: skip
+    ticks = sorted({point.x for point in drawn})
+    axes = Axes("rank r", "trainable parameters", log_x=True, log_y=True, ticks=ticks)
+    subtitle = "both axes logarithmic; every method is linear in r"
+    return lines(spec.title, axes, drawn, subtitle=subtitle)
+
+
+def growth(label: str, ranks: Sequence[int], counts: Sequence[int]) -> str:
+    """`LoRA: 315,392 more for each rank`, from the counts themselves."""
+    slope = (counts[-1] - counts[0]) // (ranks[-1] - ranks[0])
+    return f"{label}: {slope:,} more for each rank"
+
+
+def recorded_parameters(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """Trainable parameters by rank, as the records tell them."""
+    drawn = [
+        Point(row.cell.config.method.label, row.cell.config.method.rank, count, None, None,
+              {"Method": row.name, "Trainable": f"{count:,.0f}", **told_runs(row)})
+        for row in rows
+        if row.cell.config.method.rank is not None and (count := cost_of(row, "params"))
+    ]  # fmt: skip
+    names = list(dict.fromkeys(point.series for point in drawn))[: style.MOST_SERIES]
+    drawn = sorted(
+        (p for p in drawn if p.series in names), key=lambda p: (names.index(p.series), p.x)
+    )
+    ticks = sorted({point.x for point in drawn})
+    axes = Axes("rank r", "trainable parameters", log_x=True, log_y=True, ticks=ticks)
+    return lines(spec.title, axes, drawn, subtitle="both axes logarithmic")
+
+
+def by_set(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """A group of bars a set, a bar a method, and the paper's where it has one."""
+    printed = reference.load_reference(spec.reference) if spec.reference is not None else {}
+    datasets = rows[0].cell.config.eval.datasets
+    drawn = []
+    for row in rows:
+        label = row.cell.config.method.label
+        for dataset in datasets:
+            values, key = row.values(dataset.name), row.key(dataset.label)
+            if values:
+                drawn.append(Bar(dataset.label, label, float(mean(values)), str(mean(values))))
+            if key in printed:
+                value = printed[key].value
+                drawn.append(Bar(dataset.label, label, float(value), value, paper=True))
+    empty = not any(row.shown for row in rows)
+    return bars(spec.title, drawn, [d.label for d in datasets], empty=empty)

@@ -1,0 +1,222 @@
+"""Accuracy against a cost, and the forest of differences to one method."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from osora_bench.reporting.charts import style
+from osora_bench.reporting.charts.style import Spec
+from osora_bench.reporting.costs import pareto
+from osora_bench.reporting.statistics import Estimate
+
+ROW = 17
+"""Pixels of a line of a forest."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A method's estimate, its cost where that is drawn, and what is told of it."""
+
+    name: str
+    estimate: Estimate
+    cost: float = 0.0
+    told: dict[str, Any] = field(default_factory=dict)
+
+
+def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -> Spec:
+    """Avg. with its 95 % interval against a cost; what no other matches at no more cost is filled
+    and joined by a line.
+
+    Args:
+        less: whether less of the cost is better.
+    """
+    front = pareto([(one.cost, one.estimate.points) for one in drawn], less=less)
+    values = [
+        {**_value(one, one.estimate), "cost": _short(one.cost), "front": i in front}
+        for i, one in enumerate(drawn)
+    ]
+    costs = [one.cost for one in drawn] or [0.0, 1.0]
+    log = min(costs) > 0 and max(costs) > 20 * min(costs)
+    scale: Spec = {"type": "log"} if log else {"zero": False}
+    scale |= {"domain": _around(min(costs), max(costs), log=log), "nice": False}
+    x: Spec = {"field": "cost", "type": "quantitative", "scale": scale,
+               "axis": {"title": axis if less else f"{axis} (more is better)", "grid": False,
+                        "tickCount": 5, "format": "~s"}}  # fmt: skip
+    low, high = _reach(values)
+    y = {"field": "points", "type": "quantitative",
+         "scale": {"domain": [low, high], "zero": False, "nice": False},
+         "axis": {"title": "accuracy, %, and 95 % interval", "tickCount": 6}}  # fmt: skip
+    front_line = {
+        "transform": [{"filter": "datum.front"}],
+        "mark": {"type": "line", "strokeWidth": 1, "strokeDash": [3, 3]},
+        "encoding": {"x": x, "y": y, "order": {"field": "cost", "type": "quantitative"}},
+    }
+    layers = [front_line, *_names(values, x, y), *_marked(x, y, "y", values, "front")]
+    subtitle = "filled: no other has a higher accuracy at no more cost"
+    return {
+        **style.chart(title, layers, subtitle=subtitle, empty=not drawn),
+        "data": {"values": values},
+        "usermeta": {"least_width": style.WIDTH},  # names are placed for it
+    }
+
+
+def forest(title: str, baseline: str, gaps: Sequence[Named]) -> Spec:
+    """How far each is from the baseline, the highest first."""
+    order = sorted(gaps, key=lambda one: -one.estimate.points)
+    values = [
+        {**_value(one, one.estimate),
+         "beyond": one.estimate.low > 0 or one.estimate.high < 0} for one in order
+    ]  # fmt: skip
+    reach = list(_reach([*values, {"low": 0, "high": 0}]))
+    x: Spec = {"field": "points", "type": "quantitative",
+               "scale": {"domain": reach, "nice": False},
+               "axis": {"title": f"points above {baseline}, 95 % interval",
+                        "tickCount": 8}}  # fmt: skip
+    y: Spec = {"field": "name", "type": "nominal", "sort": [value["name"] for value in values],
+               "axis": {"title": None, "labelLimit": 220, "grid": True, "domain": False,
+                        "ticks": False}}  # fmt: skip
+    zero = {"data": {"values": [{"points": 0}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
+            "encoding": {"x": x}}  # fmt: skip
+    layers = [zero, *_marked(x, y, "x", values, "beyond")]
+    subtitle = "filled: the interval leaves out zero"
+    spec = style.chart(title, layers, subtitle=subtitle, empty=not gaps)
+    return {**spec, "height": {"step": ROW} if gaps else 60, "data": {"values": values}}
+
+
+def _value(one: Named, estimate: Estimate) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "points": _short(estimate.points),
+        "low": _short(estimate.low),
+        "high": _short(estimate.high),
+        **one.told,
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _marked(
+    x: Spec, y: Spec, along: str, values: Sequence[dict[str, Any]], full: str
+) -> list[Spec]:
+    """A point with its interval; filled where the field `full` is true."""
+    encoding: Spec = {"x": x, "y": y}
+    ends: Spec = {
+        along: {**encoding[along], "field": "low"},
+        f"{along}2": {"field": "high"},
+    }
+    hidden = ("name", "points", "low", "high", "cost", "runs", full)
+    told = dict.fromkeys(key for value in values for key in value if key not in hidden)
+    tooltip = [{"field": key, "type": "nominal"} for key in told]
+    rule = {"mark": {"type": "rule", "strokeWidth": 1.2}, "encoding": {**encoding, **ends}}
+    kinds: tuple[tuple[str, Spec], ...] = (
+        ("", {"filled": True}),
+        ("!", {"filled": False, "fill": {"expr": "background"}}),
+    )
+    marked: list[Spec] = [
+        {
+            "transform": [{"filter": f"{sign}datum.{full}"}],
+            "mark": {"type": "point", "size": 60, "opacity": 1, "strokeWidth": 1.5, **kind},
+            "encoding": {**encoding, "tooltip": tooltip},
+        }
+        for sign, kind in kinds
+    ]
+    return [rule, *marked]
+
+
+def _around(low: float, high: float, *, log: bool) -> list[float]:
+    """From where to where an axis goes, with a little room at both ends."""
+    if log:
+        room = (high / low) ** 0.05
+        return [_short(low / room), _short(high * room)]
+    room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    return [_short(low - room), _short(high + room)]
+
+
+def _reach(values: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    if not values:
+        return 0.0, 1.0
+    low = min(value["low"] for value in values)
+    high = max(value["high"] for value in values)
+    room = (high - low) * 0.05 or 1.0
+    return _short(low - room), _short(high + room)
+
+
+CHARACTER = 5.5
+"""Pixels of a letter of a label, on the average."""
+MARK = 5
+"""Pixels from a point's middle to its edge."""
+Box = tuple[float, float, float, float]
+"""Left, right, top, bottom."""
+
+
+def _names(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
+    """A name beside each point, as near as it can be without covering a name or a point."""
+    places = [
+        (_pixel(v["cost"], x, style.WIDTH), _pixel(v["points"], y, style.HEIGHT)) for v in values
+    ]
+    taken: list[Box] = [(a - MARK, a + MARK, b - MARK, b + MARK) for a, b in places]
+    labels = []
+    for value, (across, along) in sorted(zip(values, places, strict=True), key=lambda e: e[1]):
+        side, shift, box = _free(across, along, CHARACTER * len(value["name"]), taken)
+        taken.append(box)
+        low, high = y["scale"]["domain"]
+        moved = _short(value["points"] + shift * (high - low) / style.HEIGHT)
+        labels.append(
+            {"name": value["name"], "cost": value["cost"], "points": moved, "side": side,
+             "from": value["points"]}
+        )  # fmt: skip
+    return [
+        layer
+        for side, sign in (("left", 1), ("right", -1))
+        if (shown := [label for label in labels if label["side"] == side])
+        for layer in _labels(shown, x, y, side, sign)
+    ]
+
+
+def _labels(labels: Sequence[dict[str, Any]], x: Spec, y: Spec, side: str, sign: int) -> list[Spec]:
+    """Names on one side of their points, and a thin line to each from its own."""
+    text = {"type": "text", "align": side, "dx": 8 * sign, "baseline": "middle", "fontSize": 10}
+    line = {"type": "rule", "strokeWidth": 0.6, "x2Offset": 7 * sign}
+    ends = {"x": x, "x2": {"field": "cost"}, "y": {**y, "field": "from"}, "y2": {"field": "points"}}
+    return [
+        {"data": {"values": labels}, "mark": line, "encoding": ends},
+        {
+            "data": {"values": labels},
+            "mark": text,
+            "encoding": {"x": x, "y": y, "text": {"field": "name"}},
+        },
+    ]
+
+
+def _pixel(value: float, axis: Spec, size: float) -> float:
+    low, high = axis["scale"]["domain"]
+    if axis["scale"].get("type") == "log":
+        low, high, value = math.log10(low), math.log10(high), math.log10(value)
+    return float(size * (value - low) / (high - low))
+
+
+def _free(
+    across: float, along: float, width: float, taken: Sequence[Box]
+) -> tuple[str, float, Box]:
+    """The side of a point, how far up its name goes, and the box that it then takes: the first that
+    is free, or else the first of all."""
+    half = style.LINE / 2
+    steps = sorted((i * half for i in range(-12, 13)), key=abs)
+    first = None
+    for shift in steps:
+        for side in ("left", "right"):
+            start = across + 8 if side == "left" else across - 8 - width
+            box = (start, start + width, along + shift - half, along + shift + half)
+            inside = box[2] >= 0 and box[3] <= style.HEIGHT and (side == "left" or start > 0)
+            if inside and not any(_overlap(box, other) for other in taken):
+                return side, shift, box
+            first = first or (side, shift, box)
+    assert first is not None
+    return first
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]

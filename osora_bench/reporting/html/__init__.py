@@ -1,0 +1,1 @@
+"""Records -> pages: one HTML file each, which needs nothing beside it."""
