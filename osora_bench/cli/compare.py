@@ -22,12 +22,13 @@ from osora_bench.cli.report import show_tables
 from osora_bench.cli.run import check_shown
 from osora_bench.common.errors import UserError
 from osora_bench.common.files import write_whole
+from osora_bench.planning.bounds import rounded
 from osora_bench.planning.comparison import FACTORS, Comparison
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import Experiment
 from osora_bench.planning.grid import expansion
-from osora_bench.planning.search import RATE, rounded
+from osora_bench.planning.search import RATE
 from osora_bench.records import code_state
 from osora_bench.sweep.run import run_experiment
 

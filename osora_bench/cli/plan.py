@@ -113,7 +113,8 @@ def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
 def _chosen(cell: Cell) -> str:
     """Of a trial that was chosen: what is at the end of its values."""
     ends = [f"  chosen, {key} at the end of what was tried" for key in cell.edges]
-    return "".join([*ends, *(f"  chosen, nothing beyond {why}" for why in cell.ended)])
+    ends += [f"  (next, but refused: {why})" for why in cell.refused]
+    return "".join([*ends, *(f"  chosen, the last there is: {why}" for why in cell.ended)])
 
 
 def text(plan: Sequence[PlanLine]) -> list[str]:

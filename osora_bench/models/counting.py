@@ -22,7 +22,8 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
 from osora_bench.models.repetition import Thinned, Unlike, is_layerwise, thinned
 from osora_bench.models.skeleton import tied_layers
-from osora_bench.planning.blank import blank, check_rank
+from osora_bench.planning.adapter_rank import check_rank
+from osora_bench.planning.blank import blank
 from osora_bench.planning.config import Config, MethodConfig, ModelConfig, plain
 
 ADDED = ("gaussian", "orthogonal", "mica")

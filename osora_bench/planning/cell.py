@@ -45,6 +45,9 @@ class Cell:
     there may be more beyond."""
     ended: tuple[str, ...] = field(default=(), compare=False)
     """Of the trial that is chosen: why a setting has no value beyond its own."""
+    refused: tuple[str, ...] = field(default=(), compare=False)
+    """Of the trial that is chosen: the next value of settings among `edges` that cannot be, and
+    why; there may be others beyond."""
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

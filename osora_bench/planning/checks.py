@@ -151,6 +151,10 @@ def _training_problems(trainer: TrainerConfig) -> list[str]:
         mistakes.append(f"trainer.learning_rate={trainer.learning_rate}: must be above 0")
     if trainer.max_steps is None and not trainer.epochs > 0:
         mistakes.append(f"trainer.epochs={trainer.epochs}: must be above 0")
+    if not 0 <= trainer.warmup_ratio < 1:  # from 1 on, transformers would take it for steps
+        mistakes.append(
+            f"trainer.warmup_ratio={trainer.warmup_ratio}: a share of the steps, 0 to below 1"
+        )
     return mistakes
 
 

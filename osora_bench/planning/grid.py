@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from osora_bench.common.errors import UserError, unknown
-from osora_bench.planning import smoke
-from osora_bench.planning.blank import rank_problem
+from osora_bench.planning import bounds, smoke
+from osora_bench.planning.bounds import Bounds
 from osora_bench.planning.cell import Cell, State, cell_of
 from osora_bench.planning.compose import check_overrides, compose, composer, vary, written
 from osora_bench.planning.experiments import Block, Experiment
@@ -225,13 +225,18 @@ class Grid:
 
         def refused(point: Point) -> str | None:
             try:
-                (trial,) = trials_of([point])
+                trials_of([point])
             except UserError as error:
                 return str(error).splitlines()[-1].strip()
-            in_method = any(key.startswith("method.") for key in point)
-            return rank_problem(trial.config) if in_method else None
+            return None
 
-        found = block.search.tried(seed, losses_of, refused)
+        def bounds_of(key: str, point: Point) -> Bounds:
+            if key not in bounds.IN_CONFIG:
+                return bounds.of_key(key)
+            (trial,) = trials_of([point])
+            return bounds.in_config(key, trial.config)
+
+        found = block.search.tried(seed, losses_of, refused, bounds_of)
         marked = [_marked(t, p, found) for t, p in zip(trials, found.points, strict=True)]
         return marked, found
 
@@ -287,8 +292,12 @@ def _marked(trial: Cell, point: Point, found: Outcome) -> Cell:
     trial = replace(trial, tries=tuple(f"{_short(key)}={value}" for key, value in point.items()))
     if point is not found.best:
         return trial
-    ended = (f"{_short(key)}={point[key]}: {why}" for key, why in found.ended)
-    return replace(trial, edges=tuple(map(_short, found.edges)), ended=tuple(ended))
+    return replace(
+        trial,
+        edges=tuple(map(_short, found.edges)),
+        ended=tuple(f"{_short(key)}={point[key]}: {why}" for key, why in found.ended),
+        refused=tuple(f"{_short(key)}={value}: {why}" for key, value, why in found.refused),
+    )
 
 
 def _short(key: str) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from osora_bench.common.errors import UserError
-from osora_bench.planning import declared
+from osora_bench.planning import bounds, declared
+from osora_bench.planning.bounds import Bounds, is_whole, rounded
 
 RATE = "trainer.learning_rate"
 TUNABLE = ("trainer.", "method.")
@@ -31,13 +32,27 @@ class Outcome:
             or if all are infinite.
         edges: keys of which the best has the smallest or largest value tried, though there may be
             more beyond it.
-        ended: by key why there is nothing to try beyond the best's value.
+        ended: keys of which the best has the last value that there is, each with why.
+        refused: of keys among `edges`, each with why, the next value, which cannot be; another one
+            beyond the best may.
     """
 
     points: list[Point]
     best: Point | None = None
     edges: tuple[str, ...] = ()
     ended: tuple[tuple[str, str], ...] = ()
+    refused: tuple[tuple[str, Any, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class _End:
+    """A key of which the best point has the first or the last number tried: what to try next, or
+    why that cannot be, or why there is no more; none of them where no more is tried."""
+
+    key: str
+    beyond: Point | None = None
+    refused: str | None = None
+    ended: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ class Search:
     def check(self, where: str) -> None:
         """Raise UserError if it is none."""
         for name, count, least in (("draws", self.draws, 1), ("extend", self.extend, 0)):
-            if count is not None and (not _is_whole(count) or count < least):
+            if count is not None and (not is_whole(count) or count < least):
                 raise UserError(f"{where}: {name}={count}: a whole number of at least {least}")
         if not self.space:
             raise UserError(f"{where}: tune names no settings")
@@ -74,11 +89,21 @@ class Search:
             for value in values if isinstance(values, list) else values.values():
                 if (problem := _value_problem(key, value)) is not None:
                     raise UserError(f"{where}: {key}={value}: {problem}")
-        if self.draws is not None and self.draws > (size := self._size()):
+        if self.draws is not None:
+            self._check_draws(where, self.draws)
+
+    def _check_draws(self, where: str, draws: int) -> None:
+        """Raise UserError if there are not so many different points."""
+        if draws > (size := self._size()):
+            listed = all(isinstance(values, list) for values in self.space.values())
+            hint = "without draws all of them are tried" if listed else f"draws at most {size:g}"
             raise UserError(
-                f"{where}: draws={self.draws}, and there are {size:g} different settings to draw; "
-                "without draws all of them are tried"
+                f"{where}: draws={draws}, and there are {size:g} different settings to draw; {hint}"
             )
+        try:
+            self.first(0)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
     def _check_range(self, where: str, key: str, values: Any) -> None:
         if not isinstance(values, dict) or set(values) != {"low", "high"}:
@@ -119,7 +144,7 @@ class Search:
         run id tells 1 from 1.0."""
         values = list(self.space[key])
         if declared.taken(key).startswith("a number") or any(isinstance(v, float) for v in values):
-            return [float(value) if _is_whole(value) else value for value in values]
+            return [float(value) if is_whole(value) else value for value in values]
         return values
 
     def first(self, seed: int) -> list[Point]:
@@ -127,6 +152,9 @@ class Search:
 
         Numbers are drawn log-uniformly, to three digits; every method draws alike, and none a point
         twice.
+
+        Raises:
+            UserError: of so many looks too few gave a new point.
         """
         if self.draws is None:
             return [
@@ -139,8 +167,11 @@ class Search:
             point = {key: self._drawn(key, generators[key]) for key in self.space}
             points += [] if point in points else [point]
             if len(points) == self.draws:
-                break
-        return points
+                return points
+        raise UserError(
+            f"draws={self.draws}, and only {len(points)} different settings were found: numbers "
+            f"are drawn to three digits; widen a range, or draw at most {len(points)}"
+        )
 
     def _drawn(self, key: str, generator: random.Random) -> Any:
         given = self.space[key]
@@ -158,17 +189,19 @@ class Search:
         seed: int,
         loss_of: Callable[[Sequence[Point]], list[float | None]],
         refused: Callable[[Point], str | None] = lambda point: None,
+        bounds_of: Callable[[str, Point], Bounds] = lambda key, point: bounds.of_key(key),
     ) -> Outcome:
         """All points to try as far as that is known, and the best once all have a loss.
 
         A best point with the smallest or largest number of a key is not known to be the best: the
         next one beyond, as far away as its neighbour on the other side (by ratio), is tried with
-        it, at most `extend` times at each end. The rule is every method's; how many points it comes
-        to is not. 0 ends what is above it, and so does a value that cannot be.
+        it, at most `extend` times at each end, or one nearer that is within the key's bounds. The
+        rule is every method's; how many points it comes to is not. 0 ends what is above it.
 
         Args:
             loss_of: the loss of each point, infinite where it diverged, None if not known yet.
             refused: why a point beyond the values given cannot be; None if it can.
+            bounds_of: the numbers that a key may have where the others are a point's.
         """
         points = self.first(seed)
         while True:
@@ -177,19 +210,20 @@ class Search:
             if len(known) < len(points) or min(known) == math.inf:
                 return Outcome(points)
             best = points[losses.index(min(known))]
-            ends = list(self._ends(best, points, refused))
-            beyond = next((p for _, p, _ in ends if p is not None), None)
-            if beyond is None:
-                edges = dict.fromkeys(key for key, _, why in ends if why is None)
-                ended = tuple((key, why) for key, _, why in ends if why is not None)
-                return Outcome(points, best, tuple(edges), ended)
-            points.append(beyond)
+            ends = list(self._ends(best, points, refused, bounds_of))
+            new = [end.beyond for end in ends if end.beyond is not None and end.refused is None]
+            if not new:
+                return _outcome(points, best, ends)
+            points.append(new[0])
 
     def _ends(
-        self, best: Point, points: Sequence[Point], refused: Callable[[Point], str | None]
-    ) -> Iterator[tuple[str, Point | None, str | None]]:
-        """Keys of which `best` has the first or the last of the numbers tried, with what to try
-        next, or why nothing is beyond; neither, where there may be but nothing more is tried."""
+        self,
+        best: Point,
+        points: Sequence[Point],
+        refused: Callable[[Point], str | None],
+        bounds_of: Callable[[str, Point], Bounds],
+    ) -> Iterator[_End]:
+        """Keys of which `best` has the first or the last of the numbers tried."""
         for key, given in self.space.items():
             tried = [point[key] for point in points]
             if not _ordered(tried) or len(values := sorted(set(tried))) < 2:
@@ -201,43 +235,31 @@ class Search:
             ):
                 if best[key] != end or (end == 0 and end == values[0]):
                     continue
-                value = _next(end, neighbour)
-                beyond = None if value is None else {**best, key: value}
-                why = None if value is None else _none_such(key, end, value)
-                if beyond is not None and why is None:
-                    why = refused(beyond)
-                growing = self.draws is None and added < self.extend and why is None
-                yield key, beyond if growing else None, why
+                allowed = bounds_of(key, best)
+                if (why := allowed.last(end, up=end > neighbour)) is not None:
+                    yield _End(key, ended=why)
+                    continue
+                value = allowed.next(end, neighbour)
+                if value is None or self.draws is not None or added >= self.extend:
+                    yield _End(key)
+                    continue
+                beyond = {**best, key: value}
+                yield _End(key, beyond, refused(beyond))
 
 
-def _next(end: Any, neighbour: Any) -> Any:
-    """The number as far beyond `end` as its neighbour is on the other side, by ratio; a whole one
-    where both are. None where there is no ratio."""
-    if end <= 0 or neighbour <= 0:
-        return None
-    number = end * end / neighbour
-    if _is_whole(end):
-        return max(1, round(number))
-    near = rounded(number)
-    return near if near != end and (near > end) == (number > end) else number
-
-
-def _none_such(key: str, end: Any, value: Any) -> str | None:
-    """Why a key has no value beyond `end`."""
-    if value == end:
-        return f"{end} is the least whole number above 0"
-    problem = _bound_problem(key, value)
-    return None if problem is None else f"{value:g} would be next: {problem}"
-
-
-def _bound_problem(key: str, value: float) -> str | None:
-    """Why a number is beyond the bounds of a key; the configuration's own checks know others."""
-    name = key.rpartition(".")[2]
-    if "dropout" in name and not 0 <= value < 1:
-        return "a dropout is at least 0 and below 1"
-    if name.endswith("_ratio") and not 0 <= value <= 1:
-        return "a ratio is between 0 and 1"
-    return None
+def _outcome(points: list[Point], best: Point, ends: Sequence[_End]) -> Outcome:
+    """What is known once there is no more to try."""
+    return Outcome(
+        points,
+        best,
+        edges=tuple(dict.fromkeys(end.key for end in ends if end.ended is None)),
+        ended=tuple((end.key, end.ended) for end in ends if end.ended is not None),
+        refused=tuple(
+            (end.key, end.beyond[end.key], end.refused)
+            for end in ends
+            if end.beyond is not None and end.refused is not None
+        ),
+    )
 
 
 def _value_problem(key: str, value: Any) -> str | None:
@@ -250,20 +272,16 @@ def _value_problem(key: str, value: Any) -> str | None:
         return f"{key} takes {takes}"
     if (problem := declared.value_problem(key, value)) is not None:
         return problem
-    return _bound_problem(key, value) if _is_number(value) else None
+    return bounds.problem(key, value) if _is_number(value) else None
 
 
 def _draws_whole(key: str, given: Any) -> bool:
     """Whether a range is of whole numbers: its ends are, and the key does not take others."""
-    return all(map(_is_whole, given.values())) and not declared.taken(key).startswith("a number")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return all(map(is_whole, given.values())) and not declared.taken(key).startswith("a number")
 
 
 def _is_number(value: Any) -> bool:
-    return _is_whole(value) or isinstance(value, float)
+    return is_whole(value) or isinstance(value, float)
 
 
 def _ordered(values: Sequence[Any]) -> bool:
@@ -274,8 +292,3 @@ def _ordered(values: Sequence[Any]) -> bool:
 def _grows(values: Sequence[Any]) -> bool:
     """Whether a grid of numbers can grow at an end: its last two are above 0."""
     return bool(sorted(values)[-2] > 0)
-
-
-def rounded(number: float) -> float:
-    """Three digits: 3e-3 times 3 is 9e-3 for whoever reads it."""
-    return float(f"{number:.3g}")

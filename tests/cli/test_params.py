@@ -18,8 +18,8 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config, counting
 from osora_bench.models import base as models
 from osora_bench.models import weights as models_weights
+from osora_bench.planning import adapter_rank, identity
 from osora_bench.planning import blank as planning_blank
-from osora_bench.planning import identity
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config
 from osora_bench.reporting import parameters, reference
@@ -42,7 +42,7 @@ def configured(*overrides: str) -> Config:
 
 
 def layers(cfg: dict) -> dict[str, tuple[int, int]]:
-    return planning_blank.adapted_layers(planning_blank.blank(cfg.model), cfg.model.target_modules)
+    return adapter_rank.adapted_layers(planning_blank.blank(cfg.model), cfg.model.target_modules)
 
 
 @pytest.mark.parametrize("model", ["mistral-7b-instruct-v0.3", "llama3-8b-instruct"])

@@ -15,7 +15,7 @@ from osora_bench.models import base as models
 from osora_bench.pipeline import attempt as attempts
 from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
-from osora_bench.planning import blank as planning_blank
+from osora_bench.planning import adapter_rank
 from osora_bench.records import record
 from osora_bench.sweep import run
 from tests.conftest import QUICK
@@ -32,7 +32,7 @@ def numbers(cell, made=None):
 def test_every_method_builds_its_adapter_with_the_rank_it_is_given(make_cell, method):
     cell = make_cell(f"method={method}", "method.rank=4")
     base = models.Workspace().base(cell.config)
-    layers = planning_blank.adapted_layers(base.model, cell.config.model.target_modules)
+    layers = adapter_rank.adapted_layers(base.model, cell.config.model.target_modules)
     adapted = peft.get_peft_model(base.model, instantiate(cell.config.method.peft, _convert_="all"))
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     formula = {

@@ -74,6 +74,8 @@ def test_unknown_names_are_refused_with_the_valid_ones(overrides, parts):
         ("method.rank=-4", "method.rank=-4 for osora: a rank is at least 1"),
         ("trainer.batch_size=0", "trainer.batch_size=0: must be at least 1"),
         ("trainer.learning_rate=0", "must be above 0"),
+        ("trainer.warmup_ratio=1", "warmup_ratio=1.0: a share of the steps"),
+        ("trainer.warmup_ratio=-0.1", "warmup_ratio=-0.1: a share of the steps"),
         ("trainer.micro_batch_size=5", "no multiple of trainer.micro_batch_size=5"),
         ("model.dtype=int8", "unknown model.dtype 'int8'"),
         ("task.loss_on=prompt", "Valid: answer, text"),

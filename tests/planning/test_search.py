@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from osora_bench.common.errors import UserError
+from osora_bench.planning.bounds import Bounds
 from osora_bench.planning.search import RATE, Search
 
 
@@ -92,7 +93,12 @@ def test_words_and_switches_have_no_ends():
         ("method.peft.r", [1, 9], 0, [], ()),
         ("method.peft.lora_dropout", [0, 0.05, 0.1], 0.0, [], ()),  # 0 is a bound
         ("method.peft.lora_dropout", [0, 0.05, 0.1], 0.3, [0.2, 0.4], ()),
-        ("method.peft.lora_dropout", [0, 0.3, 0.6], 1.0, [], ()),  # 1.2 would be none
+        # 1.2 and 2.5 would be none: half the way to 1, which is not reached
+        ("method.peft.lora_dropout", [0, 0.3, 0.6], 1.0, [0.8, 0.9], ("method.peft.lora_dropout",)),
+        ("method.peft.lora_dropout", [0.1, 0.5], 0.7, [0.75, 0.875], ()),
+        ("trainer.warmup_ratio", [0.03, 0.3], 0.5, [0.65, 0.825], ()),
+        ("trainer.warmup_ratio", [0.2, 0.3], 0.5, [0.45, 0.675], ()),
+        ("method.optimizer.loraplus_lr_ratio", [4.0, 16.0], 64, [64.0, 256.0], ()),
         ("trainer.warmup_ratio", [0.0, 0.1], 0.1, [], ("trainer.warmup_ratio",)),  # no ratio
         ("trainer.weight_decay", [0.1, 0.01, 0.0], 1.0, [1.0, 10.0], ()),
     ],
@@ -105,15 +111,62 @@ def test_whole_numbers_and_lists_with_0_grow_where_they_can(key, given, best, tr
     assert found.edges == edges
 
 
-def test_what_is_refused_ends_the_values_and_is_told():
+def test_a_refused_step_is_told_and_the_choice_stays_at_an_end():
     def refused(point):
         return "the largest rank is 8" if point["method.rank"] > 8 else None
 
     search = Search({"method.rank": [4, 8]})
     found = search.tried(0, lambda points: [-p["method.rank"] for p in points], refused)
     assert [p["method.rank"] for p in found.points] == [4, 8]
-    assert found.edges == ()
-    assert found.ended == (("method.rank", "the largest rank is 8"),)
+    assert (found.edges, found.ended) == (("method.rank",), ())
+    assert found.refused == (("method.rank", 16, "the largest rank is 8"),)
+    found = Search({"method.rank": [4, 8]}, extend=0).tried(
+        0, lambda points: [-p["method.rank"] for p in points], refused
+    )
+    assert (found.edges, found.refused) == (("method.rank",), ())  # it was not the next to try
+
+
+@pytest.mark.parametrize(
+    ("bounds", "given", "downwards", "tried", "last"),
+    [
+        (Bounds(64, why="at most 64"), [8, 48], False, [64], True),
+        (Bounds(64, why="at most 64"), [8, 64], False, [], True),
+        (Bounds(64, why="at most 64"), [2, 4], False, [8, 16], False),
+        (Bounds(step=4, why="fours"), [8, 12], False, [16, 20], False),
+        (Bounds(step=4, why="fours"), [24, 28], True, [20, 16], False),
+        (Bounds(step=8, why="eights"), [8, 16], True, [], True),
+        (Bounds(step=8, why="eights"), [24, 16], True, [8], True),
+    ],
+)
+def test_a_step_beyond_a_bound_becomes_one_within_it(bounds, given, downwards, tried, last):
+    found = Search({"method.rank": given}).tried(
+        0,
+        lambda points: [p["method.rank"] * (1 if downwards else -1) for p in points],
+        bounds_of=lambda key, point: bounds,
+    )
+    assert [p["method.rank"] for p in found.points[len(given) :]] == tried
+    assert found.ended == ((("method.rank", bounds.why),) if last else ())
+    assert found.edges == (() if last else ("method.rank",))
+
+
+def test_a_whole_step_is_the_nearest_that_there_is_on_its_way():
+    """Against all numbers that are allowed, for every pair of neighbours."""
+    for step, high in ((1, math.inf), (1, 13), (3, math.inf), (4, 30)):
+        bounds = Bounds(high, step=step, why="so")
+        allowed = range(step, 1000 if high == math.inf else high + 1, step)
+        for end in allowed[:12]:
+            for neighbour in (n for n in allowed[:12] if n != end):
+                beyond = [n for n in allowed if (n > end) == (end > neighbour) and n != end]
+                assert (bounds.last(end, up=end > neighbour) is None) == bool(beyond)
+                if not beyond:
+                    continue
+                aim = round(end * end / neighbour)
+                on_the_way = [n for n in beyond if abs(n - end) <= abs(aim - end)]
+                nearest = min(
+                    on_the_way or [min(beyond, key=lambda n: abs(n - end))],
+                    key=lambda n: abs(n - aim),
+                )
+                assert bounds.next(end, neighbour) == nearest
 
 
 def test_of_equal_losses_the_first_tried_is_taken():
@@ -174,6 +227,14 @@ def test_a_drawn_number_stays_within_its_range_after_rounding():
     assert 1.2341e-3 <= point[RATE] <= 1.2342e-3
 
 
+def test_as_many_draws_as_a_range_has_are_all_of_it():
+    search = Search({RATE: {"low": 1e-3, "high": 1.1e-3}}, draws=11)
+    search.check("experiments/x.yaml")
+    expected = [round(1e-3 + 1e-5 * step, 5) for step in range(11)]
+    for seed in range(20):
+        assert sorted(rates(search.first(seed))) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("search", "told"),
     [
@@ -204,7 +265,16 @@ def test_a_drawn_number_stays_within_its_range_after_rounding():
         (Search({RATE: [1, 1.0]}), "no list of different values"),
         (Search({"trainer.learning_rat": [1.0]}), "unknown key"),
         (Search({"method.peft.lora_dropout": [0.5, 1.0]}), "at least 0 and below 1"),
-        (Search({RATE: [1e-3, 1e-2]}, draws=8), "there are 2 different settings to draw"),
+        (Search({"trainer.warmup_ratio": [0.1, 1.0]}), "at least 0 and below 1"),
+        (Search({RATE: [1e-3, 1e-2]}, draws=8), "2 different settings to draw; without draws all"),
+        (
+            Search({"trainer.batch_size": {"low": 1, "high": 3}}, draws=5),
+            "3 different settings to draw; draws at most 3",
+        ),
+        (
+            Search({RATE: {"low": 1e-3, "high": 1.1e-3}}, draws=16),
+            "draws=16, and only 11 different settings were found: .* draw at most 11",
+        ),
     ],
 )
 def test_what_is_no_search_is_told(search, told):

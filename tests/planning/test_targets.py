@@ -10,8 +10,8 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common.errors import UserError
 from osora_bench.models import adapter_config
+from osora_bench.planning import adapter_rank, identity
 from osora_bench.planning import blank as planning_blank
-from osora_bench.planning import identity
 from osora_bench.planning.compose import compose, composer, resolve
 from osora_bench.planning.config import Config
 
@@ -51,9 +51,7 @@ def test_what_is_adapted_is_what_peft_makes_of_the_spelling(spelled, model):
     raw = spelled.strip("'")
     raw = raw[1:-1].split(",") if raw.startswith("[") else raw
     assert adapted(cfg, raw) == adapted(cfg, cfg.model.target_modules)
-    layers = planning_blank.adapted_layers(
-        planning_blank.blank(cfg.model), cfg.model.target_modules
-    )
+    layers = adapter_rank.adapted_layers(planning_blank.blank(cfg.model), cfg.model.target_modules)
     assert set(layers) == adapted(cfg, raw)
 
 

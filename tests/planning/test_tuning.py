@@ -11,7 +11,6 @@ from osora_bench.planning import grid
 from osora_bench.planning.config import plain
 from osora_bench.planning.experiments import load_experiment
 from osora_bench.records import record
-from osora_bench.reporting import tabulate
 from osora_bench.sweep import run
 from osora_bench.training.callbacks import Diverged
 from tests.grids import cells_of, expansion_of
@@ -175,66 +174,6 @@ def test_any_key_of_trainer_and_method_is_tuned(experiments, places):
         with_loss(trial, loss)
     chosen = expansion_of("tuned", places).cells[5].config
     assert (chosen.method.peft["lora_alpha"], chosen.trainer.batch_size) == (4, 64)
-
-
-def tried_all(experiment, places, loss_of):
-    """Give every trial its loss until none is added; the expansion then."""
-    done = set()
-    while True:
-        found = expansion_of(experiment, places)
-        new = [c for c in found.cells if c.is_trial and c.run_id not in done]
-        if not new:
-            return found
-        for trial in new:
-            with_loss(trial, loss_of(trial.config))
-            done.add(trial.run_id)
-
-
-def test_a_value_that_the_model_or_the_configuration_refuses_ends_the_choice(experiments, places):
-    text = (
-        "\n".join(EXPERIMENT.splitlines()[:6])
-        + """
-  - {model: [toy], method: [osora], tune: {method.rank: [32, 64]}}
-  - {model: [toy], method: [lora], rank: [4], tune: {trainer.batch_size: [16, 8]}}
-tables:
-  tuned: {layout: tuning, title: Tuned, eval: none}
-"""
-    )
-    (experiments / "tuned.yaml").write_text(
-        text.replace("trainer.max_steps: 2", "trainer.max_steps: 2, trainer.micro_batch_size: 8")
-    )
-    found = tried_all(
-        "tuned",
-        places,
-        lambda config: (
-            1 / config.method.rank if config.method.name == "osora" else config.trainer.batch_size
-        ),
-    )
-    assert found.waiting == []
-    chosen = {c.config.method.name: c.config for c in found.cells if not c.is_trial}
-    assert (chosen["osora"].method.rank, chosen["lora"].trainer.batch_size) == (64, 8)
-    assert "edge" not in chosen["osora"].tuning
-    assert "edge" not in chosen["lora"].tuning
-    told = [line for cell in found.cells for line in cell.ended]
-    assert any("rank=64: toy osora: rank 128 is above min(d_out, d_in)" in line for line in told)
-    assert any("batch_size=8: trainer.batch_size=4 is no multiple of" in line for line in told)
-    table = tabulate.build_tables(load_experiment("tuned"), found.everything)[0][0]
-    assert any("nothing lies beyond rank=64: " in note for note in table.notes)
-
-
-def test_a_choice_at_the_end_is_marked_in_the_plan_and_the_tuning_table(
-    experiments, places, capsys
-):
-    (experiments / "tuned.yaml").write_text(
-        EXPERIMENT + "tables:\n  rates: {layout: tuning, title: Rates, eval: none}\n"
-    )
-    tried_all("tuned", places, lambda config: config.trainer.learning_rate)
-    assert main(["plan", "experiment=tuned", *places]) == 0
-    assert "chosen, rate at the end of what was tried" in capsys.readouterr().out
-    assert main(["tables", "experiment=tuned", f"out={experiments}/made", *places]) == 0
-    told = capsys.readouterr().out
-    assert "**0.0010**‡" in told or "**0.0010‡**" in told
-    assert "‡: chosen at the end of what was tried (rate: LoRA r=4)" in told
 
 
 def test_lists_that_do_not_grow_are_told_by_the_plan(experiments, places, capsys):

@@ -39,8 +39,9 @@ def _ends(rows: Sequence[Row]) -> list[str]:
         "beyond is not known."
         for what, names in at_edge.items()
     ]
+    lines += [f"{row.name}: next, but refused: {why}." for row in rows for why in row.cell.refused]
     return lines + [
-        f"{row.name}: nothing lies beyond {why}." for row in rows for why in row.cell.ended
+        f"{row.name}: chosen, the last there is: {why}." for row in rows for why in row.cell.ended
     ]
 
 
