@@ -1,6 +1,7 @@
 """Costs as a table and a figure: known records, the Pareto front by its definition, blanks."""
 
 import random
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,6 +12,7 @@ from osora_bench.reporting import figures, plots
 from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting.costs import COSTS, cost_of, pareto
 from osora_bench.reporting.layouts import costs
+from osora_bench.reporting.layouts.values import by_value
 from tests.grids import cells_of
 from tests.reporting.test_against import row
 
@@ -133,3 +135,46 @@ def test_what_cannot_be_drawn_is_told_before_anything_runs(rows, spec, message):
     with pytest.raises(UserError, match=message):
         plots.check("f", spec, rows)
     assert spec.kind in figures.KINDS
+
+
+def of_two_models(rows):
+    """LoRA and VeRA, and the same on another model that is better and dearer throughout."""
+    both = list(rows[1:3])
+    for made, right, speed in zip(rows[1:3], (36, 34), (50.0, 60.0), strict=True):
+        config = made.cell.config
+        config = replace(config, model=replace(config.model, name="two", label="Two"))
+        both.append(with_costs(replace(made.cell, config=config), right, speed, params=9000))
+    return both
+
+
+def test_costs_are_compared_within_a_model(rows):
+    table = costs.costs("t", TableSpec("costs", "T", columns=["speed"]), of_two_models(rows))
+    assert table.groups is not None
+    assert table.groups[2:] == ["Two", "Two"] != table.groups[:2]
+    assert table.best["Tokens/s"].tolist() == [False, True, False, True]
+    axes = plots.costs(FigureSpec("costs", "T", cost="speed"), of_two_models(rows)).axes[0]
+    assert [text.get_text()[:9] for text in axes.texts][2:] == ["Two, LoRA", "Two, VeRA"]
+    filled = [c.lines[0].get_markerfacecolor() == "black" for c in axes.containers]
+    assert filled == [True] * 4  # by itself each model has a front of both
+    assert "no other of the model" in axes.get_title()
+    plt.close("all")
+
+
+def test_a_forest_measures_each_method_from_its_own_model(rows):
+    axes = plots.forest(FigureSpec("forest", "T", baseline="vera"), of_two_models(rows)).axes[0]
+    names = [label.get_text().partition(" r=")[0] for label in axes.get_yticklabels()]
+    assert names[0] == "Two, LoRA"
+    assert names[1].endswith(", LoRA")
+    points = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    assert points == pytest.approx([5.0, 25.0])  # 36 - 34 and 30 - 20 of 40
+    plt.close("all")
+
+
+def test_ranks_of_two_models_stand_apart_and_none_is_lost(rows):
+    table = by_value(
+        "r", lambda c: c.method.rank, "t", TableSpec("ranks", "T"), of_two_models(rows)
+    )
+    assert table.groups is not None
+    assert table.groups[-1] == "Two"
+    shown = {value.split()[0] for label in ("LoRA", "VeRA") for value in table.frame[label]}
+    assert {"75.00", "50.00", "90.00", "85.00"} <= shown
