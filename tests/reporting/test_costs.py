@@ -1,6 +1,8 @@
 """Costs as a table and a figure: known records, the Pareto front by its definition, blanks."""
 
+import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,7 @@ from osora_bench.reporting import rows as reporting_rows
 from osora_bench.reporting.charts import of_rows
 from osora_bench.reporting.costs import COSTS, cost_of, pareto
 from osora_bench.reporting.layouts import costs
+from osora_bench.reporting.layouts.values import by_value
 from tests.grids import cells_of
 from tests.reporting.test_against import row
 
@@ -133,3 +136,45 @@ def test_what_cannot_be_drawn_is_told_before_anything_runs(rows, spec, message):
     with pytest.raises(UserError, match=message):
         figures.check("f", spec, rows)
     assert spec.kind in figures.KINDS
+
+
+def of_two_models(rows):
+    """LoRA and VeRA, and the same on another model that is better and dearer throughout."""
+    both = list(rows[1:3])
+    for made, right, speed in zip(rows[1:3], (36, 34), (50.0, 60.0), strict=True):
+        config = made.cell.config
+        config = replace(config, model=replace(config.model, name="two", label="Two"))
+        both.append(with_costs(replace(made.cell, config=config), right, speed, params=9000))
+    return both
+
+
+def test_costs_are_compared_within_a_model(rows):
+    table = costs.costs("t", TableSpec("costs", "T", columns=["speed"]), of_two_models(rows))
+    assert table.groups is not None
+    assert table.groups[2:] == ["Two", "Two"] != table.groups[:2]
+    assert table.best["Tokens/s"].tolist() == [False, True, False, True]
+    spec = of_rows.costs(FigureSpec("costs", "T", cost="speed"), of_two_models(rows))
+    values = spec["data"]["values"]
+    assert [value["name"][:9] for value in values][2:] == ["Two, LoRA", "Two, VeRA"]
+    assert [value["front"] for value in values] == [True] * 4  # each model has a front of both
+    assert "no other of its model" in json.dumps(spec)
+
+
+def test_a_forest_measures_each_method_from_its_own_model(rows):
+    spec = of_rows.forest(FigureSpec("forest", "T", baseline="vera"), of_two_models(rows))
+    values = spec["data"]["values"]
+    names = [value["name"].partition(" r=")[0] for value in values]
+    assert names[0].endswith(", LoRA")
+    assert names[1] == "Two, LoRA"
+    points = [value["points"] for value in values]
+    assert points == pytest.approx([25.0, 5.0])  # 30 - 20 and 36 - 34 of 40
+
+
+def test_ranks_of_two_models_stand_apart_and_none_is_lost(rows):
+    table = by_value(
+        "r", lambda c: c.method.rank, "t", TableSpec("ranks", "T"), of_two_models(rows)
+    )
+    assert table.groups is not None
+    assert table.groups[-1] == "Two"
+    shown = {value.split()[0] for label in ("LoRA", "VeRA") for value in table.frame[label]}
+    assert {"75.00", "50.00", "90.00", "85.00"} <= shown

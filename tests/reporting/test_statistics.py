@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from benchmarks.coverage import KINDS, simulate
+from benchmarks.coverage_sets import METHODS, SIZES, Setting, held, wrong
 from osora_bench.records import record
 from osora_bench.reporting import rows, statistics
 from osora_bench.reporting.statistics import Answers
@@ -205,3 +206,34 @@ def test_a_real_effect_is_found():
         for _ in range(100)
     ]
     assert np.mean(np.array(found) > 0) > 0.9
+
+
+LEDGERS = 200
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spread", ["alike", "apart"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_the_interval_of_a_mean_over_sets_holds_from_three_seeds(spread, sizes):
+    """No less often than the 95 % that it says, within what so many ledgers can tell."""
+    chance = np.random.default_rng(10)
+    least = scipy.stats.binom.ppf(0.001, LEDGERS, statistics.LEVEL) / LEDGERS
+    for seeds, points in itertools.product((3, 5), (0.0, 1.0, 3.0)):
+        assert held(LEDGERS, chance, sizes, Setting(spread, seeds, points)) >= least
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("better", METHODS.values(), ids=METHODS)
+def test_holm_keeps_equal_methods_together_where_seeds_suffice(better):
+    """At most in 5 % of ledgers any two are told apart, within what so many can tell."""
+    chance = np.random.default_rng(11)
+    most = scipy.stats.binom.ppf(0.999, LEDGERS, statistics.ALPHA) / LEDGERS
+    for seeds, points in ((2, 0.0), (3, 1.0), (5, 3.0)):
+        assert wrong(LEDGERS, chance, Setting("alike", seeds, points), better) <= most
+
+
+def test_two_seeds_do_not_hold_for_five_methods():
+    """As the notes below tables and docs/statistics.md say; mended, both are to go."""
+    chance = np.random.default_rng(12)
+    share = wrong(100, chance, Setting("alike", 2, 3.0), METHODS["5 equal"])
+    assert share > 0.05

@@ -1,6 +1,6 @@
 """What each kind of chart shows of the rows of an experiment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +17,7 @@ from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
 from osora_bench.reporting.layouts.against import baseline_of
 from osora_bench.reporting.numbers import mean, scientific, shown_points, signed
-from osora_bench.reporting.rows import Row
+from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.statistics import Estimate, difference
 from osora_bench.reporting.statistics import mean as mean_of
 
@@ -106,10 +106,12 @@ def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     """Avg. against a cost, of the methods that train."""
     assert spec.cost is not None
     kind = COSTS[spec.cost]
+    models = by_model(rows)
     drawn = [
-        Named(row.name, estimate, cost,
-              _told(row, estimate, **{kind.heading: kind.form.format(cost)}))
-        for row in rows
+        Named(_named(model, row, models), estimate, cost,
+              _told(row, estimate, **{kind.heading: kind.form.format(cost)}), model)
+        for model, of_model in models.items()
+        for row in of_model
         if row.cell.config.trains
         and (cost := cost_of(row, spec.cost)) is not None
         and (estimate := _estimate(row)) is not None
@@ -118,19 +120,26 @@ def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
 
 
 def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """How far each method's Avg. is from that of `baseline`, with 95 % intervals."""
-    baseline = baseline_of("figure", "forest", spec.baseline, rows)
-    own = baseline.answers(baseline.datasets)
-    gaps = []
-    for row in rows:
-        answers = row.answers(row.datasets)
-        if row is baseline or own is None or answers is None:
-            continue
-        gap = difference(answers, own)
-        interval = f"{signed(gap.points)} ({signed(gap.low)} to {signed(gap.high)})"
-        told = _told(row, None, Difference=interval)
-        gaps.append(Named(row.name, gap, 0.0, told))
-    return points.forest(spec.title, baseline.name, gaps)
+    """How far each method's Avg. is from that of its model's `baseline`, with 95 % intervals."""
+    models, gaps, baselines = by_model(rows), list[Named](), dict[str, None]()
+    for model, of_model in models.items():
+        baseline = baseline_of("figure", "forest", spec.baseline, of_model)
+        baselines[baseline.name] = None
+        own = baseline.answers(baseline.datasets)
+        for row in of_model:
+            answers = row.answers(row.datasets)
+            if row is baseline or own is None or answers is None:
+                continue
+            gap = difference(answers, own)
+            interval = f"{signed(gap.points)} ({signed(gap.low)} to {signed(gap.high)})"
+            told = _told(row, None, Difference=interval)
+            gaps.append(Named(_named(model, row, models), gap, 0.0, told, model))
+    return points.forest(spec.title, " or ".join(baselines), gaps)
+
+
+def _named(model: str, row: Row, models: Collection[str]) -> str:
+    """A method, with its model where there are several."""
+    return f"{model}, {row.name}" if len(models) > 1 else row.name
 
 
 def tuning(spec: FigureSpec, rows: Sequence[Row]) -> Spec:

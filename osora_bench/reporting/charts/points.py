@@ -16,26 +16,28 @@ ROW = 17
 
 @dataclass(frozen=True)
 class Named:
-    """A method's estimate, its cost where that is drawn, and what is told of it."""
+    """A method's estimate, its cost where that is drawn, what is told of it, and its model."""
 
     name: str
     estimate: Estimate
     cost: float = 0.0
     told: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -> Spec:
-    """Avg. with its 95 % interval against a cost; what no other matches at no more cost is filled
-    and joined by a line.
+    """Avg. with its 95 % interval against a cost; what no other of its model matches at no more
+    cost is filled and joined by a line.
 
     Args:
         less: whether less of the cost is better.
     """
-    front = pareto([(one.cost, one.estimate.points) for one in drawn], less=less)
+    front = _front(drawn, less=less)
     values = [
-        {**_value(one, one.estimate), "cost": _short(one.cost), "front": i in front}
+        {**_value(one, one.estimate), "cost": _short(one.cost), "front": i in front,
+         "model": one.model}
         for i, one in enumerate(drawn)
-    ]
+    ]  # fmt: skip
     costs = [one.cost for one in drawn] or [0.0, 1.0]
     log = min(costs) > 0 and max(costs) > 20 * min(costs)
     scale: Spec = {"type": "log"} if log else {"zero": False}
@@ -50,10 +52,16 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     front_line = {
         "transform": [{"filter": "datum.front"}],
         "mark": {"type": "line", "strokeWidth": 1, "strokeDash": [3, 3]},
-        "encoding": {"x": x, "y": y, "order": {"field": "cost", "type": "quantitative"}},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "order": {"field": "cost", "type": "quantitative"},
+            "detail": {"field": "model", "type": "nominal"},
+        },
     }
     layers = [front_line, *_names(values, x, y), *_marked(x, y, "y", values, "front")]
-    subtitle = "filled: no other has a higher accuracy at no more cost"
+    whose = " of its model" if len({one.model for one in drawn}) > 1 else ""
+    subtitle = f"filled: no other{whose} has a higher accuracy at no more cost"
     return {
         **style.chart(title, layers, subtitle=subtitle, empty=not drawn),
         "data": {"values": values},
@@ -61,9 +69,20 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     }
 
 
+def _front(drawn: Sequence[Named], *, less: bool) -> set[int]:
+    """Positions of each model's Pareto front."""
+    front: set[int] = set()
+    for model in {one.model for one in drawn}:
+        own = [i for i, one in enumerate(drawn) if one.model == model]
+        found = pareto([(drawn[i].cost, drawn[i].estimate.points) for i in own], less=less)
+        front |= {own[i] for i in found}
+    return front
+
+
 def forest(title: str, baseline: str, gaps: Sequence[Named]) -> Spec:
-    """How far each is from the baseline, the highest first."""
-    order = sorted(gaps, key=lambda one: -one.estimate.points)
+    """How far each is from the baseline, a model after the other, the highest first."""
+    models = list(dict.fromkeys(one.model for one in gaps))
+    order = sorted(gaps, key=lambda one: (models.index(one.model), -one.estimate.points))
     values = [
         {**_value(one, one.estimate),
          "beyond": one.estimate.low > 0 or one.estimate.high < 0} for one in order
@@ -107,7 +126,7 @@ def _marked(
         along: {**encoding[along], "field": "low"},
         f"{along}2": {"field": "high"},
     }
-    hidden = ("name", "points", "low", "high", "cost", "runs", full)
+    hidden = ("name", "points", "low", "high", "cost", "runs", "model", full)
     told = dict.fromkeys(key for value in values for key in value if key not in hidden)
     tooltip = [{"field": key, "type": "nominal"} for key in told]
     rule = {"mark": {"type": "rule", "strokeWidth": 1.2}, "encoding": {**encoding, **ends}}

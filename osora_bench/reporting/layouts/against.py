@@ -7,7 +7,7 @@ import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.experiments import TableSpec
-from osora_bench.reporting.layouts.notes import edge_note
+from osora_bench.reporting.layouts.notes import edge_note, two_seeds_note
 from osora_bench.reporting.numbers import probability, signed
 from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.statistics import ALPHA, difference, holm, p_values
@@ -36,7 +36,12 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         pairs += [(baseline, other) for other in others]
     frame = pd.DataFrame(lines, columns=["Method", f"{label} less it", *COLUMNS], dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    notes = [*_notes(pairs, len(set(groups)) > 1), *of_one_seed(rows), *edge_note(rows)]
+    notes = [
+        *_notes(pairs, len(set(groups)) > 1),
+        *of_one_seed(rows),
+        *two_seeds_note(rows),
+        *edge_note(rows),
+    ]
     compared_rows = [other for _, other in pairs]
     of = dict.fromkeys(frame.columns[1:], compared_rows)
     return Table(name, spec.title, frame, best, notes, apart(groups), of=of)

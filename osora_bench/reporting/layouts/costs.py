@@ -7,16 +7,17 @@ import pandas as pd
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.reporting.costs import COSTS, cost_of
+from osora_bench.reporting.layouts.against import apart
 from osora_bench.reporting.layouts.notes import edge_note
 from osora_bench.reporting.numbers import mean
 from osora_bench.reporting.reference import AVERAGE
-from osora_bench.reporting.rows import Row
+from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.table import Table
 
 
-def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
-    """A row a method: Avg., and the costs that `columns` names (all). Bold: no other row costs less
-    of it, among those that train.
+def costs(name: str, spec: TableSpec, all_rows: Sequence[Row]) -> Table:
+    """A row a method, each model's apart: Avg., and the costs that `columns` names (all). Bold: no
+    other row of the model costs less of it, among those that train.
 
     Raises:
         UserError: a cost that is not known.
@@ -25,6 +26,9 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     for column in columns:
         if column not in COSTS:
             raise UserError(f"table {name}: {unknown('cost', column, COSTS)}")
+    models = by_model(all_rows)
+    groups = [model for model, of_model in models.items() for _ in of_model]
+    rows = [row for of_model in models.values() for row in of_model]
     frame: dict[str, list[str]] = {
         "Method": [row.cell.config.method.label + row.edge for row in rows],
         "r": [str(row.cell.config.method.rank or "") for row in rows],
@@ -35,20 +39,24 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         kind, values = COSTS[column], [cost_of(row, column) for row in rows]
         frame[kind.heading] = ["" if v is None else kind.form.format(v) for v in values]
         trained = [
-            value
-            for row, value in zip(rows, values, strict=True)
-            if value is not None and row.cell.config.trains
-        ]
-        best = (min if kind.less else max)(trained, default=None)
-        marks[kind.heading] = [
-            value is not None and value == best and row.cell.config.trains
+            value if row.cell.config.trains else None
             for row, value in zip(rows, values, strict=True)
         ]
+        marks[kind.heading] = _least(groups, trained, less=kind.less)
     table = pd.DataFrame(frame, dtype=str)
     below = [*_notes(rows), *edge_note(rows)]
-    best_of_column = pd.DataFrame(marks, columns=table.columns)
+    best = pd.DataFrame(marks, columns=table.columns)
     of = dict.fromkeys(table.columns[2:], rows)
-    return Table(name, spec.title, table, best_of_column, below, of=of)
+    return Table(name, spec.title, table, best, below, apart(groups), of=of)
+
+
+def _least(groups: Sequence[str], values: Sequence[float | None], *, less: bool) -> list[bool]:
+    """Where the best of each group is."""
+    best: dict[str, float] = {}
+    for group, value in zip(groups, values, strict=True):
+        if value is not None:
+            best[group] = (min if less else max)(best.get(group, value), value)
+    return [v is not None and v == best[g] for g, v in zip(groups, values, strict=True)]
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

@@ -50,6 +50,17 @@ def edge_note(rows: Sequence[Row]) -> list[str]:
     return [f"{EDGE}: at a setting that is the first or last of those tried; beyond may be better."]
 
 
+def two_seeds_note(rows: Sequence[Row]) -> list[str]:
+    """What two seeds of several methods do not hold (docs/statistics.md)."""
+    trained = [row for row in rows if row.cell.config.trains and row.runs]
+    if len(trained) < 3 or not any(len(row.runs) == 2 for row in trained):
+        return []
+    return [
+        "Two seeds are too few for several methods: where seeds differ by points, equal methods "
+        "are told apart more often than the 5 % of Holm's adjustment (docs/statistics.md)."
+    ]
+
+
 def _precision(finished: Sequence[Row], by_set: bool) -> list[str]:
     """Of the rows whose average is of all questions that were planned."""
     full = [row for row in finished if not row.others and row.averages()]
@@ -69,6 +80,7 @@ def _precision(finished: Sequence[Row], by_set: bool) -> list[str]:
         f"standard error of {average} from the questions alone at most {error:.1f} points. "
         f"Best in bold; {TIED}: not significantly below it ({tests}, Holm over a column's pairs).",
         *alone,
+        *two_seeds_note(full),
     ]
 
 

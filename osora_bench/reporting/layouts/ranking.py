@@ -8,7 +8,7 @@ import pandas as pd
 
 from osora_bench.planning.experiments import TableSpec
 from osora_bench.reporting.layouts.against import apart, baseline_of, of_one_seed, which_test
-from osora_bench.reporting.layouts.notes import edge_note
+from osora_bench.reporting.layouts.notes import edge_note, two_seeds_note
 from osora_bench.reporting.numbers import shown_points
 from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.statistics import ALPHA, Answers, adjusted_pairs, improvement, mean
@@ -47,7 +47,12 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     frame = pd.DataFrame(lines, columns=headings, dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best.loc[first, "Avg."] = True
-    below = [*_notes(tested, label is not None), *of_one_seed(rows), *edge_note(rows)]
+    below = [
+        *_notes(tested, label is not None),
+        *of_one_seed(rows),
+        *two_seeds_note(rows),
+        *edge_note(rows),
+    ]
     of = dict.fromkeys(headings[3:], in_order)
     return Table(name, spec.title, frame, best, below, apart(groups), of=of)
 

@@ -8,10 +8,11 @@ import pandas as pd
 
 from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import TableSpec
+from osora_bench.reporting.layouts.against import apart
 from osora_bench.reporting.layouts.notes import notes_below
 from osora_bench.reporting.numbers import NOT_IN_GRID, mean_or_none
 from osora_bench.reporting.reference import AVERAGE
-from osora_bench.reporting.rows import Row, numbers_of
+from osora_bench.reporting.rows import Row, by_model, numbers_of
 from osora_bench.reporting.statistics import Answers
 from osora_bench.reporting.table import Number, Table, best_marks, tie_marks
 
@@ -23,22 +24,32 @@ def by_value(
     spec: TableSpec,
     all_rows: Sequence[Row],
 ) -> Table:
-    """Table 3: a row a rank, a column a method, Avg. inside; "-" where the grid has no such cell.
+    """Table 3: a row a rank, each model's apart, a column a method, Avg. inside; "-" where the grid
+    has no such cell.
 
     `value_of` takes what varies down the rows from a configuration, rank or another value; cells
     that have none are left out.
     """
     rows = [row for row in all_rows if value_of(row.cell.config) is not None]
     labels = {r.cell.config.method.name: r.cell.config.method.label for r in rows}
-    values = sorted({value_of(r.cell.config) for r in rows})
-    cells = {(r.cell.config.method.name, value_of(r.cell.config)): r for r in rows}
-    frame: dict[str, list[str]] = {heading: [str(value) for value in values]}
+    lines = [
+        (model, value)
+        for model, of_model in by_model(rows).items()
+        for value in sorted({value_of(r.cell.config) for r in of_model})
+    ]
+    models = [model for model, _ in lines]
+    cells = {
+        (model, r.cell.config.method.name, value_of(r.cell.config)): r
+        for model, of_model in by_model(rows).items()
+        for r in of_model
+    }
+    frame: dict[str, list[str]] = {heading: [str(value) for _, value in lines]}
     columns: dict[str, list[list[Decimal]]] = {}
     numbers: dict[str, list[Number | None]] = {}
     answers: dict[str, list[Answers | None]] = {}
     of: dict[str, Sequence[Row | None]] = {}
     for method in spec.methods or list(labels):
-        method_rows = [cells.get((method, value)) for value in values]
+        method_rows = [cells.get((model, method, value)) for model, value in lines]
         label = labels.get(method, method)
         of[label] = method_rows
         answers[label] = [row.answers(row.datasets) if row else None for row in method_rows]
@@ -50,11 +61,11 @@ def by_value(
         numbers[label] = numbers_of(
             method_rows, _only_set(rows), [mean_or_none(v) for v in columns[label]]
         )
-    best = best_marks([""] * len(values), columns).reindex(columns=list(frame), fill_value=False)
-    ties = tie_marks([""] * len(values), best, answers)
-    return Table(
-        name, spec.title, pd.DataFrame(frame), best, notes_below(rows), None, numbers, ties, of
-    )
+    best = best_marks(models, columns).reindex(columns=list(frame), fill_value=False)
+    ties = tie_marks(models, best, answers)
+    notes = notes_below(rows)
+    table = pd.DataFrame(frame)
+    return Table(name, spec.title, table, best, notes, apart(models), numbers, ties, of)
 
 
 def _with_edge(row: Row, text: str) -> str:
