@@ -43,6 +43,14 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
             value is not None and value == best and row.cell.config.trains
             for row, value in zip(rows, values, strict=True)
         ]
+    table = pd.DataFrame(frame, dtype=str)
+    best_of_column = pd.DataFrame(marks, columns=table.columns)
+    of = dict.fromkeys(table.columns[2:], rows)
+    return Table(name, spec.title, table, best_of_column, _notes(rows), of=of)
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What the numbers are of, and why some are blank."""
     notes = [
         "Medians over the seeds. Start: of the adapter, with its decompositions unless the store "
         "has them; training: the loop alone; tokens without padding; memory: the most above that "
@@ -58,7 +66,4 @@ def costs(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         notes.append(
             "Blank: not recorded, as before costs were kept, or where several processes trained."
         )
-    table = pd.DataFrame(frame, dtype=str)
-    best_of_column = pd.DataFrame(marks, columns=table.columns)
-    of = dict.fromkeys(table.columns[2:], rows)
-    return Table(name, spec.title, table, best_of_column, notes, of=of)
+    return notes
