@@ -15,7 +15,7 @@ from osora_bench.reporting.charts.lines import Axes, Point, lines
 from osora_bench.reporting.charts.points import Named
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
-from osora_bench.reporting.layouts.against import baseline_of
+from osora_bench.reporting.layouts.against import baselines_of
 from osora_bench.reporting.numbers import mean, scientific, shown_points, signed
 from osora_bench.reporting.rows import Row, by_model
 from osora_bench.reporting.statistics import Estimate, difference
@@ -120,12 +120,13 @@ def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
 
 
 def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """How far each method's Avg. is from that of its model's `baseline`, with 95 % intervals."""
-    models, gaps, baselines = by_model(rows), list[Named](), dict[str, None]()
+    """How far each method's Avg. is from that of its model's `baseline`, with 95 % intervals;
+    models without it are named as left out."""
+    models, gaps = by_model(rows), list[Named]()
+    baselines = baselines_of("figure", "forest", spec.baseline, rows)
     for model, of_model in models.items():
-        baseline = baseline_of("figure", "forest", spec.baseline, of_model)
-        baselines[baseline.name] = None
-        own = baseline.answers(baseline.datasets)
+        baseline = baselines[model]
+        own = None if baseline is None else baseline.answers(baseline.datasets)
         for row in of_model:
             answers = row.answers(row.datasets)
             if row is baseline or own is None or answers is None:
@@ -134,7 +135,9 @@ def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
             interval = f"{signed(gap.points)} ({signed(gap.low)} to {signed(gap.high)})"
             told = _told(row, None, Difference=interval)
             gaps.append(Named(_named(model, row, models), gap, 0.0, told, model))
-    return points.forest(spec.title, " or ".join(baselines), gaps)
+    names = dict.fromkeys(row.name for row in baselines.values() if row is not None)
+    without = [model for model, row in baselines.items() if row is None]
+    return points.forest(spec.title, " or ".join(names), gaps, without)
 
 
 def _named(model: str, row: Row, models: Collection[str]) -> str:

@@ -79,8 +79,12 @@ def _front(drawn: Sequence[Named], *, less: bool) -> set[int]:
     return front
 
 
-def forest(title: str, baseline: str, gaps: Sequence[Named]) -> Spec:
-    """How far each is from the baseline, a model after the other, the highest first."""
+def forest(title: str, baseline: str, gaps: Sequence[Named], without: Sequence[str] = ()) -> Spec:
+    """How far each is from the baseline, a model after the other, the highest first.
+
+    Args:
+        without: models that have no baseline to be measured from.
+    """
     models = list(dict.fromkeys(one.model for one in gaps))
     order = sorted(gaps, key=lambda one: (models.index(one.model), -one.estimate.points))
     values = [
@@ -98,7 +102,8 @@ def forest(title: str, baseline: str, gaps: Sequence[Named]) -> Spec:
     zero = {"data": {"values": [{"points": 0}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
             "encoding": {"x": x}}  # fmt: skip
     layers = [zero, *_marked(x, y, "x", values, "beyond")]
-    subtitle = "filled: the interval leaves out zero"
+    left_out = f"; left out, without {baseline}: {', '.join(without)}" if without else ""
+    subtitle = f"filled: the interval leaves out zero{left_out}"
     spec = style.chart(title, layers, subtitle=subtitle, empty=not gaps)
     return {**spec, "height": {"step": ROW} if gaps else 60, "data": {"values": values}}
 
