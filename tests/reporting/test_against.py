@@ -311,3 +311,29 @@ def test_other_settings_that_were_tried_have_a_row_each():
         [f"VeRA, r = {ranks['vera']}", "rate=0.1, d_initial=0.5", "0.9000"],
     ]
     assert table.best["Loss"].tolist() == [False, True, True]
+
+
+def test_the_lowest_is_that_of_one_choice_where_the_rank_was_tuned_too():
+    """In the order of a grid that grew: what was added last stands where its values belong."""
+    cells = {c.config.method.name: c for c in cells_of("demo")}
+    rows = []
+    for rank, schedule, alpha, loss in (
+        (8, "linear", 16, 0.5),
+        (8, "cosine", 16, 0.6),
+        (16, "linear", 16, 0.4),
+        (16, "cosine", 16, 0.7),
+        (4, "linear", 16, 0.45),
+        (8, "linear", 8, 0.3),
+    ):
+        config = cells["lora"].config
+        config = replace(config, method=replace(config.method, rank=rank))
+        tries = (f"rank={rank}", f"schedule={schedule}", f"lora_alpha={alpha}")
+        runs = [{"training": {"validation": {"rows": 8, "tokens": 16, "loss": loss}}}]
+        rows.append(reporting_rows.Row(replace(cells["lora"], config=config, tries=tries), runs))
+    table = tuning.tuning("t", TableSpec("tuning", "T"), rows)
+    assert set(table.frame["Method"]) == {"LoRA"}
+    assert table.frame["Loss"].tolist() == [
+        "0.4500", "0.3000", "0.5000", "0.6000", "0.4000", "0.7000",
+    ]  # fmt: skip
+    assert table.best["Loss"].tolist() == [False, True, False, False, False, False]
+    assert table.of["Loss"][1] is rows[-1]
