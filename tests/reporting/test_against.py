@@ -224,6 +224,20 @@ def test_a_table_without_a_pair_says_so():
     assert compared.notes[0].endswith("; p is of one comparison.")
 
 
+def test_answers_without_spread_are_no_certainty():
+    rows = one_set_rows(("One", "osora", 1, 0), ("One", "lora", 1, 0), ("One", "vera", 1, 9))
+    ranked = ranking.ranking("t", TableSpec("ranking", "T"), rows)
+    most = 100 * scipy.stats.binomtest(0, 40).proportion_ci(0.95).high
+    assert ranked.frame["95 % interval"].tolist()[1:] == [f"0.00 to {most:.2f}"] * 2
+    assert any(note.endswith("Pearson's: OSoRA r=64, LoRA r=32.") for note in ranked.notes)
+    table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
+    assert table.frame["95 % interval"][0] == "+0.00 to +0.00"
+    assert any(note.endswith("which is no certainty: LoRA r=32.") for note in table.notes)
+    told = notes.notes_below(rows[:2])[0]
+    assert "all answers of a set are alike" in told
+    assert "at most 0.0" not in told
+
+
 def test_what_is_compared_in_the_sister_table_is_named():
     rows = one_set_rows(("One", "osora", 1, 30), ("One", "lora", 1, 20), ("One", "vera", 1, 9))
     tuned = replace(rows[1].cell, config=replace(rows[1].cell.config, tuning={"tried": []}))

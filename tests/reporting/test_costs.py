@@ -111,6 +111,18 @@ def test_a_figure_of_costs_marks_the_front_and_names_every_point(rows, cost):
     assert filled == {"frozen": 1, "start": 1, "memory": 1, "forgetting": 0}.get(cost, 2)
 
 
+def test_intervals_in_figures_end_where_a_mean_does(rows):
+    cells = {c.config.method.name: c for c in cells_of("demo", ["eval.limit=40"])}
+    ends = [with_costs(cells["lora"], 39, 100.0), with_costs(cells["vera"], 1, 200.0)]
+    for spec in (
+        of_rows.costs(FigureSpec("costs", "T", cost="speed"), ends),
+        of_rows.by_setting("r", lambda c: c.method.rank, FigureSpec("ranks", "T"), ends),
+    ):
+        values = sorted(spec["data"]["values"], key=lambda value: value["low"])
+        assert values[0]["low"] == 0.0 < values[0]["high"]
+        assert values[1]["low"] < values[1]["high"] == 100.0
+
+
 def test_a_forest_is_sorted_and_fills_what_differs(rows):
     spec = of_rows.forest(FigureSpec("forest", "T", baseline="vera"), rows)
     values = spec["data"]["values"]

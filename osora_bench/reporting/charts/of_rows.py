@@ -65,7 +65,7 @@ def _in_order(drawn: Sequence[Point], rows: Sequence[Row]) -> list[Point]:
 
 def _scored(row: Row, value: float) -> Point:
     average, estimate = mean(row.averages()), _estimate(row)
-    low, high = (None, None) if estimate is None else (estimate.low, estimate.high)
+    low, high = (None, None) if estimate is None else estimate.possible
     return Point(
         row.cell.config.method.label, value, float(average), low, high, _told(row, estimate)
     )
@@ -82,7 +82,7 @@ def _told(row: Row, estimate: Estimate | None = None, **more: str) -> dict[str, 
     if row.averages():
         told["Average"] = str(mean(row.averages()))
     if estimate is not None:
-        told["95 %"] = f"{shown_points(estimate.low)} to {shown_points(estimate.high)}"
+        told["95 %"] = " to ".join(map(shown_points, estimate.possible))
     return {**told, **more, **told_runs(row)}
 
 

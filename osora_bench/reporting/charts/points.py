@@ -34,7 +34,7 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     """
     front = _front(drawn, less=less)
     values = [
-        {**_value(one, one.estimate), "cost": _short(one.cost), "front": i in front,
+        {**_value(one, *one.estimate.possible), "cost": _short(one.cost), "front": i in front,
          "model": one.model}
         for i, one in enumerate(drawn)
     ]  # fmt: skip
@@ -88,7 +88,7 @@ def forest(title: str, baseline: str, gaps: Sequence[Named], without: Sequence[s
     models = list(dict.fromkeys(one.model for one in gaps))
     order = sorted(gaps, key=lambda one: (models.index(one.model), -one.estimate.points))
     values = [
-        {**_value(one, one.estimate),
+        {**_value(one, one.estimate.low, one.estimate.high),
          "beyond": one.estimate.low > 0 or one.estimate.high < 0} for one in order
     ]  # fmt: skip
     reach = list(_reach([*values, {"low": 0, "high": 0}]))
@@ -108,12 +108,12 @@ def forest(title: str, baseline: str, gaps: Sequence[Named], without: Sequence[s
     return {**spec, "height": {"step": ROW} if gaps else 60, "data": {"values": values}}
 
 
-def _value(one: Named, estimate: Estimate) -> dict[str, Any]:
+def _value(one: Named, low: float, high: float) -> dict[str, Any]:
     return {
         "name": one.name,
-        "points": _short(estimate.points),
-        "low": _short(estimate.low),
-        "high": _short(estimate.high),
+        "points": _short(one.estimate.points),
+        "low": _short(low),
+        "high": _short(high),
         **one.told,
     }
 

@@ -116,8 +116,7 @@ def _interval(table: Table, heading: str, row: Row) -> str:
 
 def interval(estimate: Estimate) -> str:
     """`58.30 to 61.20`, within what accuracies can be."""
-    low, high = max(0.0, estimate.low), min(100.0, estimate.high)
-    return f"{shown_points(low)} to {shown_points(high)}"
+    return " to ".join(map(shown_points, estimate.possible))
 
 
 def _paper(table: Table, heading: str, index: int, reference: dict[Key, Printed]) -> str:

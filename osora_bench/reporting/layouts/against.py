@@ -125,6 +125,24 @@ def _notes(pairs: Sequence[tuple[Row, Row]], models: bool, rows: Sequence[Row]) 
         "several ran, of the seeds, and are of one comparison each; "
         f"{family}.",
         *which_test([label for label, exact in tested if exact], [n for n, e in tested if not e]),
+        *_without_spread(pairs),
+    ]
+
+
+def _without_spread(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
+    """Where all questions of a set differ alike, which an interval cannot be made of."""
+    names = [
+        other.name
+        for baseline, other in pairs
+        if (own := baseline.answers(baseline.datasets)) is not None
+        and (answers := other.answers(other.datasets)) is not None
+        and difference(own, answers).error == 0
+    ]
+    if not names:
+        return []
+    return [
+        "No question of a set differs by more than another, so that the interval has no width, "
+        f"which is no certainty: {', '.join(dict.fromkeys(names))}."
     ]
 
 

@@ -78,10 +78,15 @@ def _precision(finished: Sequence[Row], by_set: bool) -> list[str]:
         if tests else ""
     )  # fmt: skip
     average = "Avg." if len(sets) > 1 else "a value"
+    chance = (
+        f"standard error of {average} from the questions alone at most {error:.1f} points"
+        if error > 0
+        else "all answers of a set are alike, and their spread does not say how far chance may move"
+        f" {average}"
+    )
     alone = ["What is said of one seed is of that adapter alone."] if least == 1 and trained else []
     return [
-        f"n = {counts} questions; {runs}; "
-        f"standard error of {average} from the questions alone at most {error:.1f} points.{tied}",
+        f"n = {counts} questions; {runs}; {chance}.{tied}",
         *alone,
         *two_seeds_note(full),
     ]

@@ -91,9 +91,7 @@ def possible_ranks(methods: Sequence[Answers]) -> list[tuple[int, int]]:
 
 def _line(row: Row, answers: Answers) -> list[str]:
     estimate = mean(answers)
-    interval = (
-        f"{shown_points(max(0.0, estimate.low))} to {shown_points(min(100.0, estimate.high))}"
-    )
+    interval = " to ".join(map(shown_points, estimate.possible))
     return [*_names(row), str(answers.seeds), shown_points(estimate.points), interval]
 
 
@@ -124,7 +122,8 @@ def _notes(
         return nothing_to_compare(rows)
     lines = [
         "Interval: of the method's own Avg., over its questions and, where several ran, seeds; "
-        "methods whose intervals overlap may still differ, question by question."
+        "methods whose intervals overlap may still differ, question by question.",
+        *_alike(models),
     ]
     if max(counts) < 2:
         return [*lines, *nothing_to_compare(rows)]
@@ -146,6 +145,22 @@ def _notes(
             "apart what these ranks leave open."
         )
     return lines
+
+
+def _alike(models: Mapping[str, Sequence[tuple[Row, Answers]]]) -> list[str]:
+    """Whose interval is not made of a spread."""
+    alike = [
+        row.name
+        for compared in models.values()
+        for row, answers in compared
+        if mean(answers).exact is not None
+    ]
+    if not alike:
+        return []
+    return [
+        "All right or all wrong in each set, so that the interval is Clopper and Pearson's: "
+        f"{', '.join(dict.fromkeys(alike))}."
+    ]
 
 
 def _tests(models: Mapping[str, Sequence[tuple[Row, Answers]]]) -> list[str]:
