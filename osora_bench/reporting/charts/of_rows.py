@@ -1,5 +1,6 @@
 """What each kind of chart shows of the rows of an experiment."""
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from statistics import fmean
 from typing import Any
@@ -30,45 +31,59 @@ SAMPLES = 60
 def by_setting(
     axis: str, value_of: Callable[[Config], float | None], spec: FigureSpec, rows: Sequence[Row]
 ) -> Spec:
-    """Avg. by a setting with its 95 % interval, a line a method. Rows without a value of the
-    setting, or without an average, are left out."""
-    shown = _methods(spec.methods, [row for row in rows if row.averages()])
+    """Avg. by a setting with its 95 % interval, a line a method and model. Rows without a value of
+    the setting, or without an average, are left out."""
+    shown = _methods(spec.methods, _series([row for row in rows if row.averages()]))
     drawn = [
-        _scored(row, value) for row in shown if (value := value_of(row.cell.config)) is not None
+        _scored(series, row, value)
+        for series, row in shown
+        if (value := value_of(row.cell.config)) is not None
     ]
     drawn.sort(key=lambda point: point.x)
     ticks = sorted({point.x for point in drawn})
     axes = Axes(axis, "accuracy, %", log_x=True, ticks=ticks)
     subtitle = "vertical: 95 % intervals, side by side" if drawn else ""
-    return lines(spec.title, axes, _in_order(drawn, shown), subtitle=subtitle)
+    order = list(dict.fromkeys(series for series, _ in shown))
+    drawn.sort(key=lambda point: order.index(point.series))
+    return lines(spec.title, axes, drawn, subtitle=subtitle)
 
 
-def _methods(wanted: Sequence[str] | None, rows: Sequence[Row]) -> list[Row]:
-    """The rows of the methods that are drawn: those wanted in this order, or of all as many as can
-    be told apart, those with the highest averages."""
-    names = list(dict.fromkeys(row.cell.config.method.name for row in rows))
+Series = list[tuple[str, Row]]
+"""Rows, each with the name of the line that it is a point of."""
+
+
+def _series(rows: Sequence[Row]) -> Series:
+    """By method, with the model where there are several."""
+    models = by_model(rows)
+    return [
+        (_with_model(model, row.cell.config.method.label, models), row)
+        for model, of_model in models.items()
+        for row in of_model
+    ]
+
+
+def _methods(wanted: Sequence[str] | None, rows: Series) -> Series:
+    """The lines that are drawn: of the methods that are wanted in this order, or of all as many as
+    can be told apart, those with the highest averages."""
     if wanted is not None:
-        names = [name for name in wanted if name in names]
-    elif len(names) > style.MOST_SERIES:
-        best: dict[str, Any] = {}
-        for row in rows:
-            name, value = row.cell.config.method.name, mean(row.averages())
-            best[name] = max(best.get(name, value), value)
+        return [
+            (name, row) for method in wanted for name, row in rows
+            if row.cell.config.method.name == method
+        ]  # fmt: skip
+    best: dict[str, Any] = {}
+    for name, row in rows:
+        value = mean(row.averages())
+        best[name] = max(best.get(name, value), value)
+    names = list(best)
+    if len(names) > style.MOST_SERIES:
         names = sorted(names, key=lambda name: -best[name])[: style.MOST_SERIES]
-    return [row for name in names for row in rows if row.cell.config.method.name == name]
+    return [(name, row) for name in names for series, row in rows if series == name]
 
 
-def _in_order(drawn: Sequence[Point], rows: Sequence[Row]) -> list[Point]:
-    order = list(dict.fromkeys(row.cell.config.method.label for row in rows))
-    return sorted(drawn, key=lambda point: order.index(point.series))
-
-
-def _scored(row: Row, value: float) -> Point:
+def _scored(series: str, row: Row, value: float) -> Point:
     average, estimate = mean(row.averages()), _estimate(row)
     low, high = (None, None) if estimate is None else estimate.possible
-    return Point(
-        row.cell.config.method.label, value, float(average), low, high, _told(row, estimate)
-    )
+    return Point(series, value, float(average), low, high, _told(row, estimate))
 
 
 def _estimate(row: Row) -> Estimate | None:
@@ -141,18 +156,28 @@ def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
 
 
 def _named(model: str, row: Row, models: Collection[str]) -> str:
-    """A method, with its model where there are several."""
-    return f"{model}, {row.name}" if len(models) > 1 else row.name
+    """A method and its rank, with its model where there are several."""
+    return _with_model(model, row.name, models)
+
+
+def _with_model(model: str, name: str, models: Collection[str]) -> str:
+    return f"{model}, {name}" if len(models) > 1 else name
+
+
+def _named_rows(rows: Sequence[Row]) -> Series:
+    """By method and rank, with the model where there are several."""
+    models = by_model(rows)
+    return [(_named(model, row, models), row) for model, own in models.items() for row in own]
 
 
 def tuning(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """The loss on held-out rows by learning rate, a line a method and rank."""
+    """The loss on held-out rows by learning rate, a line a method, rank and model."""
     drawn = [
-        Point(row.name, row.cell.config.trainer.learning_rate, fmean(losses), None, None, told)
-        for row in rows
+        Point(name, row.cell.config.trainer.learning_rate, fmean(losses), None, None, told)
+        for name, row in _named_rows(rows)
         if (losses := _losses(row))
         for told in [{
-            "Method": row.name,
+            "Method": name,
             "Rate": scientific(row.cell.config.trainer.learning_rate),
             "Loss": f"{fmean(losses):.4f}", **told_runs(row),
         }]
@@ -182,8 +207,8 @@ def _losses(row: Row) -> list[float]:
 
 
 def losses(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """The training loss by step, mean over the seeds, a line a method and rank."""
-    curves = {row.name: (row, curve) for row in rows if (curve := _curve(row))}
+    """The training loss by step, mean over the seeds, a line a method, rank and model."""
+    curves = {name: (row, curve) for name, row in _named_rows(rows) if (curve := _curve(row))}
     kept = sorted(curves, key=lambda name: curves[name][1][-1][1])[: style.MOST_SERIES]
     drawn = [
         Point(name, step, loss, None, None,
@@ -216,16 +241,22 @@ def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Spec:
     from osora_bench.models import counting
 
     drawn = []
+    models = list(dict.fromkeys(cell.config.model.label for cell in cells))
     names = list(dict.fromkeys(cell.config.method.name for cell in cells))
-    for name in spec.methods or names:
-        configs = [c.config for c in cells if c.config.method.name == name]
+    for name, model in itertools.product(spec.methods or names, models):
+        configs = [
+            c.config for c in cells
+            if (c.config.method.name, c.config.model.label) == (name, model)
+        ]  # fmt: skip
+        if not configs:
+            continue
         ranks = [config.method.rank or 0 for config in configs]
         counts = [counting.count(config).trainable for config in configs]
-        series = growth(configs[0].method.label, ranks, counts)
+        label = _with_model(model, configs[0].method.label, models)
+        series = growth(label, ranks, counts)
         drawn += [
             Point(series, rank, count, None, None,
-                  {"Method": configs[0].method.label, "Rank": str(rank),
-                   "Trainable": f"{count:,}"})
+                  {"Method": label, "Rank": str(rank), "Trainable": f"{count:,}"})
             for rank, count in zip(ranks, counts, strict=True)
         ]  # fmt: skip
     ticks = sorted({point.x for point in drawn})
@@ -258,12 +289,11 @@ def recorded_parameters(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
 
 
 def by_set(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """A group of bars a set, a bar a method, and the paper's where it has one."""
+    """A group of bars a set, a bar a method and model, and the paper's where it has one."""
     printed = reference.load_reference(spec.reference) if spec.reference is not None else {}
     datasets = rows[0].cell.config.eval.datasets
     drawn = []
-    for row in rows:
-        label = row.cell.config.method.label
+    for label, row in _series(rows):
         for dataset in datasets:
             values, key = row.values(dataset.name), row.key(dataset.label)
             if values:
