@@ -204,6 +204,9 @@ def test_only_tests_that_some_pair_had_are_named():
     below = ranking.ranking("t", TableSpec("ranking", "T"), rows).notes
     assert any("one set): pairs of OSoRA, LoRA on One; Student" in note for note in below)
     assert "(McNemar between rows of one run, else paired t, Holm" in notes.notes_below(rows)[0]
+    held = against.against("t", TableSpec("against", "T", baseline="osora"), rows).notes
+    assert "one set): LoRA on One; Student" in held[1]
+    assert held[1].endswith(": LoRA on Two.")
     (alone,) = ([note for note in notes.notes_below(rows[:1]) if "n = 40" in note],)
     assert "Holm" not in alone[0]
 

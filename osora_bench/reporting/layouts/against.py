@@ -106,7 +106,7 @@ def _lines(label: str, baseline: Row | None, others: Sequence[Row]) -> list[list
 def _notes(pairs: Sequence[tuple[Row, Row]], models: bool, rows: Sequence[Row]) -> list[str]:
     """What the intervals and tests hold, and which test each pair had."""
     tested = [
-        (other.cell.config.method.label, own.single and answers.single)
+        (_told(other, models), own.single and answers.single)
         for baseline, other in pairs
         if (own := baseline.answers(baseline.datasets)) is not None
         and (answers := other.answers(other.datasets)) is not None
@@ -127,6 +127,12 @@ def _notes(pairs: Sequence[tuple[Row, Row]], models: bool, rows: Sequence[Row]) 
         *which_test([label for label, exact in tested if exact], [n for n, e in tested if not e]),
         *_without_spread(pairs),
     ]
+
+
+def _told(row: Row, models: bool) -> str:
+    """A method, with its model where there are several."""
+    config = row.cell.config
+    return f"{config.method.label} on {config.model.label}" if models else config.method.label
 
 
 def _without_spread(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
