@@ -30,8 +30,8 @@ from osora_bench.reporting.rows import rows as rows_of
 
 KINDS: dict[str, Callable[[FigureSpec, Sequence[Row]], Spec]] = {
     "bars": of_rows.by_set,
-    "ranks": partial(of_rows.by_setting, "rank r", lambda config: config.method.rank),
-    "rows": partial(of_rows.by_setting, "training rows", lambda config: config.task.max_rows),
+    "ranks": partial(of_rows.by_setting, "ranks"),
+    "rows": partial(of_rows.by_setting, "rows"),
     "costs": of_rows.costs,
     "forest": of_rows.forest,
     "tuning": of_rows.tuning,

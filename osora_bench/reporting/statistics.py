@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from osora_bench.reporting.numbers import shown_points
+
 LEVEL = 0.95
 """Of all intervals."""
 ALPHA = 1 - LEVEL
@@ -118,6 +120,11 @@ class Estimate:
     def possible(self) -> tuple[float, float]:
         """The ends of a mean's interval, none beyond what a mean can be."""
         return max(0.0, self.low), min(100.0, self.high)
+
+    @property
+    def told(self) -> str:
+        """A mean's interval: `58.30 to 61.20`."""
+        return " to ".join(map(shown_points, self.possible))
 
 
 def mean(answers: Answers) -> Estimate:
@@ -252,6 +259,17 @@ def adjusted_pairs(methods: Sequence[Answers]) -> Matrix:
     if count > 1:
         result[above] = holm(p_values(methods)[above])
     return np.minimum(result, result.T)
+
+
+def comparisons(own: Answers, others: Sequence[Answers]) -> list[tuple[Estimate, float]]:
+    """How far one method's Avg. is from each other's, and p, adjusted for all of them (Holm)."""
+    adjusted = holm([p_values([own, other])[0, 1] for other in others])
+    return [(difference(own, other), float(p)) for other, p in zip(others, adjusted, strict=True)]
+
+
+def verdict(gap: Estimate, p: float) -> str:
+    """What a test says of the first of two methods: it wins, ties or loses."""
+    return "ties" if p >= ALPHA else "wins" if gap.points > 0 else "loses"
 
 
 def improvement(first: Answers, second: Answers) -> float:

@@ -20,7 +20,7 @@ from osora_bench.reporting.layouts import against, costs, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
-from osora_bench.reporting.rows import Row, recorded_rows, rows, selected
+from osora_bench.reporting.rows import VARIED, Row, recorded_rows, rows, selected
 from osora_bench.reporting.table import TUNED, Table
 
 COMPARING = ("against", "ranking")
@@ -93,9 +93,9 @@ def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
     layouts: dict[str, Callable[[str, TableSpec, Sequence[Row]], Table]] = {
         "methods": by_method,
-        "ranks": partial(by_value, "r", lambda config: config.method.rank),
-        "rows": partial(by_value, "Rows", lambda config: config.task.max_rows),
-        "rates": partial(by_value, "Rate", lambda config: config.trainer.learning_rate),
+        "ranks": partial(by_value, "r", VARIED["ranks"]),
+        "rows": partial(by_value, "Rows", VARIED["rows"]),
+        "rates": partial(by_value, "Rate", VARIED["rates"]),
         "tuning": tuning.tuning,
         "against": against.against,
         "ranking": ranking.ranking,

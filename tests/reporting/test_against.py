@@ -65,17 +65,22 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
         against.against("t", TableSpec("against", "T", baseline="osra"), rows)
 
 
-def test_p_is_adjusted_for_all_methods_of_the_table(cell):
-    """One set, one seed: McNemar's exact test, of two comparisons by Holm."""
+def cells_on_one_set():
+    """By method a cell of the demo, with one set of 40 questions."""
     cells = {
         c.config.method.name: c for c in cells_of("demo", ["eval.without=[commonsenseqa-toy]"])
     }
     suite = cells["osora"].config.eval
     one_set = replace(suite, datasets=[replace(suite.datasets[0], questions=40)])
+    return {n: replace(c, config=replace(c.config, eval=one_set)) for n, c in cells.items()}
+
+
+def test_p_is_adjusted_for_all_methods_of_the_table(cell):
+    """One set, one seed: McNemar's exact test, of two comparisons by Holm."""
+    cells = cells_on_one_set()
     rows = []
     for method, right in (("osora", 30), ("lora", 20), ("vera", 27), ("pissa", 0)):
-        chosen = replace(cells[method], config=replace(cells[method].config, eval=one_set))
-        rows.append(row(chosen, [[[i < right for i in range(40)]]] if right else []))
+        rows.append(row(cells[method], [[[i < right for i in range(40)]]] if right else []))
     table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
     raw = [scipy.stats.binomtest(0, n).pvalue for n in (10, 3)]
     assert table.frame["p (Holm)"].tolist() == [f"{2 * raw[0]:.3f}", f"{raw[1]:.3f}", ""]
@@ -85,11 +90,7 @@ def test_p_is_adjusted_for_all_methods_of_the_table(cell):
 
 def test_every_pairs_test_is_named_and_the_same_in_both_tables(cell):
     """One method of two seeds beside three of one, on one set."""
-    cells = {
-        c.config.method.name: c for c in cells_of("demo", ["eval.without=[commonsenseqa-toy]"])
-    }
-    suite = cells["osora"].config.eval
-    one_set = replace(suite, datasets=[replace(suite.datasets[0], questions=40)])
+    cells = cells_on_one_set()
     rows = []
     for method, seeds, right in (
         ("osora", 1, 30),
@@ -97,8 +98,7 @@ def test_every_pairs_test_is_named_and_the_same_in_both_tables(cell):
         ("vera", 2, 24),
         ("dora", 1, 20),
     ):
-        chosen = replace(cells[method], config=replace(cells[method].config, eval=one_set))
-        rows.append(row(chosen, [[[i < right for i in range(40)]]] * seeds))
+        rows.append(row(cells[method], [[[i < right for i in range(40)]]] * seeds))
     table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
     assert "p is adjusted (Holm) for the table's 3 comparisons; a ranking's" in table.notes[0]
     exact, others = table.notes[1].split("; ")

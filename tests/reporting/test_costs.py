@@ -117,7 +117,7 @@ def test_intervals_in_figures_end_where_a_mean_does(rows):
     ends = [with_costs(cells["lora"], 39, 100.0), with_costs(cells["vera"], 1, 200.0)]
     for spec in (
         of_rows.costs(FigureSpec("costs", "T", cost="speed"), ends),
-        of_rows.by_setting("r", lambda c: c.method.rank, FigureSpec("ranks", "T"), ends),
+        of_rows.by_setting("ranks", FigureSpec("ranks", "T"), ends),
     ):
         values = sorted(spec["data"]["values"], key=lambda value: value["low"])
         assert values[0]["low"] == 0.0 < values[0]["high"]
@@ -211,7 +211,7 @@ def test_figures_of_two_models_have_a_line_each_and_name_them(rows):
     (one, _, two, _) = of_two_models(rows)
     both = [*at_ranks(one, 30, 36), *at_ranks(two, 10, 20)]
     label = one.cell.config.model.label
-    spec = of_rows.by_setting("r", lambda c: c.method.rank, FigureSpec("ranks", "T"), both)
+    spec = of_rows.by_setting("ranks", FigureSpec("ranks", "T"), both)
     lines: dict[str, list[float]] = {}
     for value in spec["data"]["values"]:
         lines.setdefault(value["series"], []).append(value["y"])
@@ -225,9 +225,9 @@ def test_figures_of_two_models_have_a_line_each_and_name_them(rows):
     assert f"{label}, LoRA" in text
     assert "Two, LoRA" in text
     assert (
-        of_rows.by_setting(
-            "r", lambda c: c.method.rank, FigureSpec("ranks", "T", methods=["lora"]), both[:2]
-        )["data"]["values"][0]["series"]
+        of_rows.by_setting("ranks", FigureSpec("ranks", "T", methods=["lora"]), both[:2])["data"][
+            "values"
+        ][0]["series"]
         == "LoRA"
     )
 

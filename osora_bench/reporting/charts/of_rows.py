@@ -1,12 +1,11 @@
 """What each kind of chart shows of the rows of an experiment."""
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean
 from typing import Any
 
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import FigureSpec
 from osora_bench.records.record import held_out_loss
 from osora_bench.reporting import reference
@@ -17,8 +16,8 @@ from osora_bench.reporting.charts.points import Named
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
 from osora_bench.reporting.layouts.against import baselines_of
-from osora_bench.reporting.numbers import mean, scientific, shown_points, signed
-from osora_bench.reporting.rows import Row, by_model
+from osora_bench.reporting.numbers import mean, scientific, signed
+from osora_bench.reporting.rows import VARIED, Row, by_model
 from osora_bench.reporting.statistics import Estimate, difference
 from osora_bench.reporting.statistics import mean as mean_of
 
@@ -26,22 +25,22 @@ MOST_RUNS = 4
 """Runs that are named where a pointer rests."""
 SAMPLES = 60
 """Points of a loss curve that are shown."""
+AXES = {"ranks": "rank r", "rows": "training rows", "rates": "learning rate"}
+"""What the settings of `VARIED` are called."""
 
 
-def by_setting(
-    axis: str, value_of: Callable[[Config], float | None], spec: FigureSpec, rows: Sequence[Row]
-) -> Spec:
-    """Avg. by a setting with its 95 % interval, a line a method and model. Rows without a value of
-    the setting, or without an average, are left out."""
+def by_setting(kind: str, spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """Avg. by the setting of a kind (`VARIED`) with its 95 % interval, a line a method and model.
+    Rows without a value of the setting, or without an average, are left out."""
     shown = _methods(spec.methods, _series([row for row in rows if row.averages()]))
     drawn = [
         _scored(series, row, value)
         for series, row in shown
-        if (value := value_of(row.cell.config)) is not None
+        if (value := VARIED[kind](row.cell.config)) is not None
     ]
     drawn.sort(key=lambda point: point.x)
     ticks = sorted({point.x for point in drawn})
-    axes = Axes(axis, "accuracy, %", log_x=True, ticks=ticks)
+    axes = Axes(AXES[kind], "accuracy, %", log_x=True, ticks=ticks)
     subtitle = "vertical: 95 % intervals, side by side" if drawn else ""
     order = list(dict.fromkeys(series for series, _ in shown))
     drawn.sort(key=lambda point: order.index(point.series))
@@ -97,7 +96,7 @@ def _told(row: Row, estimate: Estimate | None = None, **more: str) -> dict[str, 
     if row.averages():
         told["Average"] = str(mean(row.averages()))
     if estimate is not None:
-        told["95 %"] = " to ".join(map(shown_points, estimate.possible))
+        told["95 %"] = estimate.told
     return {**told, **more, **told_runs(row)}
 
 

@@ -34,7 +34,7 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     """
     front = _front(drawn, less=less)
     values = [
-        {**_value(one, *one.estimate.possible), "cost": _short(one.cost), "front": i in front,
+        {**_value(one, *one.estimate.possible), "cost": style.short(one.cost), "front": i in front,
          "model": one.model}
         for i, one in enumerate(drawn)
     ]  # fmt: skip
@@ -111,15 +111,11 @@ def forest(title: str, baseline: str, gaps: Sequence[Named], without: Sequence[s
 def _value(one: Named, low: float, high: float) -> dict[str, Any]:
     return {
         "name": one.name,
-        "points": _short(one.estimate.points),
-        "low": _short(low),
-        "high": _short(high),
+        "points": style.short(one.estimate.points),
+        "low": style.short(low),
+        "high": style.short(high),
         **one.told,
     }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
 
 
 def _marked(
@@ -154,9 +150,9 @@ def _around(low: float, high: float, *, log: bool) -> list[float]:
     """From where to where an axis goes, with a little room at both ends."""
     if log:
         room = (high / low) ** 0.05
-        return [_short(low / room), _short(high * room)]
+        return [style.short(low / room), style.short(high * room)]
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-    return [_short(low - room), _short(high + room)]
+    return [style.short(low - room), style.short(high + room)]
 
 
 def _reach(values: Sequence[dict[str, Any]]) -> tuple[float, float]:
@@ -165,7 +161,7 @@ def _reach(values: Sequence[dict[str, Any]]) -> tuple[float, float]:
     low = min(value["low"] for value in values)
     high = max(value["high"] for value in values)
     room = (high - low) * 0.05 or 1.0
-    return _short(low - room), _short(high + room)
+    return style.short(low - room), style.short(high + room)
 
 
 CHARACTER = 5.5
@@ -197,7 +193,7 @@ def _names(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
         side, shift, box = _free(across, along, CHARACTER * len(value["name"]), taken, rules)
         taken.append(box)
         low, high = y["scale"]["domain"]
-        moved = _short(value["points"] + shift * (high - low) / style.HEIGHT)
+        moved = style.short(value["points"] + shift * (high - low) / style.HEIGHT)
         labels.append(
             {"name": value["name"], "cost": value["cost"], "points": moved, "side": side,
              "from": value["points"]}

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from osora_bench.common.errors import UserError, unknown
@@ -10,7 +9,7 @@ from osora_bench.planning.experiments import TableSpec
 from osora_bench.reporting.layouts.notes import edge_note, two_seeds_note
 from osora_bench.reporting.numbers import probability, signed
 from osora_bench.reporting.rows import Row, by_model
-from osora_bench.reporting.statistics import ALPHA, difference, holm, p_values
+from osora_bench.reporting.statistics import comparisons, difference, verdict
 from osora_bench.reporting.table import Table
 
 COLUMNS = ("95 % interval", "p (Holm)", "so")
@@ -89,16 +88,15 @@ def without_note(baselines: Mapping[str, Row | None]) -> list[str]:
 def _lines(label: str, baseline: Row | None, others: Sequence[Row]) -> list[list[str]]:
     own = None if baseline is None else baseline.answers(baseline.datasets)
     compared = [None if own is None else row.answers(row.datasets) for row in others]
-    raw = [p_values([own, a])[0, 1] for a in compared if own is not None and a is not None]
-    adjusted = iter(holm(np.array(raw)))
+    scored = [answers for answers in compared if answers is not None]
+    tested = iter([] if own is None else comparisons(own, scored))
     lines = []
     for row, answers in zip(others, compared, strict=True):
         cells = ["", "", "", ""]
         if own is not None and answers is not None:
-            gap, p = difference(own, answers), next(adjusted)
-            so = "ties" if p >= ALPHA else "wins" if gap.points > 0 else "loses"
+            gap, p = next(tested)
             interval = f"{signed(gap.low)} to {signed(gap.high)}"
-            cells = [signed(gap.points), interval, probability(p), f"{label} {so}"]
+            cells = [signed(gap.points), interval, probability(p), f"{label} {verdict(gap, p)}"]
         lines.append([row.name + row.edge, *cells])
     return lines
 

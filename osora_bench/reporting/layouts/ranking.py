@@ -91,8 +91,8 @@ def possible_ranks(methods: Sequence[Answers]) -> list[tuple[int, int]]:
 
 def _line(row: Row, answers: Answers) -> list[str]:
     estimate = mean(answers)
-    interval = " to ".join(map(shown_points, estimate.possible))
-    return [*_names(row), str(answers.seeds), shown_points(estimate.points), interval]
+    points = shown_points(estimate.points)
+    return [*_names(row), str(answers.seeds), points, estimate.told]
 
 
 def _names(row: Row) -> list[str]:
