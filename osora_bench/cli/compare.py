@@ -202,6 +202,7 @@ def _rates(text: str | None, own: float) -> list[float]:
 
 def _matched(methods: Sequence[str], others: Sequence[str], budget: int) -> dict[str, int]:
     """The rank of each method, and how near it comes."""
+    _check_ranked(methods, others, budget)
     from osora_bench.models.matching import matched_rank  # torch
 
     ranks = {}
@@ -211,3 +212,20 @@ def _matched(methods: Sequence[str], others: Sequence[str], budget: int) -> dict
             f"{method}: rank {ranks[method]} trains {found:,}, {100 * (found / budget - 1):+.1f} %"
         )
     return ranks
+
+
+def _check_ranked(methods: Sequence[str], others: Sequence[str], budget: int) -> None:
+    """Raise UserError for methods without a rank, all of them."""
+    with composer():
+        ranked = {
+            method: resolve(compose([f"method={method}", *others], method), method).method.rank
+            for method in methods
+        }
+    without = [method for method, rank in ranked.items() if rank is None]
+    if without:
+        left = ",".join(method for method in methods if method not in without)
+        hint = f"leave them out, methods={left}, or " if left else ""
+        raise UserError(
+            f"budget={budget}: no rank to match it with: {', '.join(without)}; {hint}compare "
+            "without budget"
+        )

@@ -16,7 +16,8 @@ usage: osora-bench leakage experiment=NAME [KEY=VALUE ...]
 
 For every task and suite of an experiment, how many questions of each set stand whole in a training
 row, and how many others share 13 words in a row with one (docs/data.md). Whole: the question
-itself; an option or a passage that recurs counts in part only. Nothing is trained.
+itself; an option or a passage that recurs counts in part only. Nothing is trained: it takes
+the rows and the questions, no model and no GPU.
 
 {CELLS_HELP}""",
 }
@@ -42,10 +43,10 @@ def leakage_verb(arguments: Sequence[str]) -> int:
 def _print(cells: Sequence[Cell]) -> None:
     """A line a task, suite and set; of the seed that comes first."""
     from osora_bench.pipeline.leakage import overlaps  # OpenCompass and torch
-    from osora_bench.pipeline.preflight import check_cells
+    from osora_bench.pipeline.preflight import check_data
     from osora_bench.pipeline.session import Session
 
-    check_cells(cells, None, here=True)
+    check_data(cells)
     session = Session()
     print("| task | suite | set | questions | whole | in part |\n|:--|:--|:--|--:|--:|--:|")
     for cell in cells:

@@ -22,6 +22,13 @@ def check_suite(suite: EvalConfig, folder: Path, how: str) -> None:
     answers, with the questions, may not lie in `folder`; `how` says by what another is named."""
     if suite.backend == "vllm":
         check_installed()
+    check_files(suite)
+    if any(gated(file) for dataset in suite.chosen for file in dataset.files):
+        refuse_committable(folder / "answers", how)
+
+
+def check_files(suite: EvalConfig) -> None:
+    """Raise UserError with every file of a suite that is missing."""
     missing = {
         f"{dataset.name}: {line}": dataset.name
         for dataset in suite.chosen
@@ -34,5 +41,3 @@ def check_suite(suite: EvalConfig, folder: Path, how: str) -> None:
         if len(names) < len(suite.chosen):
             lines.append(f"eval.without=[{','.join(names)}] scores the others")
         raise UserError("\n".join(lines))
-    if any(gated(file) for dataset in suite.chosen for file in dataset.files):
-        refuse_committable(folder / "answers", how)

@@ -24,7 +24,8 @@ def matched_rank(overrides: Sequence[str], budget: int) -> tuple[int, int]:
         UserError: the method has no rank, cannot be counted on the model, or trains more than half
             the budget too many or too few at every rank.
     """
-    where = " ".join(overrides)
+    chosen = dict(override.partition("=")[::2] for override in overrides)
+    where = f"{chosen.get('method')} on {chosen.get('model')}"
 
     def count(rank: int) -> int | None:
         """None where the method or the model has no such rank."""
@@ -41,7 +42,7 @@ def matched_rank(overrides: Sequence[str], budget: int) -> tuple[int, int]:
         composed = compose(overrides, where)
         (own,) = vary(composed.copy(), [{}], where)
         if own.method.rank is None:
-            raise UserError(f"{where}: it has no rank to match {budget} parameters with")
+            raise UserError(f"{where}: it has no rank to match {budget:,} parameters with")
         rank, found = nearest(count, budget)
         if found == 0:
             counting.count(with_rank(own.method.rank))  # says why

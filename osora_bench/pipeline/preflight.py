@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from osora_bench.common.claim import check_locks
 from osora_bench.common.errors import UserError
 from osora_bench.common.files import check_open, check_writable
-from osora_bench.evaluation.checks import check_suite
+from osora_bench.evaluation.checks import check_files, check_suite
 from osora_bench.models.adapter_config import check_start, hooks, own_optimizer, start
 from osora_bench.pipeline import tracker
 from osora_bench.planning.cell import Cell
@@ -20,11 +20,14 @@ from osora_bench.training.checks import (
     check_turns,
 )
 
+Checks = Sequence[tuple[Callable[[Cell], object], Sequence[Cell]]]
+"""Each with the cells that it is tried on."""
+
 
 def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = True) -> None:
     """Raise UserError with every reason why the cells cannot run now on this machine; or, if it is
     not `here` that they will run, on others that see its files."""
-    by_data = {json.dumps(plain([c.config.task, c.config.eval, c.config.trains])): c for c in cells}
+    by_data = _by_data(cells)
     by_trainer = {(c.config.trainer.optimizer, c.config.trainer.schedule): c for c in cells}
     by_place = {(c.paths.runs, c.ledger): c for c in cells}
     by_dialogues = {
@@ -35,13 +38,12 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         for c in cells
     }
     by_model = {json.dumps(plain(c.config.model)): c for c in cells}
-    problems: dict[str, None] = {}
-    checks: tuple[tuple[Callable[[Cell], object], Sequence[Cell]], ...] = (
+    checks: Checks = (
         (_check_place, list(by_place.values())),
         (_check_folders, cells),
         (_check_store, cells),
-        (check_rows, list(by_data.values())),
-        (_check_suite, list(by_data.values())),
+        (check_rows, by_data),
+        (_check_suite, by_data),
         (check_optimizer, list(by_trainer.values())),
         (check_attention, list(by_attention.values()) if here else []),
         (_check_device, cells if here else []),
@@ -55,6 +57,32 @@ def check_cells(cells: Sequence[Cell], hint: str | None = None, here: bool = Tru
         (_check_merge, cells),
         (check_sharing, [c for c in cells if c.config.processes > 1]),
     )
+    _refuse(checks, hint)
+
+
+def check_data(cells: Sequence[Cell]) -> None:
+    """Raise UserError with every reason why the rows and questions of cells cannot be read; what
+    their training takes (models, a GPU, libraries) is not asked."""
+    by_data = _by_data(cells)
+    by_runs = {c.paths.runs: c for c in cells}
+    _refuse(
+        (
+            (lambda cell: check_writable(cell.paths.runs), list(by_runs.values())),
+            (check_rows, by_data),
+            (lambda cell: check_files(cell.config.eval), by_data),
+        )
+    )
+
+
+def _by_data(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell of those that read the same files."""
+    parts = ((c, [c.config.task, c.config.eval, c.config.trains]) for c in cells)
+    return list({json.dumps(plain(part)): c for c, part in parts}.values())
+
+
+def _refuse(checks: Checks, hint: str | None = None) -> None:
+    """Raise UserError with all that the checks find."""
+    problems: dict[str, None] = {}
     for check, subset in checks:
         for cell in subset:
             try:

@@ -135,6 +135,13 @@ class TaskConfig:
     plain: bool = later(False)
     warning: str | None = shown(None)
 
+    @property
+    def row_files(self) -> list[str]:
+        """What its rows are read from: the sources' files, their labels, what they leave out."""
+        labels = [s.labels for s in self.sources if s.labels is not None]
+        excluded = [s.exclude.path for s in self.sources if s.exclude is not None]
+        return [*(s.path for s in self.sources), *labels, *excluded]
+
 
 @dataclass
 class DatasetConfig:

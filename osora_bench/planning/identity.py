@@ -98,10 +98,7 @@ def fingerprints(cfg: Config, content: dict[str, str] | None = None) -> dict[str
     content = {} if content is None else content
     names = [f for d in cfg.eval.datasets for f in d.files]
     if cfg.trains:
-        sources = cfg.task.sources
-        names += [s.path for s in sources]
-        names += [s.labels for s in sources if s.labels is not None]
-        names += [s.exclude.path for s in sources if s.exclude is not None]
+        names += cfg.task.row_files
         names += [] if cfg.task.retained is None else [cfg.task.retained]
     for path in names:
         if path not in content:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ CHANGED = "OSORA_CHANGED_SINCE_PLAN"
 """Set in a process that was told to run other code than its sweep was started with."""
 SOURCES = ("osora_bench", "conf")
 """Folders whose files take part in a run also where git does not track them."""
+NEW = "configurations"
+"""Of a look, the names of the YAML files beside the commit's: untracked in conf/, or of ./conf."""
 
 
 NO_CHECKOUT = ("not a git repository", "ambiguous argument 'HEAD'")
@@ -59,29 +62,45 @@ def _commit() -> str | None:
         raise
 
 
-def look() -> dict[str, Any]:
+def look(known: Container[str] | None = None) -> dict[str, Any]:
     """The commit, a hash of its files, whether the files here differ from it, and a hash of how;
     outside a checkout no commit, and a hash of the package and its configuration. A user's own
     ./conf counts as a difference.
 
     What runs write themselves (results/) does not count. Files that git does not track count where
     runs take them from (`SOURCES`).
+
+    Args:
+        known: the configurations beside the commit's that count; None: all that there are.
     """
     commit = _commit()
+    flags = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
+    compared = ("HEAD", "--", ".", ":(exclude)results")
+    changes = b"" if commit is None else _git("diff", *flags, *compared)
+    beside = _own() if commit is None else {**_untracked(), **_own()}
+    if known is not None:
+        beside = {n: p for n, p in beside.items() if n in known or not _is_configuration(n)}
+    configurations = [name for name in beside if _is_configuration(name)]
     if commit is None:
-        return {"commit": None, "tree": None, "dirty": None, "diff": _content()}
+        content = _listed(paths.PACKAGE, "*.py") + _listed(paths.CONF, "*.yaml") + _lines(beside)
+        digest = hashlib.sha256(content).hexdigest()
+        return {"commit": None, "tree": None, "dirty": None, "diff": digest, NEW: configurations}
     entries = _git("ls-tree", "HEAD").splitlines()
     tree = b"\n".join(line for line in entries if not line.endswith(b"\tresults"))
-    flags = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
-    changes = _git("diff", *flags, "HEAD", "--", ".", ":(exclude)results") + _untracked()
-    own = paths.own_conf()
-    changes += b"" if own is None else _listed(own, "*.yaml")
+    changes += _lines(beside)
     return {
         "commit": commit,
         "tree": hashlib.sha256(tree).hexdigest(),
         "dirty": bool(changes),
         "diff": hashlib.sha256(changes).hexdigest() if changes else None,
+        NEW: configurations,
     }
+
+
+def look_since(start: dict[str, Any]) -> dict[str, Any]:
+    """What `look` sees without configurations that are new since an earlier look: what was resolved
+    by then, as the cells of a frozen sweep were, reads none of them."""
+    return look(start.get(NEW))
 
 
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -89,20 +108,28 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return all(first.get(key) == second.get(key) for key in ("tree", "diff"))
 
 
-def _untracked() -> bytes:
-    """A line for each file that git neither tracks nor ignores, with its content's hash."""
+def _is_configuration(name: str) -> bool:
+    return name.removeprefix("./").startswith("conf/") and name.endswith(".yaml")
+
+
+def _untracked() -> dict[str, Path]:
+    """By name, the files that git neither tracks nor ignores."""
     output = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES)
     names = sorted(os.fsdecode(name) for name in output.split(b"\0") if name)
-    files = [(name, paths.ROOT / name) for name in names if (paths.ROOT / name).is_file()]
-    lines = (f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in files)
-    return os.fsencode("".join(lines))
+    return {name: path for name in names if (path := paths.ROOT / name).is_file()}
 
 
-def _content() -> str:
+def _own() -> dict[str, Path]:
+    """By name, the files of the user's own ./conf."""
     own = paths.own_conf()
-    content = _listed(paths.PACKAGE, "*.py") + _listed(paths.CONF, "*.yaml")
-    content += b"" if own is None else _listed(own, "*.yaml")
-    return hashlib.sha256(content).hexdigest()
+    files = [] if own is None else sorted(own.rglob("*.yaml"))
+    return {f"./conf/{path.relative_to(own)}": path for path in files if own is not None}
+
+
+def _lines(files: dict[str, Path]) -> bytes:
+    """A line for each file, with its content's hash."""
+    lines = (f"{n} {hashlib.sha256(p.read_bytes()).hexdigest()}\n" for n, p in files.items())
+    return os.fsencode("".join(lines))
 
 
 def _listed(root: Path, pattern: str) -> bytes:

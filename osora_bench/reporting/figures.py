@@ -24,14 +24,14 @@ from osora_bench.planning.experiments import Experiment, FigureSpec
 from osora_bench.reporting.charts import of_rows, style
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS
-from osora_bench.reporting.layouts.against import baseline_of
-from osora_bench.reporting.rows import Row, by_model, recorded_rows, selected
+from osora_bench.reporting.layouts.against import baselines_of
+from osora_bench.reporting.rows import Row, recorded_rows, selected
 from osora_bench.reporting.rows import rows as rows_of
 
 KINDS: dict[str, Callable[[FigureSpec, Sequence[Row]], Spec]] = {
     "bars": of_rows.by_set,
-    "ranks": partial(of_rows.by_setting, "rank r", lambda config: config.method.rank),
-    "rows": partial(of_rows.by_setting, "training rows", lambda config: config.task.max_rows),
+    "ranks": partial(of_rows.by_setting, "ranks"),
+    "rows": partial(of_rows.by_setting, "rows"),
     "costs": of_rows.costs,
     "forest": of_rows.forest,
     "tuning": of_rows.tuning,
@@ -112,5 +112,4 @@ def check(name: str, spec: FigureSpec, rows: Sequence[Row]) -> None:
     if spec.kind == "costs" and spec.cost not in COSTS:
         raise UserError(f"figure {name}: {unknown('cost', str(spec.cost), COSTS)}")
     if spec.kind == "forest":
-        for of_model in by_model(rows).values() or [rows]:
-            baseline_of("figure", name, spec.baseline, of_model)
+        baselines_of("figure", name, spec.baseline, rows)

@@ -19,7 +19,7 @@ MARK = "<!-- made by osora-bench card -->"
 
 def card(record: Record) -> str:
     """The README.md of a run's adapter: the hub's metadata, with the results, and a text."""
-    config = Config.of({**record["config"], "ledger": "", "runs": ""})
+    config = Config.of(record["config"])
     base = hub_id(config)
     text = (files(__package__) / "model_card.md").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from math import sqrt
@@ -198,6 +198,14 @@ def recorded_rows(cells: Sequence[Cell], *, others: bool = False) -> tuple[list[
         records |= ledger.records
         damaged += ledger.damaged
     return rows(cells, records, others=others), damaged
+
+
+VARIED: dict[str, Callable[[Config], Any]] = {
+    "ranks": lambda config: config.method.rank,
+    "rows": lambda config: config.task.max_rows,
+    "rates": lambda config: config.trainer.learning_rate,
+}
+"""By kind of table or figure, the setting whose values it shows beside each other."""
 
 
 def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from osora_bench.reporting.numbers import shown_points
+
 LEVEL = 0.95
 """Of all intervals."""
 ALPHA = 1 - LEVEL
@@ -93,11 +95,13 @@ class Answers:
 @dataclass(frozen=True)
 class Estimate:
     """A mean or a difference in points (of 100), with its standard error, and the degrees of
-    freedom that Student's t has; infinite where only questions vary."""
+    freedom that Student's t has; infinite where only questions vary. `exact`: the interval's ends
+    where the answers have no spread to make it of."""
 
     points: float
     error: float
     freedom: float
+    exact: tuple[float, float] | None = None
 
     @property
     def margin(self) -> float:
@@ -106,11 +110,21 @@ class Estimate:
 
     @property
     def low(self) -> float:
-        return self.points - self.margin
+        return self.points - self.margin if self.exact is None else self.exact[0]
 
     @property
     def high(self) -> float:
-        return self.points + self.margin
+        return self.points + self.margin if self.exact is None else self.exact[1]
+
+    @property
+    def possible(self) -> tuple[float, float]:
+        """The ends of a mean's interval, none beyond what a mean can be."""
+        return max(0.0, self.low), min(100.0, self.high)
+
+    @property
+    def told(self) -> str:
+        """A mean's interval: `58.30 to 61.20`."""
+        return " to ".join(map(shown_points, self.possible))
 
 
 def mean(answers: Answers) -> Estimate:
@@ -121,7 +135,24 @@ def mean(answers: Answers) -> Estimate:
         np.array(answers.within),
         np.array(float(answers.freedom)),
     )
-    return Estimate(100 * float(answers.averages.mean()), 100 * sqrt(variance), float(freedom))
+    points = 100 * float(answers.averages.mean())
+    return Estimate(points, 100 * sqrt(variance), float(freedom), _exact(answers))
+
+
+def _exact(answers: Answers) -> tuple[float, float] | None:
+    """The interval's ends where all answers of each set are alike, all right or all wrong; None
+    where some differ.
+
+    Clopper and Pearson's bounds of as many questions, averaged over the sets, each held at
+    1 - ALPHA / sets so that all hold together; more seeds of the same answers narrow nothing.
+    """
+    if any(one.any() and not one.all() for one in answers.by_set):
+        return None
+    most = [1 - (ALPHA / 2 / len(answers.by_set)) ** (1 / s.shape[1]) for s in answers.by_set]
+    right = [bool(one.all()) for one in answers.by_set]
+    low = [1 - share if all_right else 0.0 for all_right, share in zip(right, most, strict=True)]
+    high = [1.0 if all_right else share for all_right, share in zip(right, most, strict=True)]
+    return 100 * float(np.mean(low)), 100 * float(np.mean(high))
 
 
 def difference(first: Answers, second: Answers) -> Estimate:
@@ -228,6 +259,17 @@ def adjusted_pairs(methods: Sequence[Answers]) -> Matrix:
     if count > 1:
         result[above] = holm(p_values(methods)[above])
     return np.minimum(result, result.T)
+
+
+def comparisons(own: Answers, others: Sequence[Answers]) -> list[tuple[Estimate, float]]:
+    """How far one method's Avg. is from each other's, and p, adjusted for all of them (Holm)."""
+    adjusted = holm([p_values([own, other])[0, 1] for other in others])
+    return [(difference(own, other), float(p)) for other, p in zip(others, adjusted, strict=True)]
+
+
+def verdict(gap: Estimate, p: float) -> str:
+    """What a test says of the first of two methods: it wins, ties or loses."""
+    return "ties" if p >= ALPHA else "wins" if gap.points > 0 else "loses"
 
 
 def improvement(first: Answers, second: Answers) -> float:

@@ -20,8 +20,11 @@ from osora_bench.reporting.layouts import against, costs, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
-from osora_bench.reporting.rows import Row, recorded_rows, rows, selected
+from osora_bench.reporting.rows import VARIED, Row, recorded_rows, rows, selected
 from osora_bench.reporting.table import TUNED, Table
+
+COMPARING = ("against", "ranking")
+"""Layouts that test each row beside others."""
 
 
 def build_tables(
@@ -47,10 +50,32 @@ def build_tables(
 
 def tables_of(experiment: Experiment, by_seed: Sequence[Row]) -> list[Table]:
     """Every table of an experiment from the rows of its cells."""
+    tables = []
+    for name, spec in experiment.tables.items():
+        parts = _apart(name, spec, by_seed)
+        for part_name, part, part_rows in parts:
+            table = _layout(part.layout)(part_name, part, part_rows)
+            if part.layout in COMPARING:
+                chosen = [row for row in by_seed if selected(row, spec)]
+                elsewhere = _elsewhere(
+                    chosen, part_rows, [n for n, _, _ in parts if n != part_name]
+                )
+                table = replace(table, notes=[*table.notes, *elsewhere])
+            tables.append(table)
+    return tables
+
+
+def _elsewhere(chosen: Sequence[Row], shown: Sequence[Row], sisters: Sequence[str]) -> list[str]:
+    """Which rows of a table its part does not compare, and where they stand."""
+    here = {id(row) for row in shown}
+    names = ", ".join(dict.fromkeys(row.name for row in chosen if id(row) not in here))
+    if not names:
+        return []
+    if sisters:
+        return [f"Compared in table {sisters[0]}, apart as settings given and tuned are: {names}."]
     return [
-        _layout(part.layout)(part_name, part, part_rows)
-        for name, spec in experiment.tables.items()
-        for part_name, part, part_rows in _apart(name, spec, by_seed)
+        "Not compared, since of these and the baseline one has settings as given, the other tuned "
+        f"ones: {names}."
     ]
 
 
@@ -68,9 +93,9 @@ def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:
 def _layout(name: str) -> Callable[[str, TableSpec, Sequence[Row]], Table]:
     layouts: dict[str, Callable[[str, TableSpec, Sequence[Row]], Table]] = {
         "methods": by_method,
-        "ranks": partial(by_value, "r", lambda config: config.method.rank),
-        "rows": partial(by_value, "Rows", lambda config: config.task.max_rows),
-        "rates": partial(by_value, "Rate", lambda config: config.trainer.learning_rate),
+        "ranks": partial(by_value, "r", VARIED["ranks"]),
+        "rows": partial(by_value, "Rows", VARIED["rows"]),
+        "rates": partial(by_value, "Rate", VARIED["rates"]),
         "tuning": tuning.tuning,
         "against": against.against,
         "ranking": ranking.ranking,

@@ -89,5 +89,6 @@ def thaw(path: Path, only: str | None = None) -> Frozen:
 
 
 def changes(frozen: Frozen) -> str | None:
-    """How the code on disk now differs from the sweep's, None if it does not."""
-    return differs(frozen.code, code_state.look(), "allow_changed=true")
+    """How the code on disk now differs from the sweep's, None if it does not. A method's file, say,
+    that is new since then is no difference."""
+    return differs(frozen.code, code_state.look_since(frozen.code), "allow_changed=true")

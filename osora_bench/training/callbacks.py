@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
@@ -13,6 +12,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.models import memory
 from osora_bench.models.adapter_config import hooks
 from osora_bench.planning.config import MethodConfig
+from osora_bench.training.effect import Effect
 
 
 class ProgressBar(TrainerCallback):
@@ -110,75 +110,25 @@ class Allocation(TrainerCallback):
         model.base_model.update_and_allocate(state.global_step + 1)  # not counted yet
 
 
-class NoEffect(UserError):
-    """What is trained is nothing, or something that the model's answers do not depend on."""
-
-
-class Effect(TrainerCallback):
-    """Stops a training that moves nothing: after its first steps no trained number has had a
-    gradient other than 0, so no loss has depended on any."""
-
-    STEPS = 2
-
-    def __init__(self) -> None:
-        self.moves = False
-
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-    ) -> None:
-        if state.global_step < self.STEPS and not self.moves:
-            gradients = (p.grad for p in model.parameters() if p.grad is not None)
-            self.moves = any(bool(gradient.any()) for gradient in gradients)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == min(self.STEPS, state.max_steps) and not self.moves:
-            raise NoEffect(
-                f"changes nothing: after {state.global_step} steps every gradient is 0, the loss "
-                "does not depend on what is trained"
-            )
-
-
-@contextmanager
-def with_effect(model: Any, method: MethodConfig) -> Iterator[None]:
-    """Refuses a training that moves nothing, in the name of its method.
-
-    Raises:
-        NoEffect: see there.
-    """
-    told = f"method {method.name}"
-    if not any(p.requires_grad for p in model.parameters()):
-        raise NoEffect(f"{told} trains nothing: every parameter of the model is frozen")
-    try:
-        yield
-    except NoEffect as error:
-        raise NoEffect(f"{told} {error}") from error
-    except RuntimeError as error:
-        if "does not require grad" not in str(error):  # torch's, of a loss
-            raise
-        raise NoEffect(
-            f"{told} changes nothing: the loss does not depend on what is trained"
-        ) from error
-
-
 def own_callbacks(
     model: Any,
     label: str,
     log: Callable[[dict[str, float]], None],
     method: MethodConfig,
-    whole: bool,
+    effect: Effect | None,
 ) -> list[TrainerCallback]:
     """The loop's own, and what the method asks for: by a budget that its tuner gives out, or by
     the callbacks that its file names.
 
     Args:
-        whole: this process has the whole model; a share of its gradients may well be 0.
+        effect: None where this process has a share of the model, whose gradients may well be 0.
     """
     allocates = hasattr(getattr(model, "base_model", None), "update_and_allocate")
     return [
         ProgressBar(label),
         Curves(log),
         LossGuard(),
-        *([Effect()] if whole else []),
+        *([] if effect is None else [effect]),
         *([Allocation()] if allocates else []),
         *hooks(method),
     ]

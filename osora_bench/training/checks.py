@@ -24,14 +24,12 @@ def check_rows(cell: Cell) -> None:
     """Training rows: every file that is missing, else what is wrong with the rows."""
     if not cell.config.trains:
         return
-    sources = cell.config.task.sources
-    files = [entry.path for s in sources for entry in (s, s.exclude) if entry is not None]
-    files += [] if cell.config.task.retained is None else [cell.config.task.retained]
-    files += [s.labels for s in sources if s.labels is not None]
+    task = cell.config.task
+    files = [*task.row_files, *([] if task.retained is None else [task.retained])]
     missing = [line for file in files if (line := absent(file)) is not None]
     if missing:
         raise UserError("\n".join([*missing, data_folder()]))
-    dialogues(cell.config.task, cell.config.seed)
+    dialogues(task, cell.config.seed)
 
 
 def check_turns(cell: Cell) -> None:

@@ -49,10 +49,7 @@ def dialogues(task: TaskConfig, seed: int) -> list[Dialogue]:
             (a column that is missing, null or no text), a response that is empty, or more
             validation rows than there are.
     """
-    sources = task.sources
-    files = [s.path for s in sources] + [s.labels for s in sources if s.labels is not None]
-    files += [s.exclude.path for s in sources if s.exclude is not None]
-    places = [place for file in files if (place := paths.data_file(file)).is_file()]
+    places = [place for file in task.row_files if (place := paths.data_file(file)).is_file()]
     drawn_by = seed if by_seed(task) else None
     key = json.dumps([plain(task), drawn_by, [[str(p), fingerprint(p)] for p in places]])
     if key not in _last_read:

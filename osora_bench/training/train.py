@@ -17,7 +17,7 @@ from osora_bench.models.base import inside
 from osora_bench.planning.config import Config
 from osora_bench.training import checkpoint
 from osora_bench.training.attention import trained_with
-from osora_bench.training.callbacks import Diverged, own_callbacks, with_effect
+from osora_bench.training.callbacks import Diverged, own_callbacks
 from osora_bench.training.collator import (
     Collator,
     micro_batches,
@@ -27,6 +27,7 @@ from osora_bench.training.collator import (
 )
 from osora_bench.training.costs import Meter
 from osora_bench.training.data import IGNORED_LABEL, TokenisedTask
+from osora_bench.training.effect import Effect, with_effect
 from osora_bench.training.hidden_state import ChangingState
 from osora_bench.training.linear_loss import linear_loss
 
@@ -206,16 +207,24 @@ def train(
         trainer_class: for a model whose weights are shared out; None: this process has it whole.
         callbacks: beside the loop's own; None: checkpoints in time and on a signal.
     """
-    whole, cfg = trainer_class is None, setup.config.trainer
-    trainer = _trainer(model, setup, trainer_class, callbacks)
+    with with_effect(model, setup.config.method):
+        effect = Effect(model, setup.rows.rows) if trainer_class is None else None
+        trainer = _trainer(model, setup, trainer_class, callbacks, effect)
+        training = _run(trainer, model, setup, on_whole=effect is not None)
+        if effect is not None:
+            effect.check_answers(model, trainer.args)
+    return training
+
+
+def _run(trainer: Any, model: Any, setup: TrainingSetup, on_whole: bool) -> Training:
+    """Train; the model's forward pass is its own again afterwards."""
+    cfg, on_cpu = setup.config.trainer, setup.device.type == "cpu" and on_whole
     start = checkpoint.newest(setup.checkpoints)
     if start is not None:
         progress.say(f"{setup.label}: goes on from {start}")
     try:
-        on_cpu = setup.device.type == "cpu" and whole
         loss = linear_loss(model) if on_cpu else nullcontext()
-        effect = with_effect(model, setup.config.method)
-        with effect, trained_with(model, cfg.attention, on_cpu=on_cpu), loss:
+        with trained_with(model, cfg.attention, on_cpu=on_cpu), loss:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
             _need_numbers(model)
             return _summary(trainer, setup)
@@ -230,6 +239,7 @@ def _trainer(
     setup: TrainingSetup,
     trainer_class: type[Any] | None,
     callbacks: Sequence[TrainerCallback] | None,
+    effect: Effect | None,
 ) -> Any:
     """The Trainer of `train`."""
     if callbacks is None:
@@ -243,7 +253,7 @@ def _trainer(
         make_optimizer=own_optimizer(method),
     )
     whole = trainer_class is None
-    own = own_callbacks(model, setup.label, setup.log, method, whole)
+    own = own_callbacks(model, setup.label, setup.log, method, effect)
     trainer = make(
         model=model,
         args=arguments(setup.config, setup.checkpoints, setup.device),

@@ -66,7 +66,10 @@ def test_a_comparison_is_made_up_at_smoke_scale(places, session, tmp_path, monke
         (["methods=lora", "rates=inf"], "rates=inf: different numbers above 0"),
         (["methods=lora", "rates=nan"], "rates=nan: different numbers above 0"),
         (["methods=lora", "model=toy,smollm2-135m"], "model=toy,smollm2-135m: one at a time"),
-        (["methods=randlora", "budget=5"], "at no rank it trains near 5 numbers, the nearest are"),
+        (
+            ["methods=randlora", "budget=5"],
+            "randlora on toy: at no rank it trains near 5 numbers, the",
+        ),
         (["methods=lora", "rates=1e-3,1e-3"], "different numbers above 0"),
         (["methods=lora", "baseline=vera"], "baseline=vera: not among methods=lora"),
         (["methods=lora", "task.validation_rows=8"], "held_out=N says how many rows"),
@@ -75,7 +78,14 @@ def test_a_comparison_is_made_up_at_smoke_scale(places, session, tmp_path, monke
             "trainer.learning_rate=1e-4 and rates=1e-3,1e-2: name one of them",
         ),
         (["methods=lora", "trainer.max_stps=3"], "Did you mean 'trainer.max_steps'"),
-        (["methods=full", "budget=100"], "it has no rank to match 100 parameters"),
+        (
+            ["methods=full", "budget=100"],
+            "budget=100: no rank to match it with: full; compare without budget",
+        ),
+        (
+            ["methods=lora,full,osora,ia3", "budget=1280"],
+            "no rank to match it with: full, ia3; leave them out, methods=lora,osora, or compare",
+        ),
         (["methods=lora", "held_out=999999"], "task.validation_rows=999999: 3000 rows"),
     ],
 )

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from osora_bench.benchdata import made_up
 from osora_bench.benchdata.overlap import Question, Questions
 from osora_bench.cli.main import main
+from osora_bench.common import exits
 from osora_bench.evaluation.suites import questions
 from osora_bench.planning import smoke
 from osora_bench.records import record
@@ -29,6 +31,23 @@ def test_gpqa_as_published_trains_on_its_questions(places, tmp_path, monkeypatch
     assert main(["leakage", "experiment=table3", "scale=smoke", *places]) == 0
     questions, whole, _ = counts(capsys.readouterr().out, "gpqa", "GPQA_diamond")
     assert whole == questions > 0
+
+
+@pytest.mark.long
+def test_a_table_is_counted_where_its_model_cannot_run(places, tmp_path, monkeypatch, capsys):
+    """No weights and no GPU: GPQA's rows and questions, as many as there are, are all it takes."""
+    monkeypatch.setattr(made_up, "GPQA_ROWS", {"main": 448, "extended": 546, "diamond": 198})
+    monkeypatch.setenv("OSORA_DATA", str(tmp_path / "data"))
+    argument = ["leakage", "experiment=table3", *places, "model.path=nowhere/none"]
+    assert main(argument) == exits.MISTAKE
+    told = capsys.readouterr().err
+    assert "gpqa_main.csv: no such file" in told
+    assert "GPU" not in told
+    assert "weights" not in told
+    made_up.write_data(tmp_path / "data")
+    assert main(argument) == exits.OK
+    questions, whole, _ = counts(capsys.readouterr().out, "gpqa", "GPQA_diamond")
+    assert whole == questions == 198
 
 
 @pytest.mark.long

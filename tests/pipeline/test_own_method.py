@@ -1,8 +1,10 @@
 """The method of docs/own-method.md, its hooks, and what is refused of methods from outside."""
 
 import importlib
+import os
 import re
 import shutil
+import signal
 import sys
 
 import pytest
@@ -12,6 +14,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.common.interruption import Interrupted
 from osora_bench.models import adapter_config, adapters
 from osora_bench.models.adapter_config import imported
 from osora_bench.models.base import Workspace
@@ -19,8 +22,12 @@ from osora_bench.pipeline import preflight
 from osora_bench.pipeline.attempt import attempt
 from osora_bench.planning.config import MethodConfig
 from osora_bench.records import record
+from osora_bench.training import checkpoint
 from osora_bench.training.checks import check_sharing
+from osora_bench.training.effect import Effect
+from osora_bench.training.hidden_state import ChangingState, mark
 from tests.conftest import QUICK
+from tests.more_methods import EVERY
 
 PAGE = (paths.ROOT / "docs" / "own-method.md").read_text(encoding="utf-8")
 MODULE, FILE = re.findall(r"```\w+\n(.*?)```", PAGE, re.DOTALL)
@@ -188,3 +195,110 @@ def test_a_method_that_moves_nothing_is_refused_after_two_steps(
     assert attempt(cell) == "failed"
     assert f"method mine {told}" in cell.error
     assert not cell.record.exists()
+
+
+TAKEN_BACK = """
+from transformers import TrainerCallback
+
+class NoGradients(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        for weight in model.parameters():
+            if weight.grad is not None:
+                weight.grad.zero_()
+
+class NoB(TrainerCallback):
+    def on_optimizer_step(self, args, state, control, model=None, **_):
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.data.zero_()
+"""
+LORA = """\
+name: mine
+label: Mine
+rank: 4
+rank_bounded: true
+callbacks: [my_method.CALLBACK]
+peft:
+  _target_: peft.LoraConfig
+  task_type: CAUSAL_LM
+  r: ${method.rank}
+  target_modules: ${model.target_modules}
+"""
+WARM_UP = ("trainer.max_steps=8", "trainer.warmup_ratio=0.5")
+"""Four steps at a quarter of the rate more each, the first of them at 0."""
+
+
+@pytest.mark.parametrize("callback", ["NoGradients", "NoB"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        (("trainer.max_steps=4", "trainer.warmup_ratio=0"), "after 2 steps every trained tensor"),
+        (WARM_UP, "after 4 steps every trained tensor is what it was at the start"),
+        # A decays, which no answer depends on while B is 0
+        (("trainer.max_steps=4", "trainer.weight_decay=0.1"), "after 4 steps the model gives ev"),
+    ],
+    ids=["at once", "after a warm-up", "what changes does not act"],
+)
+def test_a_method_that_takes_its_steps_back_is_refused(own, make_cell, session, callback, recipe):
+    own(TAKEN_BACK, LORA.replace("CALLBACK", callback))
+    settings, told = recipe
+    cell = make_cell("method=mine", *QUICK, *settings)
+    assert attempt(cell) == "failed"
+    assert f"method mine changes nothing: {told}" in cell.error
+    assert not cell.record.exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "full"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        (*WARM_UP, "trainer.learning_rate=1e-6"),
+        ("trainer.max_steps=1", "trainer.warmup_ratio=0.5"),
+        (
+            *WARM_UP,
+            "model.dtype=bfloat16",
+            "trainer.precision=bfloat16",
+            "trainer.learning_rate=1e-5",
+        ),
+    ],
+    ids=["a small rate", "one step at a rate of 0", "bfloat16"],
+)
+def test_what_a_recipe_makes_small_is_no_fault_of_the_method(make_cell, session, method, recipe):
+    cell = make_cell(f"method={method}", *QUICK, *recipe)
+    assert attempt(cell) == "done", cell.error
+
+
+def test_a_training_that_goes_on_is_held_against_its_start(own, make_cell, session, monkeypatch):
+    """It is interrupted after its first step; the check comes after the second of the others."""
+    own(TAKEN_BACK, LORA.replace("CALLBACK", "NoB"))
+    cell = make_cell("method=mine", *QUICK, "trainer.max_steps=4", "trainer.warmup_ratio=0")
+    step = Effect.on_step_end
+
+    def interrupted(self, args, state, control, **others):
+        step(self, args, state, control, **others)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Effect, "on_step_end", interrupted)
+        with pytest.raises(Interrupted):
+            attempt(cell)
+    assert checkpoint.newest(cell.paths.trainer).name == "checkpoint-1"
+    assert attempt(cell) == "failed"
+    assert "changes nothing: after 3 steps every trained tensor" in cell.error
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_the_look_at_a_model_before_its_training_changes_nothing_in_it(method, make_cell, session):
+    cell = make_cell(f"method={method}")
+    base = session.workspace.base(cell.config)
+    rows = session.tokenised(cell, base.tokenizer).rows
+    model = session._started(cell, base)
+    before, drawn = ChangingState(model), torch.get_rng_state()
+    modes = [module.training for module in model.modules()]
+    Effect(model, rows)
+    kept = ("_seed_shadow_state",)  # of the last forward pass; each begins with its own
+    changed = {p for p, v in before.take().items() if before.start.get(p) != mark(v)}
+    assert [place for place in changed if place[-1] not in kept] == []
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert [module.training for module in model.modules()] == modes
+    session.workspace.release(model)

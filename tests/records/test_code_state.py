@@ -1,5 +1,6 @@
 """What counts as the code that runs, and that a multirun's cells run with that of its start."""
 
+import json
 import subprocess
 
 import pytest
@@ -67,6 +68,41 @@ def test_a_conf_of_the_users_own_counts(repository, tmp_path, monkeypatch):
     assert (one["commit"], one["dirty"]) == (clean["commit"], True)
     mine.write_text("a: 2")
     assert code_state.look()["diff"] not in (None, one["diff"])
+
+
+@pytest.mark.parametrize("place", ["checkout", "work"])
+@pytest.mark.parametrize("commit", [True, False])
+def test_a_configuration_that_is_new_since_a_look_is_no_other_code(
+    repository, tmp_path, monkeypatch, place, commit
+):
+    if not commit:
+        if place == "checkout":
+            return  # without git nothing tells whose a file is
+        (repository / ".git").rename(tmp_path / "git")
+    methods = tmp_path / place / "conf" / "method"
+    methods.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / place)
+    (methods / "one.yaml").write_text("a: 1")
+    start = json.loads(json.dumps(code_state.look()))
+    (methods / "two.yaml").write_text("a: 2")
+    assert not code_state.same(start, code_state.look())  # what a record says
+    assert code_state.same(start, code_state.look_since(start))
+    (methods / "one.yaml").write_text("a: 3")
+    assert not code_state.same(start, code_state.look_since(start))
+    (methods / "one.yaml").unlink()
+    assert not code_state.same(start, code_state.look_since(start))
+    (methods / "one.yaml").write_text("a: 1")
+    assert code_state.same(start, code_state.look_since(start))
+
+
+def test_a_new_module_is_other_code_and_so_is_a_tracked_configuration(repository):
+    start = code_state.look()
+    (repository / "osora_bench").mkdir()
+    (repository / "osora_bench" / "new.py").write_text("")
+    assert not code_state.same(start, code_state.look_since(start))
+    (repository / "osora_bench" / "new.py").unlink()
+    (repository / "conf" / "one.yaml").write_text("changed")
+    assert not code_state.same(start, code_state.look_since(start))
 
 
 def test_a_diff_that_fails_is_no_clean_checkout(repository):

@@ -7,11 +7,12 @@ import scipy.stats
 
 from osora_bench.common.errors import UserError
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.experiments import TableSpec
+from osora_bench.planning.experiments import Experiment, FigureSpec, TableSpec
 from osora_bench.records import record
-from osora_bench.reporting import render, statistics
+from osora_bench.reporting import figures, render, statistics, tabulate
 from osora_bench.reporting import rows as reporting_rows
-from osora_bench.reporting.layouts import against, costs, ranking, tuning
+from osora_bench.reporting.charts import of_rows
+from osora_bench.reporting.layouts import against, costs, notes, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from tests.grids import cells_of
 from tests.reporting.test_tabulate import score
@@ -64,17 +65,22 @@ def test_the_table_names_the_baseline_first_and_leaves_unrun_methods_blank(cell)
         against.against("t", TableSpec("against", "T", baseline="osra"), rows)
 
 
-def test_p_is_adjusted_for_all_methods_of_the_table(cell):
-    """One set, one seed: McNemar's exact test, of two comparisons by Holm."""
+def cells_on_one_set():
+    """By method a cell of the demo, with one set of 40 questions."""
     cells = {
         c.config.method.name: c for c in cells_of("demo", ["eval.without=[commonsenseqa-toy]"])
     }
     suite = cells["osora"].config.eval
     one_set = replace(suite, datasets=[replace(suite.datasets[0], questions=40)])
+    return {n: replace(c, config=replace(c.config, eval=one_set)) for n, c in cells.items()}
+
+
+def test_p_is_adjusted_for_all_methods_of_the_table(cell):
+    """One set, one seed: McNemar's exact test, of two comparisons by Holm."""
+    cells = cells_on_one_set()
     rows = []
     for method, right in (("osora", 30), ("lora", 20), ("vera", 27), ("pissa", 0)):
-        chosen = replace(cells[method], config=replace(cells[method].config, eval=one_set))
-        rows.append(row(chosen, [[[i < right for i in range(40)]]] if right else []))
+        rows.append(row(cells[method], [[[i < right for i in range(40)]]] if right else []))
     table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
     raw = [scipy.stats.binomtest(0, n).pvalue for n in (10, 3)]
     assert table.frame["p (Holm)"].tolist() == [f"{2 * raw[0]:.3f}", f"{raw[1]:.3f}", ""]
@@ -84,11 +90,7 @@ def test_p_is_adjusted_for_all_methods_of_the_table(cell):
 
 def test_every_pairs_test_is_named_and_the_same_in_both_tables(cell):
     """One method of two seeds beside three of one, on one set."""
-    cells = {
-        c.config.method.name: c for c in cells_of("demo", ["eval.without=[commonsenseqa-toy]"])
-    }
-    suite = cells["osora"].config.eval
-    one_set = replace(suite, datasets=[replace(suite.datasets[0], questions=40)])
+    cells = cells_on_one_set()
     rows = []
     for method, seeds, right in (
         ("osora", 1, 30),
@@ -96,8 +98,7 @@ def test_every_pairs_test_is_named_and_the_same_in_both_tables(cell):
         ("vera", 2, 24),
         ("dora", 1, 20),
     ):
-        chosen = replace(cells[method], config=replace(cells[method].config, eval=one_set))
-        rows.append(row(chosen, [[[i < right for i in range(40)]]] * seeds))
+        rows.append(row(cells[method], [[[i < right for i in range(40)]]] * seeds))
     table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
     assert "p is adjusted (Holm) for the table's 3 comparisons; a ranking's" in table.notes[0]
     exact, others = table.notes[1].split("; ")
@@ -142,6 +143,116 @@ def test_models_are_compared_apart(cell):
     assert ranked.frame["Rank"].tolist() == ["1", "2", "1 to 2", "1 to 2"]
     assert ranked.best["Avg."].tolist() == [True, False, True, True]
     assert render.markdown(ranked).count("| One ") == 1
+
+
+def one_set_rows(*given):
+    """A row of one set of 40 questions for each (model, method, seeds, right)."""
+    cells = {c.config.method.name: c for c in cells_of("demo")}
+    rows = []
+    for label, method, seeds, right in given:
+        config = cells[method].config
+        suite = replace(config.eval, datasets=[replace(config.eval.datasets[0], questions=40)])
+        config = replace(config, model=replace(config.model, label=label, name=label), eval=suite)
+        verdicts = [[[i < right for i in range(40)]]] * seeds
+        rows.append(row(replace(cells[method], config=config), verdicts))
+    return rows
+
+
+def test_a_model_without_the_baseline_is_blank_and_named():
+    rows = one_set_rows(
+        ("One", "osora", 1, 30),
+        ("One", "lora", 1, 20),
+        ("Two", "lora", 1, 9),
+        ("Two", "vera", 1, 5),
+    )
+    table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
+    assert table.groups == ["One", "Two", "Two"]
+    raw = scipy.stats.binomtest(0, 10).pvalue
+    assert table.frame["p (Holm)"].tolist() == [f"{raw:.3f}", "", ""]
+    said = "Left blank, since no row of OSoRA is there: Two."
+    assert said in table.notes
+    assert table.notes[1] == "Test: McNemar's exact test (one seed each, one set)."
+    ranked = ranking.ranking("t", TableSpec("ranking", "T", baseline="osora"), rows)
+    assert ranked.frame["P(above OSoRA)"].tolist() == ["", "0.00", "", ""]
+    assert said in ranked.notes
+    forest = FigureSpec("forest", "F", baseline="osora")
+    figures.check("f", forest, rows)
+    spec = of_rows.forest(forest, rows)
+    assert [value["name"] for value in spec["data"]["values"]] == ["One, LoRA r=32"]
+    assert spec["title"]["subtitle"].endswith("; left out, without OSoRA r=64: Two")
+    with pytest.raises(
+        UserError, match="table t: unknown baseline 'dora'. .* Valid: lora, osora, vera"
+    ):
+        ranking.ranking("t", TableSpec("ranking", "T", baseline="dora"), rows)
+    with pytest.raises(UserError, match="on One 2 rows are of baseline osora"):
+        against.against("t", TableSpec("against", "T", baseline="osora"), [*rows, rows[0]])
+
+
+def test_only_tests_that_some_pair_had_are_named():
+    """A run of one seed on each of two models is no pair of such runs."""
+    rows = one_set_rows(
+        ("One", "osora", 1, 30),
+        ("One", "lora", 2, 20),
+        ("Two", "osora", 1, 9),
+        ("Two", "lora", 2, 5),
+    )
+    below = ranking.ranking("t", TableSpec("ranking", "T"), rows).notes
+    assert [note for note in below if "McNemar" in note] == []
+    assert any(note.startswith("Test: Student's t") for note in below)
+    assert "(paired t, Holm over" in notes.notes_below(rows)[0]
+    rows[1] = one_set_rows(("One", "lora", 1, 20))[0]
+    below = ranking.ranking("t", TableSpec("ranking", "T"), rows).notes
+    assert any("one set): pairs of OSoRA, LoRA on One; Student" in note for note in below)
+    assert "(McNemar between rows of one run, else paired t, Holm" in notes.notes_below(rows)[0]
+    held = against.against("t", TableSpec("against", "T", baseline="osora"), rows).notes
+    assert "one set): LoRA on One; Student" in held[1]
+    assert held[1].endswith(": LoRA on Two.")
+    (alone,) = ([note for note in notes.notes_below(rows[:1]) if "n = 40" in note],)
+    assert "Holm" not in alone[0]
+
+
+def test_a_table_without_a_pair_says_so():
+    (alone,) = rows = one_set_rows(("One", "osora", 1, 30))
+    said = "There is nothing to compare here: complete are OSoRA r=64 only."
+    for layout in (against.against, ranking.ranking):
+        spec = TableSpec("x", "T", baseline="osora")
+        table = layout("t", spec, rows)
+        assert said in table.notes
+        assert "Holm" not in " ".join(table.notes)
+        empty = layout("t", spec, [reporting_rows.Row(alone.cell, [])])
+        assert empty.notes == ["No run has finished yet."]
+    pair = [*rows, *one_set_rows(("One", "lora", 1, 20))]
+    assert "Holm" not in " ".join(ranking.ranking("t", TableSpec("ranking", "T"), pair).notes)
+    compared = against.against("t", TableSpec("against", "T", baseline="osora"), pair)
+    assert compared.notes[0].endswith("; p is of one comparison.")
+
+
+def test_answers_without_spread_are_no_certainty():
+    rows = one_set_rows(("One", "osora", 1, 0), ("One", "lora", 1, 0), ("One", "vera", 1, 9))
+    ranked = ranking.ranking("t", TableSpec("ranking", "T"), rows)
+    most = 100 * scipy.stats.binomtest(0, 40).proportion_ci(0.95).high
+    assert ranked.frame["95 % interval"].tolist()[1:] == [f"0.00 to {most:.2f}"] * 2
+    assert any(note.endswith("Pearson's: OSoRA r=64, LoRA r=32.") for note in ranked.notes)
+    table = against.against("t", TableSpec("against", "T", baseline="osora"), rows)
+    assert table.frame["95 % interval"][0] == "+0.00 to +0.00"
+    assert any(note.endswith("which is no certainty: LoRA r=32.") for note in table.notes)
+    told = notes.notes_below(rows[:2])[0]
+    assert "all answers of a set are alike" in told
+    assert "at most 0.0" not in told
+
+
+def test_what_is_compared_in_the_sister_table_is_named():
+    rows = one_set_rows(("One", "osora", 1, 30), ("One", "lora", 1, 20), ("One", "vera", 1, 9))
+    tuned = replace(rows[1].cell, config=replace(rows[1].cell.config, tuning={"tried": []}))
+    rows[1] = replace(rows[1], cell=tuned)
+    specs = {"r": TableSpec("ranking", "R"), "a": TableSpec("against", "A", baseline="osora")}
+    given, other, held = tabulate.tables_of(Experiment("E", [0], tables=specs), rows)
+    assert (given.name, other.name, held.name) == ("r", "r-tuned", "a")
+    apart = "apart as settings given and tuned are"
+    assert given.notes[-1] == f"Compared in table r-tuned, {apart}: LoRA r=32."
+    assert other.notes[-1] == f"Compared in table r, {apart}: OSoRA r=64, VeRA r=64."
+    assert held.notes[-1].startswith("Not compared, since of these and the baseline one has")
+    assert held.notes[-1].endswith(": LoRA r=32.")
 
 
 @pytest.mark.parametrize("layout", [against.against, ranking.ranking, costs.costs, by_method])
@@ -217,3 +328,29 @@ def test_other_settings_that_were_tried_have_a_row_each():
         [f"VeRA, r = {ranks['vera']}", "rate=0.1, d_initial=0.5", "0.9000"],
     ]
     assert table.best["Loss"].tolist() == [False, True, True]
+
+
+def test_the_lowest_is_that_of_one_choice_where_the_rank_was_tuned_too():
+    """In the order of a grid that grew: what was added last stands where its values belong."""
+    cells = {c.config.method.name: c for c in cells_of("demo")}
+    rows = []
+    for rank, schedule, alpha, loss in (
+        (8, "linear", 16, 0.5),
+        (8, "cosine", 16, 0.6),
+        (16, "linear", 16, 0.4),
+        (16, "cosine", 16, 0.7),
+        (4, "linear", 16, 0.45),
+        (8, "linear", 8, 0.3),
+    ):
+        config = cells["lora"].config
+        config = replace(config, method=replace(config.method, rank=rank))
+        tries = (f"rank={rank}", f"schedule={schedule}", f"lora_alpha={alpha}")
+        runs = [{"training": {"validation": {"rows": 8, "tokens": 16, "loss": loss}}}]
+        rows.append(reporting_rows.Row(replace(cells["lora"], config=config, tries=tries), runs))
+    table = tuning.tuning("t", TableSpec("tuning", "T"), rows)
+    assert set(table.frame["Method"]) == {"LoRA"}
+    assert table.frame["Loss"].tolist() == [
+        "0.4500", "0.3000", "0.5000", "0.6000", "0.4000", "0.7000",
+    ]  # fmt: skip
+    assert table.best["Loss"].tolist() == [False, True, False, False, False, False]
+    assert table.of["Loss"][1] is rows[-1]

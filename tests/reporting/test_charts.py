@@ -2,12 +2,17 @@
 
 import itertools
 import random
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from osora_bench.models import counting
+from osora_bench.planning.experiments import FigureSpec
 from osora_bench.reporting import figures
-from osora_bench.reporting.charts import style
+from osora_bench.reporting.charts import of_rows, style
 from osora_bench.reporting.charts.lines import Axes, Point, lines
+from tests.grids import cells_of
 
 
 def points(series=4):
@@ -94,3 +99,26 @@ def test_a_chart_is_drawn_in_three_forms_and_the_same_each_time(ranks):
 def test_nothing_yet_is_said_in_the_chart():
     empty = lines("T", Axes("x", "y"), [])
     assert style.EMPTY in figures.drawn(empty)[".svg"].decode()
+
+
+def test_counted_parameters_of_two_models_have_a_line_each(monkeypatch):
+    cells = [c for c in cells_of("demo") if c.config.method.name == "lora"][:1]
+    both = []
+    for label, rank in (("One", 4), ("One", 8), ("Two", 4), ("Two", 8)):
+        config = cells[0].config
+        config = replace(
+            config,
+            model=replace(config.model, label=label),
+            method=replace(config.method, rank=rank),
+        )
+        both.append(replace(cells[0], config=config))
+    counts = {"One": 10, "Two": 30}
+    monkeypatch.setattr(
+        counting, "count",
+        lambda config: SimpleNamespace(trainable=counts[config.model.label] * config.method.rank),
+    )  # fmt: skip
+    spec = of_rows.parameters(FigureSpec("parameters", "T"), both)
+    assert {(value["series"], value["y"]) for value in spec["data"]["values"]} == {
+        ("One, LoRA: 10 more for each rank", 40), ("One, LoRA: 10 more for each rank", 80),
+        ("Two, LoRA: 30 more for each rank", 120), ("Two, LoRA: 30 more for each rank", 240),
+    }  # fmt: skip

@@ -1,5 +1,6 @@
 """Costs as a table and a figure: known records, the Pareto front by its definition, blanks."""
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -10,7 +11,7 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning.experiments import FigureSpec, TableSpec
 from osora_bench.reporting import figures
 from osora_bench.reporting import rows as reporting_rows
-from osora_bench.reporting.charts import of_rows
+from osora_bench.reporting.charts import of_rows, points, style
 from osora_bench.reporting.costs import COSTS, cost_of, pareto
 from osora_bench.reporting.layouts import costs
 from osora_bench.reporting.layouts.values import by_value
@@ -111,6 +112,18 @@ def test_a_figure_of_costs_marks_the_front_and_names_every_point(rows, cost):
     assert filled == {"frozen": 1, "start": 1, "memory": 1, "forgetting": 0}.get(cost, 2)
 
 
+def test_intervals_in_figures_end_where_a_mean_does(rows):
+    cells = {c.config.method.name: c for c in cells_of("demo", ["eval.limit=40"])}
+    ends = [with_costs(cells["lora"], 39, 100.0), with_costs(cells["vera"], 1, 200.0)]
+    for spec in (
+        of_rows.costs(FigureSpec("costs", "T", cost="speed"), ends),
+        of_rows.by_setting("ranks", FigureSpec("ranks", "T"), ends),
+    ):
+        values = sorted(spec["data"]["values"], key=lambda value: value["low"])
+        assert values[0]["low"] == 0.0 < values[0]["high"]
+        assert values[1]["low"] < values[1]["high"] == 100.0
+
+
 def test_a_forest_is_sorted_and_fills_what_differs(rows):
     spec = of_rows.forest(FigureSpec("forest", "T", baseline="vera"), rows)
     values = spec["data"]["values"]
@@ -178,3 +191,81 @@ def test_ranks_of_two_models_stand_apart_and_none_is_lost(rows):
     assert table.groups[-1] == "Two"
     shown = {value.split()[0] for label in ("LoRA", "VeRA") for value in table.frame[label]}
     assert {"75.00", "50.00", "90.00", "85.00"} <= shown
+
+
+def at_ranks(made, *rights):
+    """A row at ranks 4 and 8, with a curve of its training loss and a loss on held-out rows."""
+    rows = []
+    for rank, right in zip((4, 8), rights, strict=True):
+        config = made.cell.config
+        config = replace(config, method=replace(config.method, rank=rank))
+        rows.append(with_costs(replace(made.cell, config=config), right, 100.0))
+        loss = right / 10
+        rows[-1].runs[0]["training"] = {
+            "loss": [[1, loss], [2, loss]], "validation": {"rows": 8, "tokens": 16, "loss": loss},
+        }  # fmt: skip
+    return rows
+
+
+def test_figures_of_two_models_have_a_line_each_and_name_them(rows):
+    (one, _, two, _) = of_two_models(rows)
+    both = [*at_ranks(one, 30, 36), *at_ranks(two, 10, 20)]
+    label = one.cell.config.model.label
+    spec = of_rows.by_setting("ranks", FigureSpec("ranks", "T"), both)
+    lines: dict[str, list[float]] = {}
+    for value in spec["data"]["values"]:
+        lines.setdefault(value["series"], []).append(value["y"])
+    assert lines == {f"{label}, LoRA": [75.0, 90.0], "Two, LoRA": [25.0, 50.0]}
+    by_rank = [f"{label}, LoRA r=4", f"{label}, LoRA r=8", "Two, LoRA r=4", "Two, LoRA r=8"]
+    for draw in (of_rows.tuning, of_rows.losses):
+        values = draw(FigureSpec("x", "T"), both)["data"]["values"]
+        assert sorted({value["series"] for value in values}) == sorted(by_rank)
+    bars = of_rows.by_set(FigureSpec("bars", "T"), both[::2])
+    text = json.dumps(bars)
+    assert f"{label}, LoRA" in text
+    assert "Two, LoRA" in text
+    assert (
+        of_rows.by_setting("ranks", FigureSpec("ranks", "T", methods=["lora"]), both[:2])["data"][
+            "values"
+        ][0]["series"]
+        == "LoRA"
+    )
+
+
+def boxes(spec):
+    """The boxes that the names of a figure of costs take, in pixels."""
+    x, y = (spec["layer"][-1]["encoding"][axis]["scale"] for axis in ("x", "y"))
+    found = []
+    for layer in spec["layer"]:
+        if layer["mark"]["type"] != "text":
+            continue
+        for label in layer["data"]["values"]:
+            across, along = (
+                size * (label[key] - scale["domain"][0]) / (scale["domain"][1] - scale["domain"][0])
+                for size, key, scale in ((style.WIDTH, "cost", x), (style.HEIGHT, "points", y))
+            )
+            width = points.CHARACTER * len(label["name"])
+            left = across + 8 if label["side"] == "left" else across - 8 - width
+            found.append((left, left + width, along - style.LINE / 2, along + style.LINE / 2))
+    return found
+
+
+def test_names_of_a_figure_of_costs_stay_within_it_and_apart():
+    cells = {c.config.method.name: c for c in cells_of("demo", ["eval.limit=40"])}
+    spec = of_rows.costs(
+        FigureSpec("costs", "T", cost="speed"),
+        [
+            with_costs(cells[method], right, speed)
+            for method, right, speed in (
+                ("lora", 30, 100.0), ("dora", 31, 90.0), ("pissa", 29, 110.0), ("osora", 39, 300.0),
+                ("vera", 36, 400.0),
+            )
+        ],
+    )  # fmt: skip
+    found = boxes(spec)
+    assert len(found) == 5
+    for left, right, low, high in found:
+        assert 0 < left < right <= style.WIDTH
+        assert 0 <= low < high <= style.HEIGHT + 1e-9
+    for a, b in itertools.combinations(found, 2):
+        assert a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] + 1e-3 or b[3] <= a[2] + 1e-3

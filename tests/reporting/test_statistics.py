@@ -167,6 +167,25 @@ def test_what_both_get_right_or_wrong_is_no_uncertainty():
     assert statistics.difference(better, Answers([[[0, 0, 0, 0]] * 2, [[0, 0]] * 2])).points == 87.5
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_answers_that_are_all_alike_have_the_exact_interval(seeds):
+    """scipy's Clopper-Pearson interval; of two sets the mean of both at 97.5 %."""
+    wrong, right = np.zeros((seeds, 40)), np.ones((seeds, 100))
+    low, high = (scipy.stats.binomtest(k, n).proportion_ci(0.95) for k, n in ((0, 40), (100, 100)))
+    found = statistics.mean(Answers([wrong]))
+    assert (found.low, found.high) == pytest.approx((0.0, 100 * low.high))
+    found = statistics.mean(Answers([right]))
+    assert (found.low, found.high) == pytest.approx((100 * high.low, 100.0))
+    ends = [scipy.stats.binomtest(k, n).proportion_ci(0.975) for k, n in ((0, 40), (100, 100))]
+    found = statistics.mean(Answers([wrong, right]))
+    assert found.points == 50.0
+    assert (found.low, found.high) == pytest.approx(
+        (50 * (ends[0].low + ends[1].low), 50 * (ends[0].high + ends[1].high))
+    )
+    wrong[0, 0] = 1
+    assert statistics.mean(Answers([wrong])).exact is None
+
+
 def test_an_untrained_model_has_one_run_and_no_seeds():
     chance = np.random.default_rng(6)
     untrained, trained = drawn(chance, 1, (300,), 0.4), drawn(chance, 3, (300,), 0.5, 0.1)

@@ -374,6 +374,18 @@ def test_other_code_than_the_sweeps_is_refused_or_marked(make_cell, tmp_path, mo
     assert record.read_record(cell.record)["provenance"]["changed_since_plan"] is True
 
 
+def test_a_method_that_is_added_while_a_sweep_runs_does_not_stop_it(
+    make_cell, tmp_path, monkeypatch
+):
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    cell = make_cell("method=none", *SHORT)
+    sweep = frozen_plan.freeze([cell])
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text("name: mine\n")
+    assert worker_process.work(frozen_plan.thaw(sweep.path)) == exits.OK
+    assert "changed_since_plan" not in record.read_record(cell.record)["provenance"]
+
+
 def test_a_worker_looks_at_the_code_before_each_cell(make_cell, session, monkeypatch):
     """The tree is changed while the first of two runs."""
     cells = [make_cell("method=none", *SHORT), make_cell("method=lora", *SHORT)]
@@ -381,7 +393,7 @@ def test_a_worker_looks_at_the_code_before_each_cell(make_cell, session, monkeyp
     whole, then = session._run, code_state.look()
 
     def change(cell, tracker):
-        monkeypatch.setattr(code_state, "look", lambda: {**then, "diff": "1" * 64})
+        monkeypatch.setattr(code_state, "look", lambda *_: {**then, "diff": "1" * 64})
         return whole(cell, tracker)
 
     monkeypatch.setattr(session, "_run", change)

@@ -81,16 +81,11 @@ def _beside(index: int, count: int, axes: Axes) -> float:
 
 
 def _value(point: Point, factor: float) -> dict[str, Any]:
-    value: dict[str, Any] = {"series": point.series, "x": _short(point.x * factor),
-                             "y": _short(point.y), **point.told}  # fmt: skip
+    value: dict[str, Any] = {"series": point.series, "x": style.short(point.x * factor),
+                             "y": style.short(point.y), **point.told}  # fmt: skip
     if point.low is not None and point.high is not None:
-        value |= {"low": _short(point.low), "high": _short(point.high)}
+        value |= {"low": style.short(point.low), "high": style.short(point.high)}
     return value
-
-
-def _short(value: float) -> float:
-    """Six digits: what a chart can show, and the same text on every machine."""
-    return float(f"{value:.6g}")
 
 
 def _x(axes: Axes, values: Sequence[dict[str, Any]]) -> Spec:
@@ -125,9 +120,9 @@ def _reach(axes: Axes, values: Sequence[dict[str, Any]]) -> tuple[float, float]:
     high = max(value.get("high", value["y"]) for value in values)
     if axes.log_y:
         room = (high / low) ** 0.06 if high > low else 2
-        return _short(low / room), _short(high * room)
+        return style.short(low / room), style.short(high * room)
     room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return _short(low - room), _short(high + room)
+    return style.short(low - room), style.short(high + room)
 
 
 def _intervals(x: Spec, colour: Spec, series: int, values: Sequence[dict[str, Any]]) -> list[Spec]:
@@ -176,7 +171,11 @@ def _ends(last: dict[float, list[dict[str, Any]]], x: Spec, y: Spec, colour: Spe
         moved = style.apart(places, (high - low) * style.LINE / style.HEIGHT)
         moved = [place + max(0.0, low - min(moved)) for place in moved]  # none below the axis
         labels += [
-            {"series": value["series"], "x": value["x"], "y": _short(10**place if log else place)}
+            {
+                "series": value["series"],
+                "x": value["x"],
+                "y": style.short(10**place if log else place),
+            }
             for value, place in zip(values, moved, strict=True)
         ]
     return {

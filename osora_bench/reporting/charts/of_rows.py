@@ -1,11 +1,11 @@
 """What each kind of chart shows of the rows of an experiment."""
 
-from collections.abc import Callable, Collection, Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from statistics import fmean
 from typing import Any
 
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import FigureSpec
 from osora_bench.records.record import held_out_loss
 from osora_bench.reporting import reference
@@ -15,9 +15,9 @@ from osora_bench.reporting.charts.lines import Axes, Point, lines
 from osora_bench.reporting.charts.points import Named
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
-from osora_bench.reporting.layouts.against import baseline_of
-from osora_bench.reporting.numbers import mean, scientific, shown_points, signed
-from osora_bench.reporting.rows import Row, by_model
+from osora_bench.reporting.layouts.against import baselines_of
+from osora_bench.reporting.numbers import mean, scientific, signed
+from osora_bench.reporting.rows import VARIED, Row, by_model
 from osora_bench.reporting.statistics import Estimate, difference
 from osora_bench.reporting.statistics import mean as mean_of
 
@@ -25,50 +25,64 @@ MOST_RUNS = 4
 """Runs that are named where a pointer rests."""
 SAMPLES = 60
 """Points of a loss curve that are shown."""
+AXES = {"ranks": "rank r", "rows": "training rows", "rates": "learning rate"}
+"""What the settings of `VARIED` are called."""
 
 
-def by_setting(
-    axis: str, value_of: Callable[[Config], float | None], spec: FigureSpec, rows: Sequence[Row]
-) -> Spec:
-    """Avg. by a setting with its 95 % interval, a line a method. Rows without a value of the
-    setting, or without an average, are left out."""
-    shown = _methods(spec.methods, [row for row in rows if row.averages()])
+def by_setting(kind: str, spec: FigureSpec, rows: Sequence[Row]) -> Spec:
+    """Avg. by the setting of a kind (`VARIED`) with its 95 % interval, a line a method and model.
+    Rows without a value of the setting, or without an average, are left out."""
+    shown = _methods(spec.methods, _series([row for row in rows if row.averages()]))
     drawn = [
-        _scored(row, value) for row in shown if (value := value_of(row.cell.config)) is not None
+        _scored(series, row, value)
+        for series, row in shown
+        if (value := VARIED[kind](row.cell.config)) is not None
     ]
     drawn.sort(key=lambda point: point.x)
     ticks = sorted({point.x for point in drawn})
-    axes = Axes(axis, "accuracy, %", log_x=True, ticks=ticks)
+    axes = Axes(AXES[kind], "accuracy, %", log_x=True, ticks=ticks)
     subtitle = "vertical: 95 % intervals, side by side" if drawn else ""
-    return lines(spec.title, axes, _in_order(drawn, shown), subtitle=subtitle)
+    order = list(dict.fromkeys(series for series, _ in shown))
+    drawn.sort(key=lambda point: order.index(point.series))
+    return lines(spec.title, axes, drawn, subtitle=subtitle)
 
 
-def _methods(wanted: Sequence[str] | None, rows: Sequence[Row]) -> list[Row]:
-    """The rows of the methods that are drawn: those wanted in this order, or of all as many as can
-    be told apart, those with the highest averages."""
-    names = list(dict.fromkeys(row.cell.config.method.name for row in rows))
+Series = list[tuple[str, Row]]
+"""Rows, each with the name of the line that it is a point of."""
+
+
+def _series(rows: Sequence[Row]) -> Series:
+    """By method, with the model where there are several."""
+    models = by_model(rows)
+    return [
+        (_with_model(model, row.cell.config.method.label, models), row)
+        for model, of_model in models.items()
+        for row in of_model
+    ]
+
+
+def _methods(wanted: Sequence[str] | None, rows: Series) -> Series:
+    """The lines that are drawn: of the methods that are wanted in this order, or of all as many as
+    can be told apart, those with the highest averages."""
     if wanted is not None:
-        names = [name for name in wanted if name in names]
-    elif len(names) > style.MOST_SERIES:
-        best: dict[str, Any] = {}
-        for row in rows:
-            name, value = row.cell.config.method.name, mean(row.averages())
-            best[name] = max(best.get(name, value), value)
+        return [
+            (name, row) for method in wanted for name, row in rows
+            if row.cell.config.method.name == method
+        ]  # fmt: skip
+    best: dict[str, Any] = {}
+    for name, row in rows:
+        value = mean(row.averages())
+        best[name] = max(best.get(name, value), value)
+    names = list(best)
+    if len(names) > style.MOST_SERIES:
         names = sorted(names, key=lambda name: -best[name])[: style.MOST_SERIES]
-    return [row for name in names for row in rows if row.cell.config.method.name == name]
+    return [(name, row) for name in names for series, row in rows if series == name]
 
 
-def _in_order(drawn: Sequence[Point], rows: Sequence[Row]) -> list[Point]:
-    order = list(dict.fromkeys(row.cell.config.method.label for row in rows))
-    return sorted(drawn, key=lambda point: order.index(point.series))
-
-
-def _scored(row: Row, value: float) -> Point:
+def _scored(series: str, row: Row, value: float) -> Point:
     average, estimate = mean(row.averages()), _estimate(row)
-    low, high = (None, None) if estimate is None else (estimate.low, estimate.high)
-    return Point(
-        row.cell.config.method.label, value, float(average), low, high, _told(row, estimate)
-    )
+    low, high = (None, None) if estimate is None else estimate.possible
+    return Point(series, value, float(average), low, high, _told(row, estimate))
 
 
 def _estimate(row: Row) -> Estimate | None:
@@ -82,7 +96,7 @@ def _told(row: Row, estimate: Estimate | None = None, **more: str) -> dict[str, 
     if row.averages():
         told["Average"] = str(mean(row.averages()))
     if estimate is not None:
-        told["95 %"] = f"{shown_points(estimate.low)} to {shown_points(estimate.high)}"
+        told["95 %"] = estimate.told
     return {**told, **more, **told_runs(row)}
 
 
@@ -120,12 +134,13 @@ def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
 
 
 def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """How far each method's Avg. is from that of its model's `baseline`, with 95 % intervals."""
-    models, gaps, baselines = by_model(rows), list[Named](), dict[str, None]()
+    """How far each method's Avg. is from that of its model's `baseline`, with 95 % intervals;
+    models without it are named as left out."""
+    models, gaps = by_model(rows), list[Named]()
+    baselines = baselines_of("figure", "forest", spec.baseline, rows)
     for model, of_model in models.items():
-        baseline = baseline_of("figure", "forest", spec.baseline, of_model)
-        baselines[baseline.name] = None
-        own = baseline.answers(baseline.datasets)
+        baseline = baselines[model]
+        own = None if baseline is None else baseline.answers(baseline.datasets)
         for row in of_model:
             answers = row.answers(row.datasets)
             if row is baseline or own is None or answers is None:
@@ -134,22 +149,34 @@ def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
             interval = f"{signed(gap.points)} ({signed(gap.low)} to {signed(gap.high)})"
             told = _told(row, None, Difference=interval)
             gaps.append(Named(_named(model, row, models), gap, 0.0, told, model))
-    return points.forest(spec.title, " or ".join(baselines), gaps)
+    names = dict.fromkeys(row.name for row in baselines.values() if row is not None)
+    without = [model for model, row in baselines.items() if row is None]
+    return points.forest(spec.title, " or ".join(names), gaps, without)
 
 
 def _named(model: str, row: Row, models: Collection[str]) -> str:
-    """A method, with its model where there are several."""
-    return f"{model}, {row.name}" if len(models) > 1 else row.name
+    """A method and its rank, with its model where there are several."""
+    return _with_model(model, row.name, models)
+
+
+def _with_model(model: str, name: str, models: Collection[str]) -> str:
+    return f"{model}, {name}" if len(models) > 1 else name
+
+
+def _named_rows(rows: Sequence[Row]) -> Series:
+    """By method and rank, with the model where there are several."""
+    models = by_model(rows)
+    return [(_named(model, row, models), row) for model, own in models.items() for row in own]
 
 
 def tuning(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """The loss on held-out rows by learning rate, a line a method and rank."""
+    """The loss on held-out rows by learning rate, a line a method, rank and model."""
     drawn = [
-        Point(row.name, row.cell.config.trainer.learning_rate, fmean(losses), None, None, told)
-        for row in rows
+        Point(name, row.cell.config.trainer.learning_rate, fmean(losses), None, None, told)
+        for name, row in _named_rows(rows)
         if (losses := _losses(row))
         for told in [{
-            "Method": row.name,
+            "Method": name,
             "Rate": scientific(row.cell.config.trainer.learning_rate),
             "Loss": f"{fmean(losses):.4f}", **told_runs(row),
         }]
@@ -179,8 +206,8 @@ def _losses(row: Row) -> list[float]:
 
 
 def losses(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """The training loss by step, mean over the seeds, a line a method and rank."""
-    curves = {row.name: (row, curve) for row in rows if (curve := _curve(row))}
+    """The training loss by step, mean over the seeds, a line a method, rank and model."""
+    curves = {name: (row, curve) for name, row in _named_rows(rows) if (curve := _curve(row))}
     kept = sorted(curves, key=lambda name: curves[name][1][-1][1])[: style.MOST_SERIES]
     drawn = [
         Point(name, step, loss, None, None,
@@ -213,16 +240,22 @@ def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Spec:
     from osora_bench.models import counting
 
     drawn = []
+    models = list(dict.fromkeys(cell.config.model.label for cell in cells))
     names = list(dict.fromkeys(cell.config.method.name for cell in cells))
-    for name in spec.methods or names:
-        configs = [c.config for c in cells if c.config.method.name == name]
+    for name, model in itertools.product(spec.methods or names, models):
+        configs = [
+            c.config for c in cells
+            if (c.config.method.name, c.config.model.label) == (name, model)
+        ]  # fmt: skip
+        if not configs:
+            continue
         ranks = [config.method.rank or 0 for config in configs]
         counts = [counting.count(config).trainable for config in configs]
-        series = growth(configs[0].method.label, ranks, counts)
+        label = _with_model(model, configs[0].method.label, models)
+        series = growth(label, ranks, counts)
         drawn += [
             Point(series, rank, count, None, None,
-                  {"Method": configs[0].method.label, "Rank": str(rank),
-                   "Trainable": f"{count:,}"})
+                  {"Method": label, "Rank": str(rank), "Trainable": f"{count:,}"})
             for rank, count in zip(ranks, counts, strict=True)
         ]  # fmt: skip
     ticks = sorted({point.x for point in drawn})
@@ -255,12 +288,11 @@ def recorded_parameters(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
 
 
 def by_set(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """A group of bars a set, a bar a method, and the paper's where it has one."""
+    """A group of bars a set, a bar a method and model, and the paper's where it has one."""
     printed = reference.load_reference(spec.reference) if spec.reference is not None else {}
     datasets = rows[0].cell.config.eval.datasets
     drawn = []
-    for row in rows:
-        label = row.cell.config.method.label
+    for label, row in _series(rows):
         for dataset in datasets:
             values, key = row.values(dataset.name), row.key(dataset.label)
             if values:

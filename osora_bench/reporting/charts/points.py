@@ -34,7 +34,7 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     """
     front = _front(drawn, less=less)
     values = [
-        {**_value(one, one.estimate), "cost": _short(one.cost), "front": i in front,
+        {**_value(one, *one.estimate.possible), "cost": style.short(one.cost), "front": i in front,
          "model": one.model}
         for i, one in enumerate(drawn)
     ]  # fmt: skip
@@ -79,12 +79,16 @@ def _front(drawn: Sequence[Named], *, less: bool) -> set[int]:
     return front
 
 
-def forest(title: str, baseline: str, gaps: Sequence[Named]) -> Spec:
-    """How far each is from the baseline, a model after the other, the highest first."""
+def forest(title: str, baseline: str, gaps: Sequence[Named], without: Sequence[str] = ()) -> Spec:
+    """How far each is from the baseline, a model after the other, the highest first.
+
+    Args:
+        without: models that have no baseline to be measured from.
+    """
     models = list(dict.fromkeys(one.model for one in gaps))
     order = sorted(gaps, key=lambda one: (models.index(one.model), -one.estimate.points))
     values = [
-        {**_value(one, one.estimate),
+        {**_value(one, one.estimate.low, one.estimate.high),
          "beyond": one.estimate.low > 0 or one.estimate.high < 0} for one in order
     ]  # fmt: skip
     reach = list(_reach([*values, {"low": 0, "high": 0}]))
@@ -98,23 +102,20 @@ def forest(title: str, baseline: str, gaps: Sequence[Named]) -> Spec:
     zero = {"data": {"values": [{"points": 0}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
             "encoding": {"x": x}}  # fmt: skip
     layers = [zero, *_marked(x, y, "x", values, "beyond")]
-    subtitle = "filled: the interval leaves out zero"
+    left_out = f"; left out, without {baseline}: {', '.join(without)}" if without else ""
+    subtitle = f"filled: the interval leaves out zero{left_out}"
     spec = style.chart(title, layers, subtitle=subtitle, empty=not gaps)
     return {**spec, "height": {"step": ROW} if gaps else 60, "data": {"values": values}}
 
 
-def _value(one: Named, estimate: Estimate) -> dict[str, Any]:
+def _value(one: Named, low: float, high: float) -> dict[str, Any]:
     return {
         "name": one.name,
-        "points": _short(estimate.points),
-        "low": _short(estimate.low),
-        "high": _short(estimate.high),
+        "points": style.short(one.estimate.points),
+        "low": style.short(low),
+        "high": style.short(high),
         **one.told,
     }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
 
 
 def _marked(
@@ -149,9 +150,9 @@ def _around(low: float, high: float, *, log: bool) -> list[float]:
     """From where to where an axis goes, with a little room at both ends."""
     if log:
         room = (high / low) ** 0.05
-        return [_short(low / room), _short(high * room)]
+        return [style.short(low / room), style.short(high * room)]
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-    return [_short(low - room), _short(high + room)]
+    return [style.short(low - room), style.short(high + room)]
 
 
 def _reach(values: Sequence[dict[str, Any]]) -> tuple[float, float]:
@@ -160,29 +161,39 @@ def _reach(values: Sequence[dict[str, Any]]) -> tuple[float, float]:
     low = min(value["low"] for value in values)
     high = max(value["high"] for value in values)
     room = (high - low) * 0.05 or 1.0
-    return _short(low - room), _short(high + room)
+    return style.short(low - room), style.short(high + room)
 
 
 CHARACTER = 5.5
 """Pixels of a letter of a label, on the average."""
 MARK = 5
 """Pixels from a point's middle to its edge."""
+STEPS = 12
+"""Half lines that a name may go up or down."""
+COVERED, CROSSED, OUTSIDE = 1000, 6, 9
+"""What a name costs over a point or another name, over an interval, and beyond the right edge, in
+half lines that it goes up or down to avoid it."""
 Box = tuple[float, float, float, float]
 """Left, right, top, bottom."""
 
 
 def _names(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
-    """A name beside each point, as near as it can be without covering a name or a point."""
+    """A name beside each point, as near as it can be without covering a name, a point or
+    an interval."""
     places = [
         (_pixel(v["cost"], x, style.WIDTH), _pixel(v["points"], y, style.HEIGHT)) for v in values
     ]
     taken: list[Box] = [(a - MARK, a + MARK, b - MARK, b + MARK) for a, b in places]
+    rules: list[Box] = [
+        (a - 1, a + 1, _pixel(v["low"], y, style.HEIGHT), _pixel(v["high"], y, style.HEIGHT))
+        for v, (a, _) in zip(values, places, strict=True)
+    ]
     labels = []
     for value, (across, along) in sorted(zip(values, places, strict=True), key=lambda e: e[1]):
-        side, shift, box = _free(across, along, CHARACTER * len(value["name"]), taken)
+        side, shift, box = _free(across, along, CHARACTER * len(value["name"]), taken, rules)
         taken.append(box)
         low, high = y["scale"]["domain"]
-        moved = _short(value["points"] + shift * (high - low) / style.HEIGHT)
+        moved = style.short(value["points"] + shift * (high - low) / style.HEIGHT)
         labels.append(
             {"name": value["name"], "cost": value["cost"], "points": moved, "side": side,
              "from": value["points"]}
@@ -218,23 +229,34 @@ def _pixel(value: float, axis: Spec, size: float) -> float:
 
 
 def _free(
-    across: float, along: float, width: float, taken: Sequence[Box]
+    across: float, along: float, width: float, taken: Sequence[Box], rules: Sequence[Box]
 ) -> tuple[str, float, Box]:
-    """The side of a point, how far up its name goes, and the box that it then takes: the first that
-    is free, or else the first of all."""
+    """The side of a point, how far up its name goes, and the box that it then takes: the nearest
+    place within the chart, at best one that no name, point or interval has.
+
+    Args:
+        taken: by points and names.
+        rules: of the intervals.
+    """
     half = style.LINE / 2
-    steps = sorted((i * half for i in range(-12, 13)), key=abs)
-    first = None
-    for shift in steps:
+    best: tuple[float, str, float, Box] | None = None
+    for step in sorted(range(-STEPS, STEPS + 1), key=abs):
         for side in ("left", "right"):
             start = across + 8 if side == "left" else across - 8 - width
+            shift = step * half
             box = (start, start + width, along + shift - half, along + shift + half)
-            inside = box[2] >= 0 and box[3] <= style.HEIGHT and (side == "left" or start > 0)
-            if inside and not any(_overlap(box, other) for other in taken):
-                return side, shift, box
-            first = first or (side, shift, box)
-    assert first is not None
-    return first
+            if box[2] < 0 or box[3] > style.HEIGHT or start <= 0:
+                continue
+            price = (
+                abs(step)
+                + COVERED * sum(_overlap(box, other) for other in taken)
+                + CROSSED * sum(_overlap(box, other) for other in rules)
+                + OUTSIDE * (box[1] > style.WIDTH)
+            )
+            if best is None or price < best[0]:
+                best = price, side, shift, box
+    assert best is not None, "a chart has room for a line"
+    return best[1:]
 
 
 def _overlap(a: Box, b: Box) -> bool:

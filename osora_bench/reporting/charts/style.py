@@ -75,6 +75,11 @@ def chart(title: str, layers: Sequence[Spec], *, subtitle: str = "", empty: bool
     }
 
 
+def short(value: float) -> float:
+    """Six digits: what a chart can show, and the same text on every machine."""
+    return float(f"{value:.6g}")
+
+
 def colour_of(names: Sequence[str]) -> Spec:
     """The encoding of a series' colour; of more than there are they come again."""
     return {"field": "series", "type": "nominal", "legend": None, "scale": {"domain": list(names)}}

@@ -30,7 +30,7 @@ class Side:
 
     @property
     def config(self) -> Config:
-        return Config.of({**self.record["config"], "ledger": "", "runs": ""})
+        return Config.of(self.record["config"])
 
     @property
     def label(self) -> str:

@@ -1,21 +1,18 @@
 """What an experiment asks and what came out, in a sentence each: of its file and the numbers."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from osora_bench.planning.experiments import Experiment, TableSpec
-from osora_bench.reporting.html.tables import interval
 from osora_bench.reporting.numbers import shown_points
-from osora_bench.reporting.rows import Row, selected
+from osora_bench.reporting.rows import Row, by_model, selected
 from osora_bench.reporting.statistics import (
     ALPHA,
     Answers,
     adjusted_pairs,
-    difference,
-    holm,
+    comparisons,
     mean,
-    p_values,
+    verdict,
 )  # fmt: skip
 
 SCORED = ("methods", "ranks", "rows", "rates", "ranking", "against")
@@ -63,14 +60,11 @@ def listed(names: Sequence[str]) -> str:
 
 def answer(experiment: Experiment, rows: Sequence[Row]) -> str:
     """Which is highest, what no test tells from it, and how the baseline stands."""
-    models = list(dict.fromkeys(row.cell.config.model.label for row in rows))
+    models = by_model(rows)
     parts = []
-    for model in models:
+    for model, of_model in models.items():
         compared = [
-            (row, answers)
-            for row in rows
-            if row.cell.config.model.label == model
-            and (answers := row.answers(row.datasets)) is not None
+            (row, answers) for row in of_model if (answers := row.answers(row.datasets)) is not None
         ]
         if compared:
             said = _of_model(experiment, compared)
@@ -88,7 +82,7 @@ def _of_model(experiment: Experiment, compared: list[tuple[Row, Answers]]) -> st
     estimate = mean(answers)
     said = (
         f"{best.name} has the highest accuracy, {shown_points(estimate.points)} % "
-        f"(95 % interval {interval(estimate)})"
+        f"(95 % interval {estimate.told})"
     )
     if len(compared) > 1:
         p = adjusted_pairs([entry for _, entry in compared])[0]
@@ -107,16 +101,12 @@ def _of_baseline(experiment: Experiment, compared: Sequence[tuple[Row, Answers]]
     own = [entry for entry in compared if entry[0].cell.config.method.name == name]
     if len(own) != 1 or len(compared) < 2:
         return ""
-    (row, answers), others = own[0], [e for e in compared if e[0] is not own[0][0]]
-    raw = [p_values([answers, other])[0, 1] for _, other in others]
-    p = holm(np.array(raw))
-    gaps = [difference(answers, other).points for _, other in others]
-    wins = sum(gap > 0 and value < ALPHA for gap, value in zip(gaps, p, strict=True))
-    losses = sum(gap < 0 and value < ALPHA for gap, value in zip(gaps, p, strict=True))
-    ties = len(others) - wins - losses
+    row, answers = own[0]
+    others = [other for one, other in compared if one is not row]
+    found = Counter(verdict(gap, p) for gap, p in comparisons(answers, others))
     return (
-        f"; {row.name} wins against {wins}, ties with {ties} and loses to {losses} of "
-        f"{len(others)} others (paired tests, Holm, 5 %)"
+        f"; {row.name} wins against {found['wins']}, ties with {found['ties']} and loses to "
+        f"{found['loses']} of {len(others)} others (paired tests, Holm, 5 %)"
     )
 
 

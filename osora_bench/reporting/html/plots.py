@@ -1,18 +1,17 @@
 """The charts of an experiment on its page: those that its file names, and those of its rows."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.config import Config
 from osora_bench.planning.experiments import Experiment, FigureSpec
 from osora_bench.reporting.charts import of_rows
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
 from osora_bench.reporting.figures import KINDS
 from osora_bench.reporting.html.findings import baseline
-from osora_bench.reporting.rows import Row, selected
+from osora_bench.reporting.rows import VARIED, Row, selected
 
 MOST_SAID = 40
 """Values that a chart's description tells; the tables have all."""
@@ -106,14 +105,6 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield f"{suite}, {model}" if several else suite, base + group
 
 
-Value = Callable[[Config], int | float | None]
-SETTINGS: dict[str, tuple[str, Value]] = {
-    "ranks": ("rank r", lambda config: config.method.rank),
-    "rows": ("training rows", lambda config: config.task.max_rows),
-    "rates": ("learning rate", lambda config: config.trainer.learning_rate),
-}
-
-
 def _of_group(
     experiment: Experiment, on: str, rows: Sequence[Row], drawn: set[str]
 ) -> Iterator[Place]:
@@ -122,12 +113,11 @@ def _of_group(
             of_rows.tuning(_spec("tuning", "Loss on held-out rows by learning rate"), rows)
         )
         return
-    settings = [kind for kind in SETTINGS if _varies(kind, rows)]
+    settings = [kind for kind in VARIED if _varies(kind, rows)]
     for kind in settings:
         if kind not in drawn:
-            axis, value_of = SETTINGS[kind]
-            spec = _spec(kind, f"Accuracy by {axis}, {on}")
-            yield _alone(of_rows.by_setting(axis, value_of, spec, rows))
+            spec = _spec(kind, f"Accuracy by {of_rows.AXES[kind]}, {on}")
+            yield _alone(of_rows.by_setting(kind, spec, rows))
     if "ranks" in settings:
         spec = _spec("parameters", f"Trainable parameters by rank, {on}")
         yield _alone(of_rows.recorded_parameters(spec, rows))
@@ -148,11 +138,10 @@ def _spec(kind: str, title: str, baseline: str | None = None) -> FigureSpec:
 def _varies(kind: str, rows: Sequence[Row]) -> bool:
     """Whether a method was run at several values of a setting, and everything else but the setting
     names one row for each."""
-    value_of = SETTINGS[kind][1]
     points = [
         (row.cell.config.method.name, value)
         for row in rows
-        if (value := value_of(row.cell.config)) is not None and row.cell.config.trains
+        if (value := VARIED[kind](row.cell.config)) is not None and row.cell.config.trains
     ]
     methods = [name for name, _ in points]
     return len(set(points)) == len(points) and len(set(methods)) < len(methods)

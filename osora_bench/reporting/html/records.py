@@ -90,7 +90,7 @@ def _training(record: Record) -> dict[str, Any] | None:
 def version_of(record: Record) -> int | None:
     """The numerics version of a record; None where this program would give its configuration
     another run id: its numbers are of an earlier version, and stand in no table."""
-    config = Config.of({**record["config"], "ledger": "", "runs": ""})
+    config = Config.of(record["config"])
     content = record["provenance"].get("fingerprints", {})
     try:
         current = run_id(config, dict(content))

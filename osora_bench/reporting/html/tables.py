@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from osora_bench.reporting.numbers import shown_points
 from osora_bench.reporting.reference import AVERAGE, PARAMS, Key, Printed
 from osora_bench.reporting.rows import Row
-from osora_bench.reporting.statistics import Estimate, mean
+from osora_bench.reporting.statistics import mean
 from osora_bench.reporting.table import CORRECTED, LIMITED, TIED, Table
 
 FACETS = ("model", "method", "rank", "task")
@@ -111,13 +110,7 @@ def _interval(table: Table, heading: str, row: Row) -> str:
     by_label = {dataset.label: dataset.name for dataset in row.cell.config.eval.datasets}
     name = by_label.get(heading.removesuffix(LIMITED))
     answers = row.answers(row.datasets if name is None else [name], corrected=heading == CORRECTED)
-    return "" if answers is None else interval(mean(answers))
-
-
-def interval(estimate: Estimate) -> str:
-    """`58.30 to 61.20`, within what accuracies can be."""
-    low, high = max(0.0, estimate.low), min(100.0, estimate.high)
-    return f"{shown_points(low)} to {shown_points(high)}"
+    return "" if answers is None else mean(answers).told
 
 
 def _paper(table: Table, heading: str, index: int, reference: dict[Key, Printed]) -> str:

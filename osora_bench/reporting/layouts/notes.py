@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from osora_bench.planning.config import DatasetConfig
-from osora_bench.reporting.rows import Row, limit_mark
+from osora_bench.reporting.rows import Row, by_model, limit_mark
 from osora_bench.reporting.table import CORRECTED, EDGE, LIMITED, TIED
 
 
@@ -72,27 +72,42 @@ def _precision(finished: Sequence[Row], by_set: bool) -> list[str]:
     seeds, least = max(trained, default=1), min(trained, default=1)
     runs = f"{least} to {seeds} seeds" if least < seeds else f"{seeds} seed{'s' * (seeds > 1)}"
     error = max(row.standard_error() for row in full)
-    tests = _tests(full, sets, by_set)
+    tests = _tests(finished, sets, by_set)
+    tied = (
+        f" Best in bold; {TIED}: not significantly below it ({tests}, Holm over a column's pairs)."
+        if tests else ""
+    )  # fmt: skip
     average = "Avg." if len(sets) > 1 else "a value"
+    chance = (
+        f"standard error of {average} from the questions alone at most {error:.1f} points"
+        if error > 0
+        else "all answers of a set are alike, and their spread does not say how far chance may move"
+        f" {average}"
+    )
     alone = ["What is said of one seed is of that adapter alone."] if least == 1 and trained else []
     return [
-        f"n = {counts} questions; {runs}; "
-        f"standard error of {average} from the questions alone at most {error:.1f} points. "
-        f"Best in bold; {TIED}: not significantly below it ({tests}, Holm over a column's pairs).",
+        f"n = {counts} questions; {runs}; {chance}.{tied}",
         *alone,
         *two_seeds_note(full),
     ]
 
 
-def _tests(full: Sequence[Row], sets: Sequence[DatasetConfig], by_set: bool) -> str:
-    """Those of `statistics.p_values`, each pair's in a column of one set or of Avg."""
-    single = sum(len(row.runs) == 1 for row in full)
-    if single < 2 or (len(sets) > 1 and not by_set):
-        return "paired t"
-    between = "" if single == len(full) else " between rows of one run"
+def _tests(finished: Sequence[Row], sets: Sequence[DatasetConfig], by_set: bool) -> str:
+    """Those of `statistics.p_values`, each pair's in a column of one set or of Avg.; pairs are of
+    one model. Nothing where there is no pair."""
+    by_column = by_set or len(sets) == 1
+    own = [row for row in finished if not row.others and (by_set or row.averages())]
+    exact = others = False
+    for rows in by_model(own).values():
+        single = sum(len(row.runs) == 1 for row in rows)
+        exact |= by_column and single > 1
+        others |= len(rows) > max(1, single if by_column else 1)
+    if not exact:
+        return "paired t" * others
+    between = " between rows of one run" * others
     if len(sets) > 1:
         return f"McNemar{between} in a set's column, else paired t"
-    return f"McNemar{between}, else paired t" if between else "McNemar"
+    return f"McNemar{between}, else paired t" if others else "McNemar"
 
 
 def _not_run(rows: Sequence[Row], finished: Sequence[Row]) -> list[str]:

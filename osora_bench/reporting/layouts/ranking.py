@@ -1,13 +1,21 @@
 """Layout `ranking`: where each method stands, and between which ranks it may."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from osora_bench.planning.experiments import TableSpec
-from osora_bench.reporting.layouts.against import apart, baseline_of, of_one_seed, which_test
+from osora_bench.reporting.layouts.against import (
+    apart,
+    baselines_of,
+    label_of,
+    nothing_to_compare,
+    of_one_seed,
+    which_test,
+    without_note,
+)
 from osora_bench.reporting.layouts.notes import edge_note, two_seeds_note
 from osora_bench.reporting.numbers import shown_points
 from osora_bench.reporting.rows import Row, by_model
@@ -29,16 +37,17 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     groups: list[str] = []
     first: list[int] = []
     in_order: list[Row] = []
-    tested: list[list[tuple[Row, Answers]]] = []
-    label: str | None = None
+    tested: dict[str, list[tuple[Row, Answers]]] = {}
+    wanted = spec.baseline if rows else None
+    baselines = baselines_of("table", name, wanted, rows) if wanted is not None else {}
+    label = label_of(baselines)
     for model, of_model in by_model(rows).items():
-        baseline = None
-        if spec.baseline is not None:
-            baseline = baseline_of("table", name, spec.baseline, of_model)
-            label = baseline.cell.config.method.label
         compared = [(row, a) for row in of_model if (a := row.answers(row.datasets)) is not None]
-        ranked, unbeaten, ordered = _ranked(of_model, compared, baseline)
-        tested.append(compared)
+        ranked, unbeaten, ordered = _ranked(of_model, compared)
+        tested[model] = compared
+        if label is not None:
+            shares = _shares(baselines[model], ordered)
+            ranked = [[*line, share] for line, share in zip(ranked, shares, strict=True)]
         first += [len(lines) + index for index in unbeaten]
         lines += ranked
         groups += [model] * len(ranked)
@@ -47,29 +56,24 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     frame = pd.DataFrame(lines, columns=headings, dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best.loc[first, "Avg."] = True
-    below = [
-        *_notes(tested, label is not None),
-        *of_one_seed(rows),
-        *two_seeds_note(rows),
-        *edge_note(rows),
-    ]
+    below = [*_notes(tested, label is not None, rows), *without_note(baselines)]
+    below += [*of_one_seed(rows), *two_seeds_note(rows), *edge_note(rows)]
     of = dict.fromkeys(headings[3:], in_order)
     return Table(name, spec.title, frame, best, below, apart(groups), of=of)
 
 
 def _ranked(
-    rows: Sequence[Row], scored: Sequence[tuple[Row, Answers]], baseline: Row | None
+    rows: Sequence[Row], scored: Sequence[tuple[Row, Answers]]
 ) -> tuple[list[list[str]], list[int], list[Row]]:
     """The lines of one model's methods, which of them no other beats, and whose they are."""
     compared = sorted(scored, key=lambda entry: -entry[1].averages.mean())
     ranks = possible_ranks([answers for _, answers in compared])
-    own = baseline.answers(baseline.datasets) if baseline is not None else None
     lines = [
-        [*_line(row, answers), _span(*span), *_better(baseline, own, row, answers)]
+        [*_line(row, answers), _span(*span)]
         for (row, answers), span in zip(compared, ranks, strict=True)
     ]
     blank = [row for row in rows if row.answers(row.datasets) is None]
-    lines += [[*_names(row), *[""] * (len(COLUMNS) - 2), *_better(baseline)] for row in blank]
+    lines += [[*_names(row), *[""] * (len(COLUMNS) - 2)] for row in blank]
     in_order = [*(row for row, _ in compared), *blank]
     return lines, [i for i, (low, _) in enumerate(ranks) if low == 1], in_order
 
@@ -87,10 +91,8 @@ def possible_ranks(methods: Sequence[Answers]) -> list[tuple[int, int]]:
 
 def _line(row: Row, answers: Answers) -> list[str]:
     estimate = mean(answers)
-    interval = (
-        f"{shown_points(max(0.0, estimate.low))} to {shown_points(min(100.0, estimate.high))}"
-    )
-    return [*_names(row), str(answers.seeds), shown_points(estimate.points), interval]
+    points = shown_points(estimate.points)
+    return [*_names(row), str(answers.seeds), points, estimate.told]
 
 
 def _names(row: Row) -> list[str]:
@@ -101,38 +103,73 @@ def _span(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _better(
-    baseline: Row | None, own: Answers | None = None, row: Row | None = None, *answers: Answers
+def _shares(baseline: Row | None, rows: Sequence[Row]) -> list[str]:
+    """The column of a baseline: blank for itself, and where one of the two is not complete."""
+    own = None if baseline is None else baseline.answers(baseline.datasets)
+    compared = [None if row is baseline else row.answers(row.datasets) for row in rows]
+    return [
+        "" if own is None or answers is None else f"{improvement(answers, own):.2f}"
+        for answers in compared
+    ]
+
+
+def _notes(
+    models: Mapping[str, Sequence[tuple[Row, Answers]]], baseline: bool, rows: Sequence[Row]
 ) -> list[str]:
-    """The column of a baseline, if there is one."""
-    if baseline is None:
-        return []
-    if own is None or row is baseline or not answers:
-        return [""]
-    return [f"{improvement(answers[0], own):.2f}"]
-
-
-def _notes(models: Sequence[Sequence[tuple[Row, Answers]]], baseline: bool) -> list[str]:
     """What the intervals, ranks and shares are, and which test each pair of a model had."""
-    compared = [entry for model in models for entry in model]
-    pairs = [len(model) * (len(model) - 1) // 2 for model in models]
-    family = f"{pairs[0]} pairs" if len(pairs) == 1 else "each model's pairs"
-    single = [row.cell.config.method.label for row, answers in compared if answers.single]
+    counts = [len(compared) for compared in models.values()]
+    if not any(counts):
+        return nothing_to_compare(rows)
     lines = [
         "Interval: of the method's own Avg., over its questions and, where several ran, seeds; "
         "methods whose intervals overlap may still differ, question by question.",
+        *_alike(models),
+    ]
+    if max(counts) < 2:
+        return [*lines, *nothing_to_compare(rows)]
+    pairs = [count * (count - 1) // 2 for count in counts]
+    family = (
+        f"Holm over {pairs[0]} pairs, " if len(pairs) == 1 else "Holm over each model's pairs, "
+    )
+    lines += [
         "Rank: from one more than the methods that are significantly better to as many as are not "
-        f"significantly worse (Holm over {family}, 5 %); in bold who is beaten by none.",
-        *which_test(
-            [f"pairs of {', '.join(dict.fromkeys(single))}"] if len(single) > 1 else [],
-            ["all others"] if len(single) < len(compared) else [],
-        ),
+        f"significantly worse ({family if max(pairs) > 1 else ''}5 %); in bold who is beaten by "
+        "none.",
+        *_tests(models),
     ]
     if baseline:
         lines.append("P: of pairs of runs, the share in which it scores higher (ties half).")
-    if any(count > len(model) - 1 for count, model in zip(pairs, models, strict=True)):
+    if any(count > 2 for count in counts):
         lines.append(
             "`against` adjusts for the comparisons with its baseline alone, so that it may tell "
             "apart what these ranks leave open."
         )
     return lines
+
+
+def _alike(models: Mapping[str, Sequence[tuple[Row, Answers]]]) -> list[str]:
+    """Whose interval is not made of a spread."""
+    alike = [
+        row.name
+        for compared in models.values()
+        for row, answers in compared
+        if mean(answers).exact is not None
+    ]
+    if not alike:
+        return []
+    return [
+        "All right or all wrong in each set, so that the interval is Clopper and Pearson's: "
+        f"{', '.join(dict.fromkeys(alike))}."
+    ]
+
+
+def _tests(models: Mapping[str, Sequence[tuple[Row, Answers]]]) -> list[str]:
+    """Of which pairs each test is: those of one run each on one set, and all others of a model."""
+    exact, others = [], False
+    for model, compared in models.items():
+        single = [row.cell.config.method.label for row, answers in compared if answers.single]
+        if len(single) > 1:
+            where = f" on {model}" if len(models) > 1 else ""
+            exact.append(f"pairs of {', '.join(dict.fromkeys(single))}{where}")
+        others |= len(compared) > max(1, len(single))
+    return which_test(exact, ["all others"] if others else [])

@@ -15,13 +15,14 @@ from osora_bench.reporting.table import EDGE, Table
 
 def tuning(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     """The loss on held-out rows by method and learning rate, or by method and the settings that
-    were tried where these are others; the lowest of a method in bold, a mark where that is at the
-    end of those tried."""
+    were tried where these are others; the lowest of each choice in bold, a mark where that is at
+    the end of those tried."""
     only_rates = all(not row.cell.tries or _is_rate(row.cell.tries) for row in rows)
     frame, best, of = (_by_rate if only_rates else _by_settings)(rows)
     sizes = {(v["rows"], v["tokens"]) for r in rows for v in _validations(r)}
+    lowest = "lowest" if only_rates else "lowest of those that one choice was among"
     notes = [
-        f"Mean loss of {tokens} tokens in {count} rows that no run trains on; lowest in bold."
+        f"Mean loss of {tokens} tokens in {count} rows that no run trains on; {lowest} in bold."
         for count, tokens in sorted(sizes)
     ]
     notes = notes or ["No run has finished yet."]
@@ -79,26 +80,49 @@ def _by_rate(rows: Sequence[Row]) -> Shown:
 
 
 def _by_settings(rows: Sequence[Row]) -> Shown:
-    """A row a trial."""
-    lines = [
-        [label, ", ".join(row.cell.tries), _loss(row)]
-        for row, label in zip(rows, _labels(rows), strict=True)
-    ]
+    """A row a trial: those that one choice was made among together, by the values tried."""
+    by_choice: dict[str, list[Row]] = {}
+    for row, label in zip(rows, _labels(rows), strict=True):
+        by_choice.setdefault(label, []).append(row)
+    shown = [(label, row) for label, tried in by_choice.items() for row in _by_values(tried)]
+    lines = [[label, ", ".join(row.cell.tries), _loss(row)] for label, row in shown]
     frame = pd.DataFrame(lines, columns=["Method", "Tried", "Loss"], dtype=str)
     losses = pd.to_numeric(frame["Loss"], errors="coerce")
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     best["Loss"] = losses.eq(losses.groupby(frame["Method"]).transform("min"))
-    frame["Loss"] += [EDGE if row.cell.edges else "" for row in rows]
-    return frame, best, {"Loss": rows}
+    frame["Loss"] += [EDGE if row.cell.edges else "" for _, row in shown]
+    return frame, best, {"Loss": [row for _, row in shown]}
+
+
+def _by_values(tried: Sequence[Row]) -> list[Row]:
+    """Trials of one choice by their first setting's value, then the next one's: numbers by size,
+    words in the order in which they were first tried."""
+    values = [[setting.partition("=")[2] for setting in row.cell.tries] for row in tried]
+    orders = [_order(column) for column in zip(*values, strict=False)]
+
+    def place(index: int) -> list[int]:
+        return [order[value] for order, value in zip(orders, values[index], strict=False)]
+
+    return [tried[index] for index in sorted(range(len(tried)), key=place)]
+
+
+def _order(values: Sequence[str]) -> dict[str, int]:
+    """The place of each value among those of a setting."""
+    once = list(dict.fromkeys(values))
+    if pd.to_numeric(pd.Series(once), errors="coerce").notna().all():
+        once.sort(key=float)
+    return {value: place for place, value in enumerate(once)}
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    """Method and rank, with the model where there are several."""
+    """What a choice was made for: method, with the rank where that was not tuned itself, and the
+    model where there are several."""
     several = len(by_model(rows)) > 1
     labels = []
     for row in rows:
         model, method = row.cell.config.model, row.cell.config.method
-        rank = "" if method.rank is None else f", r = {method.rank}"
+        tuned = any(setting.startswith("rank=") for setting in row.cell.tries)
+        rank = "" if method.rank is None or tuned else f", r = {method.rank}"
         labels.append((f"{model.label}, " if several else "") + method.label + rank)
     return labels
 

@@ -14,7 +14,7 @@ from osora_bench.reporting.numbers import NOT_IN_GRID, mean_or_none
 from osora_bench.reporting.reference import AVERAGE
 from osora_bench.reporting.rows import Row, by_model, numbers_of
 from osora_bench.reporting.statistics import Answers
-from osora_bench.reporting.table import Number, Table, best_marks, tie_marks
+from osora_bench.reporting.table import Table, best_marks, tie_marks
 
 
 def by_value(
@@ -32,40 +32,55 @@ def by_value(
     """
     rows = [row for row in all_rows if value_of(row.cell.config) is not None]
     labels = {r.cell.config.method.name: r.cell.config.method.label for r in rows}
-    lines = [
-        (model, value)
-        for model, of_model in by_model(rows).items()
-        for value in sorted({value_of(r.cell.config) for r in of_model})
-    ]
+    lines, by_column = _grid(rows, value_of, spec.methods or list(labels))
     models = [model for model, _ in lines]
-    cells = {
-        (model, r.cell.config.method.name, value_of(r.cell.config)): r
-        for model, of_model in by_model(rows).items()
-        for r in of_model
+    of = {labels.get(method, method): column for method, column in by_column.items()}
+    averages = {
+        label: [row.averages() if row else [] for row in column] for label, column in of.items()
     }
-    frame: dict[str, list[str]] = {heading: [str(value) for _, value in lines]}
-    columns: dict[str, list[list[Decimal]]] = {}
-    numbers: dict[str, list[Number | None]] = {}
-    answers: dict[str, list[Answers | None]] = {}
-    of: dict[str, Sequence[Row | None]] = {}
-    for method in spec.methods or list(labels):
-        method_rows = [cells.get((model, method, value)) for model, value in lines]
-        label = labels.get(method, method)
-        of[label] = method_rows
-        answers[label] = [row.answers(row.datasets) if row else None for row in method_rows]
-        columns[label] = [row.averages() if row else [] for row in method_rows]
-        frame[label] = [
-            _with_edge(row, row.show(averages)) if row else NOT_IN_GRID
-            for row, averages in zip(method_rows, columns[label], strict=True)
-        ]
-        numbers[label] = numbers_of(
-            method_rows, _only_set(rows), [mean_or_none(v) for v in columns[label]]
-        )
-    best = best_marks(models, columns).reindex(columns=list(frame), fill_value=False)
+    answers: dict[str, list[Answers | None]] = {
+        label: [row.answers(row.datasets) if row else None for row in column]
+        for label, column in of.items()
+    }
+    frame = {heading: [str(value) for _, value in lines]}
+    frame |= {label: _texts(column, averages[label]) for label, column in of.items()}
+    numbers = {
+        label: numbers_of(column, _only_set(rows), [mean_or_none(v) for v in averages[label]])
+        for label, column in of.items()
+    }
+    best = best_marks(models, averages).reindex(columns=list(frame), fill_value=False)
     ties = tie_marks(models, best, answers)
     notes = notes_below(rows)
     table = pd.DataFrame(frame)
     return Table(name, spec.title, table, best, notes, apart(models), numbers, ties, of)
+
+
+def _grid(
+    rows: Sequence[Row], value_of: Callable[[Config], Any], methods: Sequence[str]
+) -> tuple[list[tuple[str, Any]], dict[str, list[Row | None]]]:
+    """The lines, a model and a value each, and by method the row of each line; None where the grid
+    has no such cell."""
+    models = by_model(rows)
+    lines = [
+        (model, value)
+        for model, of_model in models.items()
+        for value in sorted({value_of(row.cell.config) for row in of_model})
+    ]
+    cells = {
+        (model, row.cell.config.method.name, value_of(row.cell.config)): row
+        for model, of_model in models.items()
+        for row in of_model
+    }
+    return lines, {
+        method: [cells.get((model, method, value)) for model, value in lines] for method in methods
+    }
+
+
+def _texts(column: Sequence[Row | None], averages: Sequence[list[Decimal]]) -> list[str]:
+    return [
+        _with_edge(row, row.show(values)) if row else NOT_IN_GRID
+        for row, values in zip(column, averages, strict=True)
+    ]
 
 
 def _with_edge(row: Row, text: str) -> str:

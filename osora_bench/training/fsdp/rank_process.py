@@ -48,7 +48,7 @@ def run(work: dict[str, Any], signal_number: Callable[[], int | None]) -> None:
         Interrupted: asked to stop; what was done is kept.
         UserError: the code is not what the cell's process runs.
     """
-    if not code_state.same(code_state.code(), work["code"]):
+    if not code_state.same(work["code"], code_state.look_since(work["code"])):
         raise UserError("the code has changed since the cell's process was started; start it anew")
     # torch and transformers: the line above and the signals need not wait for them
     from osora_bench.training.fsdp.part import join_and_train
