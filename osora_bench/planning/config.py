@@ -19,6 +19,11 @@ def shown(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"identity": False})
 
 
+def through() -> Any:
+    """Declare a field that others interpolate: it counts as what they make of it."""
+    return field(default=MISSING, metadata={"identity": False, "through": True})
+
+
 def later(default: Any) -> Any:
     """Declare an option that came after the first records: part of a cell's identity only where it
     is not its default, so that the run ids of those who do not use it stay."""
@@ -58,7 +63,7 @@ class MethodConfig:
 
     name: str = shown()
     label: str = shown()
-    rank: int | None = shown()  # it counts as what `peft` makes of it
+    rank: int | None = through()
     rank_bounded: bool = shown()
     peft: dict[str, Any] | None = MISSING
     full: bool = False

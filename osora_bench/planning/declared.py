@@ -73,6 +73,19 @@ def value_problem(key: str, value: Any) -> str | None:
     return None
 
 
+def counts(key: str) -> bool:
+    """Whether a key can change a cell's numbers: no field on the way to it only names, places or
+    speeds things."""
+    hint: Any = config.Config
+    for part in key.split("."):
+        for section in _sections(hint):
+            for named in (f for f in fields(section) if f.name == part):
+                if not named.metadata.get("identity", True) and "through" not in named.metadata:
+                    return False
+        hint = _step(hint, part)
+    return True
+
+
 def told(error: OmegaConfBaseException) -> str:
     """What OmegaConf refused, its key and what that takes in one sentence."""
     key, said = _dotted(error), str(error).partition("\n")[0]

@@ -132,7 +132,21 @@ def _grid(experiment: Experiment, overrides: Sequence[str]) -> "Grid":
                 f"{override}: experiments/{experiment.name}.yaml says which models, methods, ranks "
                 "and seeds are run; `python -m osora_bench -m` runs a grid of your own"
             )
+    _check_not_tuned(experiment, overrides)
     return Grid(experiment, overrides, scale)
+
+
+def _check_not_tuned(experiment: Experiment, overrides: Sequence[str]) -> None:
+    """Raise UserError if an override names what the experiment chooses: the choice would win."""
+    searches = (block.search for block in experiment.blocks)
+    tuned = {key for search in searches if search is not None for key in search.space}
+    for override in overrides:
+        if (key := override.split("=")[0].lstrip("+~")) in tuned:
+            raise UserError(
+                f"{override}: experiments/{experiment.name}.yaml chooses {key} by the loss on "
+                "held-out rows; change its `rates` or `tune`, in a copy of the file if records "
+                "of it are to stay"
+            )
 
 
 def _scale(overrides: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -77,9 +77,7 @@ class Search:
         if not self.space:
             raise UserError(f"{where}: tune names no settings")
         for key, values in self.space.items():
-            if not key.startswith(TUNABLE):
-                raise UserError(f"{where}: {key} cannot be tuned, only trainer.* and method.* can")
-            if (problem := declared.key_problem(key)) is not None:
+            if (problem := _key_problem(key)) is not None:
                 raise UserError(f"{where}: {problem}")
             if isinstance(values, list):
                 if not values or len(values) != len({str(value) for value in self._list(key)}):
@@ -260,6 +258,17 @@ def _outcome(points: list[Point], best: Point, ends: Sequence[_End]) -> Outcome:
             if end.beyond is not None and end.refused is not None
         ),
     )
+
+
+def _key_problem(key: str) -> str | None:
+    """Why a key cannot be tuned."""
+    if not key.startswith(TUNABLE):
+        return f"{key} cannot be tuned, only trainer.* and method.* can"
+    if (problem := declared.key_problem(key)) is not None:
+        return problem
+    if not declared.counts(key):
+        return f"{key} cannot be tuned: it changes no numbers, only speed or names"
+    return None
 
 
 def _value_problem(key: str, value: Any) -> str | None:

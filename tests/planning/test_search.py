@@ -239,6 +239,12 @@ def test_as_many_draws_as_a_range_has_are_all_of_it():
     ("search", "told"),
     [
         (Search({"model.dtype": ["float32"]}), "model.dtype cannot be tuned"),
+        (
+            Search({"trainer.micro_batch_size": [1, 2]}),
+            "micro_batch_size cannot be tuned: it changes no numbers",
+        ),
+        (Search({"trainer.processes": [1, 2]}), "processes cannot be tuned: it changes no numbers"),
+        (Search({"method.label": ["A", "B"]}), "label cannot be tuned: it changes no numbers"),
         (Search({RATE: []}), "no list of different values"),
         (Search({RATE: [1e-3, 1e-3]}), "no list of different values"),
         (Search({RATE: {"low": 1e-3, "high": 1e-1}}), "say how often"),

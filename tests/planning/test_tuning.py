@@ -225,6 +225,17 @@ def test_what_cannot_be_tuned_is_told(experiments, places, given, message):
         expansion_of("tuned", places)
 
 
+@pytest.mark.parametrize("override", ["trainer.learning_rate=1e-4", "+trainer.learning_rate=1e-4"])
+def test_what_the_experiment_chooses_cannot_be_given(experiments, places, override):
+    with pytest.raises(UserError, match="chooses trainer.learning_rate by the loss"):
+        expansion_of("tuned", [*places, override])
+
+
+def test_what_it_does_not_choose_can(experiments, places):
+    cells = expansion_of("tuned", [*places, "trainer.max_steps=1"]).everything
+    assert {cell.config.trainer.max_steps for cell in cells} == {1}
+
+
 @pytest.mark.long
 def test_one_run_tries_chooses_and_goes_on(experiments, places, session, capsys):
     assert run.run_experiment(load_experiment("tuned"), places) == exits.OK
