@@ -73,10 +73,20 @@ def write_figures(charts: Mapping[str, Spec], folder: Path) -> list[Path]:
 
 def chart(spec: FigureSpec, cells: Sequence[Cell], *, others: bool = False) -> Spec:
     """What a figure shows."""
+    rows = [] if spec.kind == "parameters" else recorded_rows(cells, others=others)[0]
+    return style.dressed_for(of_rows_or_cells(spec, cells, rows), methods_of(cells))
+
+
+def of_rows_or_cells(spec: FigureSpec, cells: Sequence[Cell], rows: Sequence[Row]) -> Spec:
+    """What a figure shows of the rows that it selects; `parameters` of the cells."""
     if spec.kind == "parameters":
         return of_rows.parameters(spec, cells)
-    rows = recorded_rows(cells, others=others)[0]
     return KINDS[spec.kind](spec, [row for row in rows if selected(row, spec)])
+
+
+def methods_of(cells: Sequence[Cell]) -> list[str]:
+    """The methods that have a look of their own in all figures of some cells: those that train."""
+    return [*dict.fromkeys(c.config.method.label for c in cells if c.config.trains)]
 
 
 def drawn(spec: Spec) -> dict[str, bytes]:

@@ -40,7 +40,7 @@ def bars(title: str, drawn: Sequence[Bar], groups: Sequence[str], *, empty: bool
     beside = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}}
     y: Spec = {"field": "value", "type": "quantitative", "axis": {"title": "accuracy, %"},
                "scale": {"zero": True}}  # fmt: skip
-    legend = {**style.colour_of(series), "legend": {"title": None, "orient": "top"}}
+    legend = {**style.by_series("color"), "legend": {"title": None, "orient": "top"}}
     encoding: Spec = {
         "x": x, "y": y, "xOffset": beside, "color": legend,
         "fillOpacity": {"condition": {"test": "datum.paper", "value": 0.0}, "value": 1.0},
@@ -56,5 +56,8 @@ def bars(title: str, drawn: Sequence[Bar], groups: Sequence[str], *, empty: bool
         [{"mark": {"type": "bar", "strokeWidth": 1}, "encoding": encoding}, text],
         subtitle=f"{subtitle}{' (' if subtitle else ''}{style.EMPTY}{')' if subtitle else ''}"
         if empty else subtitle,
+        said=[f"{bar.name} on {bar.group}: {bar.text}" for bar in drawn],
     )  # fmt: skip
-    return {**spec, "data": {"values": values}}
+    return style.dressed(
+        {**spec, "data": {"values": values}}, dict(zip(series, series, strict=True))
+    )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from osora_bench.reporting.charts import style
@@ -14,11 +14,17 @@ MOST_BESIDE = 0.5
 """Octaves that all of them may take together."""
 BANDS = 3
 """Series up to which bands can be told apart."""
+PADDING = {"right": 8, "left": 5, "top": 5, "bottom": 5}
+
+
+SAMPLE = (6, 28)
+"""Pixels right of the chart from where to where the sample of a label's line goes."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a series, its interval if there is one, and what is told of it."""
+    """One value of a series, its interval if there is one, what is told of it, and the method that
+    the series is of (by default one of the series' name)."""
 
     series: str
     x: float
@@ -26,12 +32,13 @@ class Point:
     low: float | None = None
     high: float | None = None
     told: dict[str, Any] = field(default_factory=dict)
+    method: str = ""
 
 
 @dataclass(frozen=True)
 class Axes:
     """What stands at the axes; `ticks`: at these values only, each beside its neighbours' points;
-    `log_x` and `log_y`: to the base 2 and 10."""
+    `log_x` and `log_y`: to the base 2 and 10, the latter where all values are above 0."""
 
     x: str
     y: str
@@ -43,33 +50,56 @@ class Axes:
 def lines(
     title: str, axes: Axes, points: Sequence[Point], *, subtitle: str = "", marks: bool = True
 ) -> Spec:
-    """A line a series through its points, with an interval at each that has one.
+    """A line a series through its points, with an interval at each that has one. Points that are no
+    finite number are left out, and their series named.
 
     Args:
-        marks: show the points; without, the line alone.
+        marks: show the points; without, they are only found by a pointer.
     """
-    names = list(dict.fromkeys(point.series for point in points))
+    drawn = [point for point in points if math.isfinite(point.y)]
+    axes = replace(axes, log_y=axes.log_y and all(point.y > 0 for point in drawn))
+    series = {point.series: point.method or point.series for point in drawn}
+    names = list(series)
     values = [_value(point, _beside(names.index(point.series), len(names), axes))
-              for point in points]  # fmt: skip
+              for point in drawn]  # fmt: skip
     x, y = _x(axes, values), _y(axes, values)
-    colour = style.colour_of(names)
+    colour, dash, shape = (style.by_series(channel) for channel in style.CHANNELS)
     line: Spec = {
         "mark": {"type": "line", "strokeWidth": 1.6},
-        "encoding": {"x": x, "y": y, "color": colour, "strokeDash": style.dash_of(names)},
+        "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
     }
-    layers = [*_intervals(x, colour, len(names), values), line]
-    if marks:
-        layers.append(
-            {
-                "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1},
-                "encoding": {"x": x, "y": y, "color": colour, "shape": style.shape_of(names),
-                             "tooltip": _tooltip(values)},
-            }
-        )  # fmt: skip
-    layers.append(_ends(_last(points, values), x, y, colour))
-    spec = style.chart(title, layers, subtitle=subtitle, empty=not points)
-    return {**spec, "data": {"values": values}, "padding": {"right": 8, "left": 5, "top": 5,
-                                                            "bottom": 5}}  # fmt: skip
+    found: Spec = {"color": colour, "shape": shape, "tooltip": _tooltip(values)}
+    point: Spec = {
+        "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1 if marks else 0},
+        "encoding": {"x": x, "y": y, **found},
+    }
+    layers = [*_intervals(x, colour, len(names), values), line, point, *_ends(values, x, y)]
+    told = "; ".join(filter(None, [subtitle, _without(points)]))
+    spec = style.chart(
+        title, layers, subtitle=told, said=_said(axes, drawn), empty=not points
+    )  # fmt: skip
+    return style.dressed({**spec, "data": {"values": values}, "padding": PADDING}, series)
+
+
+def _without(points: Sequence[Point]) -> str:
+    """Which series lack a point that cannot be drawn."""
+    lacking = dict.fromkeys(point.series for point in points if not math.isfinite(point.y))
+    return f"without values that are no finite number: {', '.join(lacking)}" if lacking else ""
+
+
+def _said(axes: Axes, points: Sequence[Point]) -> list[str]:
+    """Of each series where it begins and ends, and its highest and lowest value."""
+    by_series: dict[str, list[Point]] = {}
+    for point in points:
+        by_series.setdefault(point.series, []).append(point)
+    lines_ = [f"{axes.y} by {axes.x}"]
+    for name, own in by_series.items():
+        own.sort(key=lambda point: point.x)
+        low, high = (least(own, key=lambda point: point.y) for least in (min, max))
+        places = {"first": own[0], "last": own[-1], "lowest": low, "highest": high}
+        told = [f"{what} {one.y:.4g} at {one.x:.4g}" for what, one in places.items()]
+        lines_.append(f"{name}: {', '.join(told) if len(own) > 1 else told[0][len('first ') :]}")
+    return lines_
 
 
 def _beside(index: int, count: int, axes: Axes) -> float:
@@ -93,10 +123,13 @@ def _x(axes: Axes, values: Sequence[dict[str, Any]]) -> Spec:
     axis: Spec = {"grid": False, "title": axes.x}
     if axes.ticks:
         axis |= {"values": list(axes.ticks), "format": "d" if _whole(axes.ticks) else "~e"}
-    if axes.log_x and values:
-        step = 2 ** (MOST_BESIDE / 2)
+    if values:
         numbers = [value["x"] for value in values]
-        scale |= {"domain": [min(numbers) / step, max(numbers) * step], "nice": False}
+        domain = [min(numbers), max(numbers)]
+        if axes.log_x:
+            step = 2 ** (MOST_BESIDE / 2)
+            domain = [style.short(domain[0] / step), style.short(domain[1] * step)]
+        scale |= {"domain": domain, "nice": False}
     return {"field": "x", "type": "quantitative", "scale": scale, "axis": axis}
 
 
@@ -143,43 +176,42 @@ def _tooltip(values: Sequence[dict[str, Any]]) -> list[Spec]:
     return [{"field": key, "type": "nominal"} for key in told if key not in hidden]
 
 
-def _last(
-    points: Sequence[Point], values: Sequence[dict[str, Any]]
-) -> dict[float, list[dict[str, Any]]]:
-    """The last value of each series, by where on the axis it is; its `x` is that of the value
-    furthest right of those that stand there side by side."""
-    right: dict[float, float] = {}
-    for point, value in zip(points, values, strict=True):
-        right[point.x] = max(right.get(point.x, value["x"]), value["x"])
-    last: dict[str, tuple[float, dict[str, Any]]] = {}
-    for point, value in zip(points, values, strict=True):
-        if point.series not in last or point.x >= last[point.series][0]:
-            last[point.series] = point.x, value
-    together: dict[float, list[dict[str, Any]]] = {}
-    for place, value in last.values():
-        together.setdefault(place, []).append({**value, "x": right[place]})
-    return together
+def _ends(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
+    """The name of each series right of the chart, near the height at which it ends, with a sample
+    of its line and its point; all are kept apart, and on no line."""
+    if not values:
+        return []
+    log, (low, high) = y["scale"].get("type") == "log", y["scale"]["domain"]
+    last: dict[str, dict[str, Any]] = {}
+    for value in values:
+        if value["series"] not in last or value["x"] >= last[value["series"]]["x"]:
+            last[value["series"]] = value
+    bottom, top = (math.log10(end) if log else end for end in (low, high))
+    places = [math.log10(value["y"]) if log else value["y"] for value in last.values()]
+    moved = style.apart(places, (top - bottom) * style.LINE / style.HEIGHT)
+    moved = [place + max(0.0, bottom - min(moved)) for place in moved]  # none below the axis
+    right = x["scale"]["domain"][1]
+    labels = [
+        {"series": name, "x": right, "y": style.short(10**place if log else place)}
+        for name, place in zip(last, moved, strict=True)
+    ]
+    return _labels(labels, x, y)
 
 
-def _ends(last: dict[float, list[dict[str, Any]]], x: Spec, y: Spec, colour: Spec) -> Spec:
-    """The name of each series at its last point; those that end together are kept apart."""
-    log, domain = y["scale"].get("type") == "log", y["scale"].get("domain", (0, 1))
-    low, high = (math.log10(end) if log else end for end in domain)
-    labels = []
-    for values in last.values():
-        places = [math.log10(value["y"]) if log else value["y"] for value in values]
-        moved = style.apart(places, (high - low) * style.LINE / style.HEIGHT)
-        moved = [place + max(0.0, low - min(moved)) for place in moved]  # none below the axis
-        labels += [
-            {
-                "series": value["series"],
-                "x": value["x"],
-                "y": style.short(10**place if log else place),
-            }
-            for value, place in zip(values, moved, strict=True)
-        ]
-    return {
-        "data": {"values": labels},
-        "mark": {"type": "text", "align": "left", "dx": 9, "baseline": "middle", "clip": False},
-        "encoding": {"x": x, "y": y, "color": colour, "text": {"field": "series"}},
-    }
+def _labels(labels: list[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
+    colour, dash, shape = (style.by_series(channel) for channel in style.CHANNELS)
+    begin, end = SAMPLE
+    place: Spec = {"x": x, "y": y, "color": colour}
+    rule = {"type": "rule", "strokeWidth": 1.6, "xOffset": begin, "x2Offset": end, "clip": False}
+    mark = {"type": "point", "filled": True, "size": 40, "opacity": 1,
+            "xOffset": (begin + end) / 2}  # fmt: skip
+    text = {"type": "text", "align": "left", "dx": end + 4, "baseline": "middle", "clip": False}
+    kinds: list[tuple[Spec, Spec]] = [
+        (rule, {"x2": {"field": "x"}, "strokeDash": dash}),
+        (mark, {"shape": shape}),
+        (text, {"text": {"field": "series"}}),
+    ]
+    return [
+        {"data": {"values": labels}, "mark": drawn, "encoding": {**place, **more}}
+        for drawn, more in kinds
+    ]

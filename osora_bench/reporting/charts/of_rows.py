@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Sequence
+from math import inf, isfinite
 from statistics import fmean
 from typing import Any
 
@@ -16,13 +17,15 @@ from osora_bench.reporting.charts.points import Named
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
 from osora_bench.reporting.layouts.against import baselines_of
-from osora_bench.reporting.numbers import mean, scientific, signed
+from osora_bench.reporting.numbers import mean, probability, scientific, signed
 from osora_bench.reporting.rows import VARIED, Row, by_model
-from osora_bench.reporting.statistics import Estimate, difference
+from osora_bench.reporting.statistics import Estimate, comparisons, verdict
 from osora_bench.reporting.statistics import mean as mean_of
 
 MOST_RUNS = 4
 """Runs that are named where a pointer rests."""
+FAR = 2
+"""How many times the lowest loss the highest must be for a logarithmic axis."""
 SAMPLES = 60
 """Points of a loss curve that are shown."""
 AXES = {"ranks": "rank r", "rows": "training rows", "rates": "learning rate"}
@@ -32,7 +35,8 @@ AXES = {"ranks": "rank r", "rows": "training rows", "rates": "learning rate"}
 def by_setting(kind: str, spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     """Avg. by the setting of a kind (`VARIED`) with its 95 % interval, a line a method and model.
     Rows without a value of the setting, or without an average, are left out."""
-    shown = _methods(spec.methods, _series([row for row in rows if row.averages()]))
+    every = _series([row for row in rows if row.averages()])
+    shown = _methods(spec.methods, every)
     drawn = [
         _scored(series, row, value)
         for series, row in shown
@@ -41,7 +45,9 @@ def by_setting(kind: str, spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     drawn.sort(key=lambda point: point.x)
     ticks = sorted({point.x for point in drawn})
     axes = Axes(AXES[kind], "accuracy, %", log_x=True, ticks=ticks)
-    subtitle = "vertical: 95 % intervals, side by side" if drawn else ""
+    intervals = "vertical: 95 % intervals, side by side" if drawn else ""
+    left_out = _left_out(shown, every) if spec.methods is None else ""
+    subtitle = "; ".join(filter(None, [intervals, left_out]))
     order = list(dict.fromkeys(series for series, _ in shown))
     drawn.sort(key=lambda point: order.index(point.series))
     return lines(spec.title, axes, drawn, subtitle=subtitle)
@@ -69,9 +75,9 @@ def _methods(wanted: Sequence[str] | None, rows: Series) -> Series:
             (name, row) for method in wanted for name, row in rows
             if row.cell.config.method.name == method
         ]  # fmt: skip
-    best: dict[str, Any] = {}
+    best: dict[str, float] = {}
     for name, row in rows:
-        value = mean(row.averages())
+        value = float(mean(averages)) if (averages := row.averages()) else 0.0
         best[name] = max(best.get(name, value), value)
     names = list(best)
     if len(names) > style.MOST_SERIES:
@@ -79,10 +85,17 @@ def _methods(wanted: Sequence[str] | None, rows: Series) -> Series:
     return [(name, row) for name in names for series, row in rows if series == name]
 
 
+def _left_out(shown: Series, every: Series) -> str:
+    """How many lines a chart shows, if not all."""
+    some, all_ = (len(dict(rows)) for rows in (shown, every))
+    return f"the best {some} of {all_}" if some < all_ else ""
+
+
 def _scored(series: str, row: Row, value: float) -> Point:
     average, estimate = mean(row.averages()), _estimate(row)
     low, high = (None, None) if estimate is None else estimate.possible
-    return Point(series, value, float(average), low, high, _told(row, estimate))
+    told, method = _told(row, estimate), row.cell.config.method.label
+    return Point(series, value, float(average), low, high, told, method)
 
 
 def _estimate(row: Row) -> Estimate | None:
@@ -108,7 +121,11 @@ def told_runs(row: Row) -> dict[str, str]:
     ]
     more = len(row.shown) - len(lines_)
     text = "; ".join(lines_) + (f"; {more} more" if more else "")
-    return {"Runs": text, "runs": ",".join(run["run_id"] for run in row.shown)}
+    return {"Runs": text, "runs": _runs([row])}
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    return ",".join(run["run_id"] for row in rows for run in row.shown)
 
 
 def _commit(run: Any) -> str:
@@ -123,7 +140,8 @@ def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     models = by_model(rows)
     drawn = [
         Named(_named(model, row, models), estimate, cost,
-              _told(row, estimate, **{kind.heading: kind.form.format(cost)}), model)
+              _told(row, estimate, **{kind.heading: kind.form.format(cost)}), model,
+              row.cell.config.method.name, baseline=row.cell.config.method.name == spec.baseline)
         for model, of_model in models.items()
         for row in of_model
         if row.cell.config.trains
@@ -134,21 +152,28 @@ def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
 
 
 def forest(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """How far each method's Avg. is from that of its model's `baseline`, with 95 % intervals;
-    models without it are named as left out."""
+    """How far the Avg. of each model's `baseline` is above each other's, with 95 % intervals and
+    what the paired test says, as layout `against`; models without it are named as left out."""
     models, gaps = by_model(rows), list[Named]()
     baselines = baselines_of("figure", "forest", spec.baseline, rows)
     for model, of_model in models.items():
         baseline = baselines[model]
         own = None if baseline is None else baseline.answers(baseline.datasets)
-        for row in of_model:
-            answers = row.answers(row.datasets)
-            if row is baseline or own is None or answers is None:
-                continue
-            gap = difference(answers, own)
+        others = [
+            (row, answers) for row in of_model
+            if row is not baseline and (answers := row.answers(row.datasets)) is not None
+        ]  # fmt: skip
+        if baseline is None or own is None:
+            continue
+        found = comparisons(own, [answers for _, answers in others])
+        for (row, _), (gap, p) in zip(others, found, strict=True):
+            said = verdict(gap, p)
             interval = f"{signed(gap.points)} ({signed(gap.low)} to {signed(gap.high)})"
-            told = _told(row, None, Difference=interval)
-            gaps.append(Named(_named(model, row, models), gap, 0.0, told, model))
+            so = f"{baseline.cell.config.method.label} {said}, p (Holm) {probability(p)}"
+            told = {**_told(row, None, Difference=interval, So=so), "runs": _runs([baseline, row])}
+            method = row.cell.config.method.name
+            name = _named(model, row, models)
+            gaps.append(Named(name, gap, 0.0, told, model, method, differs=said != "ties"))
     names = dict.fromkeys(row.name for row in baselines.values() if row is not None)
     without = [model for model, row in baselines.items() if row is None]
     return points.forest(spec.title, " or ".join(names), gaps, without)
@@ -170,35 +195,39 @@ def _named_rows(rows: Sequence[Row]) -> Series:
 
 
 def tuning(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
-    """The loss on held-out rows by learning rate, a line a method, rank and model."""
+    """The loss on held-out rows by learning rate, a line a method, rank and model; the loss
+    logarithmic where the highest is far from the lowest."""
+    every = [(name, row) for name, row in _named_rows(rows) if _losses(row)]
+    shown = _lowest([(name, row, fmean(_losses(row))) for name, row in every])
     drawn = [
-        Point(name, row.cell.config.trainer.learning_rate, fmean(losses), None, None, told)
-        for name, row in _named_rows(rows)
-        if (losses := _losses(row))
+        Point(name, row.cell.config.trainer.learning_rate, loss, None, None, told,
+              row.cell.config.method.label)
+        for name, row in shown
+        for loss in [fmean(_losses(row))]
         for told in [{
             "Method": name,
             "Rate": scientific(row.cell.config.trainer.learning_rate),
-            "Loss": f"{fmean(losses):.4f}", **told_runs(row),
+            "Loss": f"{loss:.4f}", **told_runs(row),
         }]
     ]  # fmt: skip
-    lowest: dict[str, float] = {}
-    for point in drawn:
-        lowest[point.series] = min(lowest.get(point.series, point.y), point.y)
-    kept = sorted(lowest, key=lambda name: lowest[name])[: style.MOST_SERIES]
-    drawn = sorted(
-        (p for p in drawn if p.series in kept), key=lambda p: (kept.index(p.series), p.x)
-    )
+    order = list(dict(shown))
+    drawn.sort(key=lambda point: (order.index(point.series), point.x))
     ticks = sorted({point.x for point in drawn})
-    axes = Axes("learning rate", "loss on held-out rows, nats", log_x=True, ticks=ticks)
-    return lines(spec.title, axes, drawn, subtitle=_left_out(len(lowest)))
+    found = [point.y for point in drawn if isfinite(point.y)]
+    far = bool(found) and max(found) > FAR * min(found)
+    axes = Axes("learning rate", "loss on held-out rows, nats", log_x=True, log_y=far, ticks=ticks)
+    return lines(spec.title, axes, drawn, subtitle=_left_out(shown, every))
 
 
-def _left_out(count: int) -> str:
-    return (
-        f"the best {style.MOST_SERIES} of {count}; the tables have all"
-        if count > style.MOST_SERIES
-        else ""
-    )
+def _lowest(rows: Sequence[tuple[str, Row, float]]) -> Series:
+    """As many lines as can be told apart, those whose loss is lowest; one that is no number is
+    higher than any."""
+    lowest: dict[str, float] = {}
+    for name, _, loss in rows:
+        known = loss if isfinite(loss) else inf
+        lowest[name] = min(lowest.get(name, known), known)
+    kept = sorted(lowest, key=lambda name: lowest[name])[: style.MOST_SERIES]
+    return [(name, row) for name in kept for own, row, _ in rows if own == name]
 
 
 def _losses(row: Row) -> list[float]:
@@ -207,17 +236,19 @@ def _losses(row: Row) -> list[float]:
 
 def losses(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     """The training loss by step, mean over the seeds, a line a method, rank and model."""
-    curves = {name: (row, curve) for name, row in _named_rows(rows) if (curve := _curve(row))}
-    kept = sorted(curves, key=lambda name: curves[name][1][-1][1])[: style.MOST_SERIES]
+    every = [(name, row, curve) for name, row in _named_rows(rows) if (curve := _curve(row))]
+    shown = _lowest([(name, row, curve[-1][1]) for name, row, curve in every])
+    curves = {name: curve for name, _, curve in every}
     drawn = [
         Point(name, step, loss, None, None,
-              {"Method": name, "Step": str(int(step)), "Loss": f"{loss:.4f}", **told_runs(row)})
-        for name in kept
-        for row, curve in [curves[name]]
-        for step, loss in curve
+              {"Method": name, "Step": str(int(step)), "Loss": f"{loss:.4f}", **told_runs(row)},
+              row.cell.config.method.label)
+        for name, row in shown
+        for step, loss in curves[name]
     ]  # fmt: skip
     axes = Axes("step", "training loss, nats", log_y=True)
-    return lines(spec.title, axes, drawn, subtitle=_left_out(len(curves)), marks=False)
+    left_out = _left_out(shown, [(name, row) for name, row, _ in every])
+    return lines(spec.title, axes, drawn, subtitle=left_out, marks=False)
 
 
 def _curve(row: Row) -> list[tuple[float, float]]:
@@ -255,7 +286,8 @@ def parameters(spec: FigureSpec, cells: Sequence[Cell]) -> Spec:
         series = growth(label, ranks, counts)
         drawn += [
             Point(series, rank, count, None, None,
-                  {"Method": label, "Rank": str(rank), "Trainable": f"{count:,}"})
+                  {"Method": label, "Rank": str(rank), "Trainable": f"{count:,}"},
+                  configs[0].method.label)
             for rank, count in zip(ranks, counts, strict=True)
         ]  # fmt: skip
     ticks = sorted({point.x for point in drawn})
@@ -272,19 +304,24 @@ def growth(label: str, ranks: Sequence[int], counts: Sequence[int]) -> str:
 
 def recorded_parameters(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     """Trainable parameters by rank, as the records tell them."""
-    drawn = [
-        Point(row.cell.config.method.label, row.cell.config.method.rank, count, None, None,
-              {"Method": row.name, "Trainable": f"{count:,.0f}", **told_runs(row)})
-        for row in rows
-        if row.cell.config.method.rank is not None and (count := cost_of(row, "params"))
+    every = [
+        (name, row) for name, row in _series(rows)
+        if row.cell.config.method.rank is not None and cost_of(row, "params")
     ]  # fmt: skip
-    names = list(dict.fromkeys(point.series for point in drawn))[: style.MOST_SERIES]
-    drawn = sorted(
-        (p for p in drawn if p.series in names), key=lambda p: (names.index(p.series), p.x)
-    )
+    shown = _methods(None, every)
+    drawn = [
+        Point(name, rank, count, None, None,
+              {"Method": row.name, "Trainable": f"{count:,.0f}", **told_runs(row)},
+              row.cell.config.method.label)
+        for name, row in shown
+        if (rank := row.cell.config.method.rank) and (count := cost_of(row, "params"))
+    ]  # fmt: skip
+    order = list(dict(shown))
+    drawn.sort(key=lambda point: (order.index(point.series), point.x))
     ticks = sorted({point.x for point in drawn})
     axes = Axes("rank r", "trainable parameters", log_x=True, log_y=True, ticks=ticks)
-    return lines(spec.title, axes, drawn, subtitle="both axes logarithmic")
+    subtitle = "; ".join(filter(None, ["both axes logarithmic", _left_out(shown, every)]))
+    return lines(spec.title, axes, drawn, subtitle=subtitle)
 
 
 def by_set(spec: FigureSpec, rows: Sequence[Row]) -> Spec:

@@ -1,5 +1,6 @@
 """Accuracy against a cost, and the forest of differences to one method."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,22 +13,31 @@ from osora_bench.reporting.statistics import Estimate
 
 ROW = 17
 """Pixels of a line of a forest."""
+MOST_ROWS = 40
+"""Lines of a forest; of more the best of each method is shown, of still more the best."""
+MOST_NAMED = 25
+"""Points that are all named, with intervals; of more those of the front and the baseline are."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A method's estimate, its cost where that is drawn, what is told of it, and its model."""
+    """An estimate, its cost where that is drawn, what is told of it, its model and method; whether
+    a test tells it from the baseline, and whether it is the baseline."""
 
     name: str
     estimate: Estimate
     cost: float = 0.0
     told: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    method: str = ""
+    differs: bool = False
+    baseline: bool = False
 
 
 def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -> Spec:
     """Avg. with its 95 % interval against a cost; what no other of its model matches at no more
-    cost is filled and joined by a line.
+    cost is filled and joined by a line. Of more than `MOST_NAMED` only those are named, with the
+    baseline.
 
     Args:
         less: whether less of the cost is better.
@@ -35,7 +45,8 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     front = _front(drawn, less=less)
     values = [
         {**_value(one, *one.estimate.possible), "cost": style.short(one.cost), "front": i in front,
-         "model": one.model}
+         "model": one.model,
+         "named": len(drawn) <= MOST_NAMED or i in front or one.baseline}
         for i, one in enumerate(drawn)
     ]  # fmt: skip
     costs = [one.cost for one in drawn] or [0.0, 1.0]
@@ -45,7 +56,8 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     x: Spec = {"field": "cost", "type": "quantitative", "scale": scale,
                "axis": {"title": axis if less else f"{axis} (more is better)", "grid": False,
                         "tickCount": 5, "format": "~s"}}  # fmt: skip
-    low, high = _reach(values)
+    bare = [{"low": v["points"], "high": v["points"]} for v in values if not v["named"]]
+    low, high = _reach([*(v for v in values if v["named"]), *bare])
     y = {"field": "points", "type": "quantitative",
          "scale": {"domain": [low, high], "zero": False, "nice": False},
          "axis": {"title": "accuracy, %, and 95 % interval", "tickCount": 6}}  # fmt: skip
@@ -59,11 +71,16 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
             "detail": {"field": "model", "type": "nominal"},
         },
     }
-    layers = [front_line, *_names(values, x, y), *_marked(x, y, "y", values, "front")]
+    rule, *marked = _marked(x, y, "y", values, "front")
+    layers = [front_line, rule, *_names(values, x, y), *marked]
     whose = " of its model" if len({one.model for one in drawn}) > 1 else ""
     subtitle = f"filled: no other{whose} has a higher accuracy at no more cost"
+    if len(drawn) > MOST_NAMED:
+        subtitle += f"; named, of {len(drawn)}: these and the baseline"
+    said = [_told(one, ", on the front" * (i in front)) for i, one in enumerate(drawn)
+            if values[i]["named"]]  # fmt: skip
     return {
-        **style.chart(title, layers, subtitle=subtitle, empty=not drawn),
+        **style.chart(title, layers, subtitle=subtitle, said=said, empty=not drawn),
         "data": {"values": values},
         "usermeta": {"least_width": style.WIDTH},  # names are placed for it
     }
@@ -80,32 +97,58 @@ def _front(drawn: Sequence[Named], *, less: bool) -> set[int]:
 
 
 def forest(title: str, baseline: str, gaps: Sequence[Named], without: Sequence[str] = ()) -> Spec:
-    """How far each is from the baseline, a model after the other, the highest first.
+    """How far the baseline is above each, a model after the other, the highest method first.
 
     Args:
         without: models that have no baseline to be measured from.
     """
     models = list(dict.fromkeys(one.model for one in gaps))
-    order = sorted(gaps, key=lambda one: (models.index(one.model), -one.estimate.points))
+    shown = _fewer(gaps)
+    order = sorted(shown, key=lambda one: (models.index(one.model), one.estimate.points))
     values = [
-        {**_value(one, one.estimate.low, one.estimate.high),
-         "beyond": one.estimate.low > 0 or one.estimate.high < 0} for one in order
-    ]  # fmt: skip
+        {**_value(one, one.estimate.low, one.estimate.high), "differs": one.differs, "named": True}
+        for one in order
+    ]
     reach = list(_reach([*values, {"low": 0, "high": 0}]))
     x: Spec = {"field": "points", "type": "quantitative",
                "scale": {"domain": reach, "nice": False},
-               "axis": {"title": f"points above {baseline}, 95 % interval",
+               "axis": {"title": f"{baseline} less it, points, 95 % interval",
                         "tickCount": 8}}  # fmt: skip
     y: Spec = {"field": "name", "type": "nominal", "sort": [value["name"] for value in values],
                "axis": {"title": None, "labelLimit": 220, "grid": True, "domain": False,
                         "ticks": False}}  # fmt: skip
     zero = {"data": {"values": [{"points": 0}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
             "encoding": {"x": x}}  # fmt: skip
-    layers = [zero, *_marked(x, y, "x", values, "beyond")]
-    left_out = f"; left out, without {baseline}: {', '.join(without)}" if without else ""
-    subtitle = f"filled: the interval leaves out zero{left_out}"
-    spec = style.chart(title, layers, subtitle=subtitle, empty=not gaps)
+    layers = [zero, *_marked(x, y, "x", values, "differs")]
+    subtitle = [f"filled: told from {baseline} by the paired test (5 %, Holm)"]
+    if len(shown) < len(gaps):
+        subtitle.append(f"the best {len(shown)} of {len(gaps)}, one of each method")
+    if without:
+        subtitle.append(f"left out, without {baseline}: {', '.join(without)}")
+    said = [_told(one) for one in order]
+    spec = style.chart(title, layers, subtitle="; ".join(subtitle), said=said, empty=not gaps)
     return {**spec, "height": {"step": ROW} if gaps else 60, "data": {"values": values}}
+
+
+def _fewer(gaps: Sequence[Named]) -> Sequence[Named]:
+    """Those that a forest shows: where there are too many, the best of each model and method, and
+    of these the best."""
+    if len(gaps) <= MOST_ROWS:
+        return gaps
+    best: dict[tuple[str, str], Named] = {}
+    for one in sorted(gaps, key=lambda one: one.estimate.points):
+        best.setdefault((one.model, one.method), one)
+    return list(best.values())[:MOST_ROWS]
+
+
+UNSAID = ("Method", "Runs", "runs")
+"""What is told of a point, but not in a chart's description."""
+
+
+def _told(one: Named, more: str = "") -> str:
+    """`LoRA r=16: Average 50.00, 95 % 48.00 to 52.00`."""
+    told = ", ".join(f"{key} {value}" for key, value in one.told.items() if key not in UNSAID)
+    return f"{one.name}: {told}{more}"
 
 
 def _value(one: Named, low: float, high: float) -> dict[str, Any]:
@@ -127,10 +170,12 @@ def _marked(
         along: {**encoding[along], "field": "low"},
         f"{along}2": {"field": "high"},
     }
-    hidden = ("name", "points", "low", "high", "cost", "runs", "model", full)
+    hidden = ("name", "points", "low", "high", "cost", "runs", "model", "named", full)
     told = dict.fromkeys(key for value in values for key in value if key not in hidden)
     tooltip = [{"field": key, "type": "nominal"} for key in told]
-    rule = {"mark": {"type": "rule", "strokeWidth": 1.2}, "encoding": {**encoding, **ends}}
+    rule = {"transform": [{"filter": "datum.named"}],
+            "mark": {"type": "rule", "strokeWidth": 1.2},
+            "encoding": {**encoding, **ends}}  # fmt: skip
     kinds: tuple[tuple[str, Spec], ...] = (
         ("", {"filled": True}),
         ("!", {"filled": False, "fill": {"expr": "background"}}),
@@ -178,18 +223,24 @@ Box = tuple[float, float, float, float]
 
 
 def _names(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
-    """A name beside each point, as near as it can be without covering a name, a point or
-    an interval."""
+    """A name beside each point that has one, as near as it can be without covering a name, a point,
+    an interval or the line of the front."""
     places = [
         (_pixel(v["cost"], x, style.WIDTH), _pixel(v["points"], y, style.HEIGHT)) for v in values
     ]
     taken: list[Box] = [(a - MARK, a + MARK, b - MARK, b + MARK) for a, b in places]
     rules: list[Box] = [
         (a - 1, a + 1, _pixel(v["low"], y, style.HEIGHT), _pixel(v["high"], y, style.HEIGHT))
-        for v, (a, _) in zip(values, places, strict=True)
-    ]
+        for v, (a, _) in zip(values, places, strict=True) if v["named"]
+    ]  # fmt: skip
+    for model in {v["model"] for v in values}:
+        rules += _along(
+            sorted(place for v, place in zip(values, places, strict=True)
+                   if v["front"] and v["model"] == model)
+        )  # fmt: skip
     labels = []
-    for value, (across, along) in sorted(zip(values, places, strict=True), key=lambda e: e[1]):
+    named = [entry for entry in zip(values, places, strict=True) if entry[0]["named"]]
+    for value, (across, along) in sorted(named, key=lambda e: e[1]):
         side, shift, box = _free(across, along, CHARACTER * len(value["name"]), taken, rules)
         taken.append(box)
         low, high = y["scale"]["domain"]
@@ -206,18 +257,29 @@ def _names(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
     ]
 
 
+def _along(corners: Sequence[tuple[float, float]]) -> list[Box]:
+    """A line through some corners as small boxes."""
+    boxes: list[Box] = []
+    for (a, b), (c, d) in itertools.pairwise(corners):
+        steps = max(1, round(max(abs(c - a), abs(d - b)) / (2 * MARK)))
+        middles = [(a + (c - a) * i / steps, b + (d - b) * i / steps) for i in range(steps + 1)]
+        boxes += [(p - 1, p + 1, q - 1, q + 1) for p, q in middles]
+    return boxes
+
+
 def _labels(labels: Sequence[dict[str, Any]], x: Spec, y: Spec, side: str, sign: int) -> list[Spec]:
-    """Names on one side of their points, and a thin line to each from its own."""
+    """Names on one side of their points, on a ground that no line strikes through, and a thin line
+    to each from its own."""
     text = {"type": "text", "align": side, "dx": 8 * sign, "baseline": "middle", "fontSize": 10}
+    ground = {"stroke": {"expr": "background"}, "strokeWidth": 4, "strokeJoin": "round"}
     line = {"type": "rule", "strokeWidth": 0.6, "x2Offset": 7 * sign}
     ends = {"x": x, "x2": {"field": "cost"}, "y": {**y, "field": "from"}, "y2": {"field": "points"}}
+    place = {"x": x, "y": y, "text": {"field": "name"}}
+    data = {"values": labels}
     return [
-        {"data": {"values": labels}, "mark": line, "encoding": ends},
-        {
-            "data": {"values": labels},
-            "mark": text,
-            "encoding": {"x": x, "y": y, "text": {"field": "name"}},
-        },
+        {"data": data, "mark": line, "encoding": ends},
+        {"data": data, "mark": {**text, **ground}, "encoding": place},
+        {"data": data, "mark": text, "encoding": place},
     ]
 
 

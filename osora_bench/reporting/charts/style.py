@@ -1,11 +1,13 @@
 """The one style of all charts: told apart without colour, read without a legend.
 
 Series differ in colour (safe for the colour-blind), in dash and in shape, so that a chart is read
-in grey too, and a line is labelled where it ends. Colours are in the theme, not in the charts: a
-page in dark mode shows the same chart in the other one.
+in grey too, and a line is labelled where it ends. A method looks alike in all charts that are
+dressed for the same methods. Colours are in the theme, not in the charts: a page in dark mode shows
+the same chart in the other one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Spec = dict[str, Any]
@@ -19,6 +21,8 @@ LINE = 12
 """Pixels that a label needs above and below its neighbours."""
 MOST_SERIES = 12
 """Lines that a reader can tell apart."""
+LOOKS = 12
+"""Methods up to which the next dash and the next shape make another pair."""
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 EMPTY = "no run has finished yet"
@@ -51,17 +55,30 @@ def theme(colours: dict[str, Any]) -> Spec:
         "rule": {"color": colours["muted"]},
         "bar": {"stroke": colours["ink"], "strokeWidth": 0.6},
         "view": {"stroke": None},
-        "mark": {"color": colours["series"][0]},
-        "range": {"category": colours["series"]},
+        "mark": {"color": colours["ink"]},  # no method's
+        "params": [{"name": tone(i), "value": c} for i, c in enumerate(colours["series"])],
     }  # fmt: skip
 
 
-def chart(title: str, layers: Sequence[Spec], *, subtitle: str = "", empty: bool = False) -> Spec:
+def tone(index: int) -> str:
+    """What a chart calls a colour of `series` of the theme."""
+    return f"tone{index}"
+
+
+def chart(
+    title: str,
+    layers: Sequence[Spec],
+    *,
+    subtitle: str = "",
+    said: Sequence[str] = (),
+    empty: bool = False,
+) -> Spec:
     """A specification of layers over one another.
 
     Args:
         subtitle: what a reader must know to read it.
-        empty: that there is nothing to show yet is said in its place.
+        said: what it shows, in words: a line for each thing that is drawn.
+        empty: that there is nothing to show yet is said in the subtitle's place.
     """
     heading: Spec = {"text": title}
     if subtitle or empty:
@@ -69,6 +86,7 @@ def chart(title: str, layers: Sequence[Spec], *, subtitle: str = "", empty: bool
     return {
         "$schema": SCHEMA,
         "title": heading,
+        "description": "; ".join(said),
         "width": WIDTH,
         "height": HEIGHT,
         "layer": list(layers),
@@ -80,23 +98,94 @@ def short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def colour_of(names: Sequence[str]) -> Spec:
-    """The encoding of a series' colour; of more than there are they come again."""
-    return {"field": "series", "type": "nominal", "legend": None, "scale": {"domain": list(names)}}
+@dataclass(frozen=True)
+class Look:
+    """How a series is drawn: the number of its colour, its dash, its shape."""
+
+    tone: int
+    dash: tuple[int, ...]
+    shape: str
+
+    @classmethod
+    def of(cls, place: int) -> "Look":
+        """Of the method at a place among all: twice `LOOKS` differ without their colours."""
+        dash = tuple(DASHES[place % len(DASHES)])
+        shape = SHAPES[(place + place // LOOKS) % len(SHAPES)]
+        return cls(place % len(LIGHT["series"]), dash, shape)
 
 
-def dash_of(names: Sequence[str]) -> Spec:
-    """The encoding of a line's dash."""
-    dashes = [DASHES[i % len(DASHES)] for i in range(len(names))]
-    scale = {"domain": list(names), "range": dashes}
-    return {"field": "series", "type": "nominal", "legend": None, "scale": scale}
+def looks(series: dict[str, str], methods: Sequence[str]) -> dict[str, Look]:
+    """The look of each series of a chart.
+
+    The first of a method has the method's; others of the same method have its colour, with a dash
+    and a shape that nothing else in the chart has, as long as there are some.
+
+    Args:
+        series: their methods.
+        methods: all that have a look: in the same order the same.
+    """
+    every = [*dict.fromkeys([*methods, *series.values()])]
+    own = {method: Look.of(every.index(method)) for method in dict.fromkeys(series.values())}
+    taken = {(look.dash, look.shape) for look in own.values()}
+    found: dict[str, Look] = {}
+    for name, method in series.items():
+        first = own[method]
+        if all(method != series[other] for other in found):
+            found[name] = first
+            continue
+        look = next(_others(first, every.index(method), taken), first)
+        taken.add((look.dash, look.shape))
+        found[name] = look
+    return found
 
 
-def shape_of(names: Sequence[str]) -> Spec:
-    """The encoding of a point's shape."""
-    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
-    scale = {"domain": list(names), "range": shapes}
-    return {"field": "series", "type": "nominal", "legend": None, "scale": scale}
+def _others(first: Look, place: int, taken: set[tuple[tuple[int, ...], str]]) -> Iterator[Look]:
+    """Looks of a method's colour that are not taken, the nearest by place first."""
+    for step in range(1, 2 * LOOKS + 1):
+        other = Look.of((place + step) % (2 * LOOKS))
+        if (other.dash, other.shape) not in taken:
+            yield Look(first.tone, other.dash, other.shape)
+
+
+CHANNELS = ("color", "strokeDash", "shape")
+"""Of an encoding, those by which series are told apart."""
+
+
+def by_series(channel: str) -> Spec:
+    """The encoding of a series' colour, dash or shape; `dressed` says which is whose."""
+    assert channel in CHANNELS
+    return {"field": "series", "type": "nominal", "legend": None}
+
+
+def dressed(spec: Spec, series: dict[str, str], methods: Sequence[str] = ()) -> Spec:
+    """A chart in the looks that its series have beside these methods.
+
+    Args:
+        series: the method of each, in the order in which they are drawn.
+    """
+    worn = looks(series, methods)
+    ranges: dict[str, list[Any]] = {
+        "color": [{"expr": tone(look.tone)} for look in worn.values()],
+        "strokeDash": [list(look.dash) for look in worn.values()],
+        "shape": [look.shape for look in worn.values()],
+    }
+
+    def layer(drawn: Spec) -> Spec:
+        encoding = {
+            channel: {**how, "scale": {"domain": list(worn), "range": ranges[channel]}}
+            if channel in ranges and how.get("field") == "series" else how
+            for channel, how in drawn.get("encoding", {}).items()
+        }  # fmt: skip
+        return {**drawn, "encoding": encoding}
+
+    usermeta = {**spec.get("usermeta", {}), "series": series}
+    return {**spec, "layer": [layer(drawn) for drawn in spec["layer"]], "usermeta": usermeta}
+
+
+def dressed_for(spec: Spec, methods: Sequence[str]) -> Spec:
+    """A dressed chart in the looks that all charts for these methods have."""
+    series = spec.get("usermeta", {}).get("series")
+    return spec if series is None else dressed(spec, series, methods)
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:

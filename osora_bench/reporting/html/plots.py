@@ -2,19 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, FigureSpec
-from osora_bench.reporting.charts import of_rows
+from osora_bench.reporting.charts import of_rows, style
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
-from osora_bench.reporting.figures import KINDS
+from osora_bench.reporting.figures import methods_of, of_rows_or_cells
 from osora_bench.reporting.html.findings import baseline
-from osora_bench.reporting.rows import VARIED, Row, selected
-
-MOST_SAID = 40
-"""Values that a chart's description tells; the tables have all."""
+from osora_bench.reporting.rows import VARIED, Row
 
 
 @dataclass(frozen=True)
@@ -39,18 +36,24 @@ class Place:
 
 def places(experiment: Experiment, cells: Sequence[Cell], rows: Sequence[Row]) -> list[Place]:
     """All charts of an experiment; of what no record tells there is none."""
-    named = [
-        _alone(KINDS[spec.kind](spec, [row for row in rows if selected(row, spec)])
-               if spec.kind in KINDS else of_rows.parameters(spec, cells))
-        for spec in experiment.figures.values()
-    ]  # fmt: skip
+    named = [_alone(of_rows_or_cells(spec, cells, rows)) for spec in experiment.figures.values()]
     drawn = {(spec.kind, spec.eval) for spec in experiment.figures.values()}
     found = [place for place in named if _has_data(place)]
     for on, group in _groups(rows):
         suite = group[0].cell.config.eval.name
         kinds = {kind for kind, of in drawn if of in (None, suite)}
         found += [place for place in _of_group(experiment, on, group, kinds) if _has_data(place)]
-    return found
+    return dressed_for(found, methods_of(cells))
+
+
+def dressed_for(found: Sequence[Place], methods: Sequence[str]) -> list[Place]:
+    """Charts in which each of these methods looks as in all others for the same methods."""
+    return [
+        replace(place, plots=[
+            replace(plot, spec=style.dressed_for(plot.spec, methods)) for plot in place.plots
+        ])
+        for place in found
+    ]  # fmt: skip
 
 
 def by_file(found: Sequence[Place]) -> dict[str, Spec]:
@@ -59,7 +62,9 @@ def by_file(found: Sequence[Place]) -> dict[str, Spec]:
     for place in found:
         for plot in place.plots:
             words = re.findall(r"[a-z0-9]+", f"{place.title} {plot.choice}".lower())
-            charts["-".join(words)] = plot.spec
+            name = "-".join(words)
+            alike = sum(other == name or other.startswith(f"{name}--") for other in charts)
+            charts[f"{name}--{alike + 1}" if alike else name] = plot.spec
     return charts
 
 
@@ -73,62 +78,51 @@ def _alone(spec: Spec) -> Place:
 
 
 def _plot(spec: Spec, choice: str = "") -> Plot:
-    return Plot(spec["title"].get("subtitle", ""), spec, _said(spec), choice)
-
-
-def _said(spec: Spec) -> str:
-    """What a chart shows, in words."""
-    values = spec["data"]["values"]
-    hidden = ("Runs", "runs")
-    told = [
-        ", ".join(f"{key} {value[key]}" for key in value if key[0].isupper() and key not in hidden)
-        for value in values[:MOST_SAID]
-    ]
-    more = f"; and {len(values) - MOST_SAID} more" if len(values) > MOST_SAID else ""
-    return f"{spec['title']['text']}: {'; '.join(filter(None, told))}{more}"
+    said = f"{spec['title']['text']}: {spec['description']}"
+    return Plot(spec["title"].get("subtitle", ""), spec, said, choice)
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
     """Rows that may be compared with one another: of one suite, model and task; with what they are
-    called."""
+    called, which is another for each."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         config = row.cell.config
         if row.shown:
             task = config.task.label if config.trains else ""
-            groups.setdefault((config.model.label, config.eval.label, task), []).append(row)
-    several = len({model for model, _, _ in groups}) > 1
-    for (model, suite, task), group in groups.items():
-        if not task:  # the untrained model stands beside all that was trained
-            continue
-        base = groups.get((model, suite, ""), [])
-        yield f"{suite}, {model}" if several else suite, base + group
+            groups.setdefault((config.eval.label, config.model.label, task), []).append(row)
+    trained = {key: group for key, group in groups.items() if key[2]}
+    several = [len({key[place] for key in trained}) > 1 for place in range(3)]
+    for (suite, model, task), group in trained.items():
+        names = [suite] * (not group[0].cell.is_trial)
+        names += [model] * several[1] + [task] * several[2]
+        base = groups.get((suite, model, ""), [])  # stands beside all that was trained
+        yield "".join(f", {name}" for name in names), base + group
 
 
 def _of_group(
     experiment: Experiment, on: str, rows: Sequence[Row], drawn: set[str]
 ) -> Iterator[Place]:
     if rows[-1].cell.is_trial:
-        yield _alone(
-            of_rows.tuning(_spec("tuning", "Loss on held-out rows by learning rate"), rows)
-        )
+        spec = _spec("tuning", f"Loss on held-out rows by learning rate{on}")
+        yield _alone(of_rows.tuning(spec, rows))
         return
     settings = [kind for kind in VARIED if _varies(kind, rows)]
     for kind in settings:
         if kind not in drawn:
-            spec = _spec(kind, f"Accuracy by {of_rows.AXES[kind]}, {on}")
+            spec = _spec(kind, f"Accuracy by {of_rows.AXES[kind]}{on}")
             yield _alone(of_rows.by_setting(kind, spec, rows))
     if "ranks" in settings:
-        spec = _spec("parameters", f"Trainable parameters by rank, {on}")
+        spec = _spec("parameters", f"Trainable parameters by rank{on}")
         yield _alone(of_rows.recorded_parameters(spec, rows))
     if len({row.name for row in rows}) < len(rows):
         return  # rows that their names do not tell apart
     against = _baseline(experiment, rows)
     if against is not None and "forest" not in drawn:
-        spec = _spec("forest", f"Differences, {on}", baseline=against)
+        spec = _spec("forest", f"Differences{on}", baseline=against)
         yield _alone(of_rows.forest(spec, rows))
-    yield _costs(on, rows)
-    yield _alone(of_rows.losses(_spec("losses", f"Training loss, {on}"), rows))
+    yield _costs(on, rows, against)
+    yield _alone(of_rows.losses(_spec("losses", f"Training loss{on}"), rows))
 
 
 def _spec(kind: str, title: str, baseline: str | None = None) -> FigureSpec:
@@ -158,14 +152,14 @@ def _baseline(experiment: Experiment, rows: Sequence[Row]) -> str | None:
     return None
 
 
-def _costs(on: str, rows: Sequence[Row]) -> Place:
+def _costs(on: str, rows: Sequence[Row], baseline: str | None) -> Place:
     """Accuracy against each cost that a record tells of."""
-    plots = []
+    title, plots = f"Accuracy against cost{on}", []
     for name, kind in COSTS.items():
         if any(cost_of(row, name) is not None and row.cell.config.trains for row in rows):
-            spec = _spec("costs", f"Accuracy against cost, {on}")
+            spec = _spec("costs", title, baseline)
             spec.cost = name
             chart = of_rows.costs(spec, rows)
             if chart["data"]["values"]:
                 plots.append(_plot(chart, kind.heading))
-    return Place(f"Accuracy against cost, {on}", "Cost", plots)
+    return Place(title, "Cost", plots)

@@ -9,7 +9,7 @@ from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment
 from osora_bench.records.record import Ledger, read_ledger
 from osora_bench.records.schema import Record
-from osora_bench.reporting import tabulate
+from osora_bench.reporting import figures, tabulate
 from osora_bench.reporting.charts import style
 from osora_bench.reporting.html import findings, page, plots, records, tables
 from osora_bench.reporting.reference import load_reference
@@ -72,7 +72,8 @@ def report(parts: Sequence[Part], ledger: Ledger, *, refresh: int | None = None)
         refresh: seconds after which a browser reads the page anew, of an experiment that runs.
     """
     found = ledger.records
-    sections = [_section(part, found) for part in parts]
+    methods = figures.methods_of([cell for part in parts for cell in part.cells])
+    sections = [_section(part, found, methods) for part in parts]
     cells: dict[str, list[tuple[str, Cell]]] = {}
     for part in parts:
         for cell in part.cells:
@@ -103,7 +104,12 @@ def _untitled(spec: style.Spec) -> style.Spec:
     return {key: value for key, value in spec.items() if key != "title"}
 
 
-def _section(part: Part, found: dict[str, Record]) -> Section:
+def _section(part: Part, found: dict[str, Record], methods: Sequence[str]) -> Section:
+    """One experiment.
+
+    Args:
+        methods: of the whole page, each of which looks alike in all its charts.
+    """
     experiment = part.experiment
     rows = rows_of(part.cells, found)
     built = tabulate.tables_of(experiment, rows)
@@ -118,7 +124,7 @@ def _section(part: Part, found: dict[str, Record]) -> Section:
         coverage=f"{done:,} of {len(part.cells):,} cells have a record",
         hint="" if done == len(part.cells) else _how_to_run(experiment),
         progress=part.progress,
-        places=plots.places(experiment, part.cells, rows),
+        places=plots.dressed_for(plots.places(experiment, part.cells, rows), methods),
         tables=views,
         choices=tables.choices(views),
     )

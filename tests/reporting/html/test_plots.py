@@ -1,0 +1,66 @@
+"""The charts of a page: each of one model, suite and task, and in agreement with the tables."""
+
+from dataclasses import replace
+
+import pytest
+
+from osora_bench.common import paths
+from osora_bench.planning.experiments import FigureSpec, TableSpec
+from osora_bench.reporting.charts import of_rows
+from osora_bench.reporting.html import plots
+from osora_bench.reporting.layouts.against import against
+from osora_bench.reporting.rows import recorded_rows
+from tests.reporting.html import made
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch):
+    return made.part_of(tmp_path, monkeypatch, paths)
+
+
+@pytest.fixture
+def rows(part):
+    return recorded_rows(part.cells)[0]
+
+
+def of_another(row, section):
+    """The same row of another model or task."""
+    config = row.cell.config
+    other = replace(getattr(config, section), name="other", label="Other")
+    return replace(row, cell=replace(row.cell, config=replace(config, **{section: other})))
+
+
+@pytest.mark.parametrize("section", ["model", "task"])
+def test_charts_of_several_models_or_tasks_are_called_after_them(part, rows, section):
+    alone = plots.places(part.experiment, part.cells, rows)
+    rows = [*rows, *(of_another(row, section) for row in rows if row.cell.config.trains)]
+    both = plots.places(part.experiment, part.cells, rows)
+    titles = [place.title for place in both]
+    assert len(titles) == len(set(titles)) == 2 * len(alone)
+    assert sum(title.endswith(", Other") for title in titles) == len(alone)
+    assert len(plots.by_file(both)) == 2 * len(plots.by_file(alone))
+
+
+def test_charts_of_one_title_have_a_file_each(part, rows):
+    found = plots.places(part.experiment, part.cells, rows)
+    names = plots.by_file([found[0], *found])
+    assert len(names) == len(plots.by_file(found)) + 1
+    assert "accuracy-by-rank-r-toy-tasks--2" in names
+
+
+def test_a_forest_says_what_the_table_says(rows):
+    own = [r for r in rows if r.cell.config.method.name == "none" or r.cell.config.method.rank == 4]
+    own = own[::-1]
+    table = against("t", TableSpec("against", "T", baseline="osora"), own).frame
+    spec = of_rows.forest(FigureSpec("forest", "T", baseline="osora"), own)
+    drawn = {value["name"]: value for value in spec["data"]["values"]}
+    assert list(table["Method"]) == ["LoRA r=4", "Base"]
+    assert set(drawn) == set(table["Method"])
+    for _, line in table.iterrows():
+        value = drawn[line["Method"]]
+        assert value["points"] == pytest.approx(float(line["OSoRA less it"]), abs=0.005)
+        assert value["So"].startswith(line["so"])
+        assert value["differs"] == ("ties" not in line["so"])
+    runs = {run["run_id"] for row in own for run in row.runs}
+    assert {run for value in drawn.values() for run in value["runs"].split(",")} == runs
+    assert "OSoRA r=4 less it" in str(spec["layer"])
