@@ -127,7 +127,7 @@ def _evaluate(
     metric, name = dataset.metric, dataset.name
     with _full_disk_told(folder), output_to(folder / "opencompass.log"), _work(folder) as work:
         _run(model, config, cfg.eval.max_out_len, work)
-        judged = judging.judged(config, work, metric, cut=model.cut)
+        judged = judging.judged(config, work, metric, cut=model.cut, too_long=model.too_long)
         write_answers(judged.answers, folder / "answers" / f"{name}.jsonl.gz")
     score = score_of(judged.result, judged.answers, dataset, len(model.too_long), judged.corrected)
     _warn(score, name, model.max_seq_len)

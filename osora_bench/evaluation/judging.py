@@ -62,6 +62,7 @@ def judged(
     *,
     positions: Sequence[int] | None = None,
     cut: Container[int] = (),
+    too_long: Container[int] = (),
 ) -> Judged:
     """The predictions in a work folder, judged by OpenCompass and read once more.
 
@@ -69,6 +70,7 @@ def judged(
         metric: what the evaluator calls its percentage of right answers.
         positions: the questions that the predictions are of; None: all of the set's.
         cut: places of the outputs that ended at the length limit.
+        too_long: places of the questions that were not asked.
 
     Raises:
         UserError: OpenCompass returns no such number, or gives a question a part of its points.
@@ -79,8 +81,9 @@ def judged(
         evaluation.run()
         result, reader = read_results(work / "results", config), corrections.reader_of(config)
         if reader is None:
-            return Judged(result, scores.collect(result, outputs, cut=cut), None, None)
-        answers = scores.collect(result, outputs, reader.possible, cut)
+            answers = scores.collect(result, outputs, cut=cut, too_long=too_long)
+            return Judged(result, answers, None, None)
+        answers = scores.collect(result, outputs, reader.possible, cut, too_long)
         column = config.reader_cfg.output_column
         pairs = zip(evaluation.rows, answers, strict=True)
         again = [_again(reader, row, str(row[column]), answer.output) for row, answer in pairs]

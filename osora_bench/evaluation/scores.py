@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable, Container
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ class Answer:
 
     `read` is the answer that OpenCompass found in `output`; None if it found none, or none of those
     that there are. `unjudged` says why there is no verdict, where that is why it is wrong. `cut`:
-    the output ended at the length limit.
+    the output ended at the length limit. `too_long`: the prompt left no room in the model's
+    context, and was not asked.
     """
 
     prompt: Any
@@ -30,6 +31,7 @@ class Answer:
     right: bool
     unjudged: str | None = None
     cut: bool = False
+    too_long: bool = False
 
 
 def collect(
@@ -37,12 +39,14 @@ def collect(
     predictions: dict[str, Any],
     possible: Callable[[str], bool] = lambda _: True,
     cut: Container[int] = (),
+    too_long: Container[int] = (),
 ) -> list[Answer]:
     """Every question in order, from OpenCompass's result file and its predictions file.
 
     Args:
         possible: whether a value read is one of the set's possible answers.
         cut: places of the outputs that ended at the length limit.
+        too_long: places of the questions that were not asked.
 
     Raises:
         RuntimeError: a result with verdicts of another number of questions.
@@ -54,7 +58,9 @@ def collect(
             f"OpenCompass judged {len(entries)} questions and has predictions for {len(outputs)}"
         )
     pairs = enumerate(zip(entries, outputs, strict=True))
-    return [_answer(entry, prediction, possible, i in cut) for i, (entry, prediction) in pairs]
+    return [
+        replace(_answer(*pair, possible), cut=i in cut, too_long=i in too_long) for i, pair in pairs
+    ]
 
 
 def in_order(details: Any) -> list[dict[str, Any]]:
@@ -65,7 +71,7 @@ def in_order(details: Any) -> list[dict[str, Any]]:
 
 
 def _answer(
-    entry: dict[str, Any], prediction: dict[str, Any], possible: Callable[[str], bool], cut: bool
+    entry: dict[str, Any], prediction: dict[str, Any], possible: Callable[[str], bool]
 ) -> Answer:
     read = entry["pred"] if "pred" in entry else entry.get("predictions")
     if isinstance(read, list) and len(read) == 1:
@@ -77,7 +83,6 @@ def _answer(
         read=None if unread else read,
         right=bool(verdict_of_answer(entry)),
         unjudged=entry.get("unjudged"),
-        cut=cut,
     )
 
 

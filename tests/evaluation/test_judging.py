@@ -160,6 +160,9 @@ def test_a_question_whose_texts_exceed_the_context_is_not_asked_and_not_right(
     assert (score.n, score.too_long, score.unread) == (3, 1, 1)
     assert unpack(score.right, 3)[1] is False
     assert "1 of 3 prompts do not fit the model's context of 256" in capsys.readouterr().out
+    (kept,) = (runs / "evaluation" / "answers").iterdir()
+    with gzip.open(kept, "rt") as file:
+        assert [json.loads(line)["too_long"] for line in file] == [False, True, False]
     wrapped = InMemoryModel(*gpt2, chat=False, label="test")
     losses = wrapped.get_ppl(["one two", "one " * 300, "one"])
     assert [bool(torch.isfinite(torch.tensor(x))) for x in losses] == [True, False, True]

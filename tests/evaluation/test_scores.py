@@ -72,6 +72,8 @@ def test_what_is_no_possible_answer_is_unread_and_what_was_cut_is_marked():
     found = scores.collect({"details": details}, predictions(4), lambda text: text in "AB5", (1, 3))
     assert [a.read for a in found] == ["A", None, 5, "B"]
     assert [a.cut for a in found] == [False, True, False, True]
+    found = scores.collect({"details": details}, predictions(4), too_long=(2,))
+    assert [a.too_long for a in found] == [False, False, True, False]
     assert [a.unjudged for a in found] == [None, None, None, "no time"]
 
 

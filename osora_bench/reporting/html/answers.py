@@ -15,6 +15,10 @@ from osora_bench.records.schema import Record, ScoreRecord
 from osora_bench.reporting.html import page
 
 SCRIPTS = ("answers.js",)
+UNKNOWN = "not known: unread or too long"
+"""Of an answer file of before, which does not say it."""
+MARKS = ("right", "wrong", "unread", "too long", "cut", UNKNOWN)
+"""What an answer is filtered by."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,18 @@ def answers_page(sides: Sequence[Side]) -> str:
         sets=[(place, each["label"], each["told"]) for place, each in enumerate(sets)],
         two=len(sides) == 2,
         corrected=any(each["corrected"] for each in sets),
+        marks=[mark for mark in MARKS if mark in _given(sets) or mark != UNKNOWN],
     )
+
+
+def _given(sets: Sequence[dict[str, Any]]) -> set[str]:
+    return {
+        mark
+        for each in sets
+        for question in each["questions"]
+        for side in question["sides"]
+        for mark in side["marks"]
+    }
 
 
 def _common_sets(sides: Sequence[Side]) -> list[str]:
@@ -128,18 +143,21 @@ def _answers(side: Side, name: str) -> list[dict[str, Any]]:
         raise UserError(f"{place} holds other answers than the record of {side.run_id} tells of")
     corrected = score["corrected"]
     again = unpack(corrected["right"], score["n"]) if corrected else [None] * score["n"]
-    silent = _too_long(answers, score)
+    asked = _asked(answers, score)
     return [
-        {**answer, "corrected": verdict, "too_long": place in silent}
-        for place, (answer, verdict) in enumerate(zip(answers, again, strict=True))
+        {**answer, "corrected": verdict, "too_long": too_long}
+        for answer, verdict, too_long in zip(answers, again, asked, strict=True)
     ]
 
 
-def _too_long(answers: Sequence[dict[str, Any]], score: ScoreRecord) -> set[int]:
-    """The questions that were not asked, since their prompts left no room: files say how many they
-    are; they are known where no other output is empty."""
-    empty = {i for i, answer in enumerate(answers) if answer["output"] in ("", None)}
-    return empty if score["too_long"] == len(empty) else set()
+def _asked(answers: Sequence[dict[str, Any]], score: ScoreRecord) -> list[bool | None]:
+    """Whether each question was not asked, since its prompt left no room; None where that is not
+    known: files of before say it of no answer, records how many they are, and only an empty output
+    may be one."""
+    silent = [answer["output"] in ("", None) for answer in answers]
+    unknown = 0 < score["too_long"] < sum(silent)
+    guessed = [(None if unknown else score["too_long"] > 0) if empty else False for empty in silent]
+    return [answer.get("too_long", guess) for answer, guess in zip(answers, guessed, strict=True)]
 
 
 def _side(answer: dict[str, Any]) -> dict[str, Any]:
@@ -148,8 +166,9 @@ def _side(answer: dict[str, Any]) -> dict[str, Any]:
         for mark, holds in (
             ("right", answer["right"]),
             ("wrong", not answer["right"]),
-            ("unread", answer["read"] is None and not answer["too_long"]),
-            ("too long", answer["too_long"]),
+            ("unread", answer["read"] is None and answer["too_long"] is False),
+            ("too long", answer["too_long"] is True),
+            (UNKNOWN, answer["too_long"] is None),
             ("cut", answer.get("cut", False)),
         )
         if holds

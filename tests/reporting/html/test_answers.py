@@ -16,16 +16,16 @@ from tests.reporting.html.test_report import Elements, data_of
 QUESTIONS = 25
 
 
-def answers(right, outputs):
+def answers(right, outputs, **more):
     return [
         {"prompt": [{"role": "HUMAN", "prompt": f"What is {i}?"}], "output": output,
          "read": None if output in ("", "?") else output, "right": verdict, "unjudged": None,
-         "cut": i == 3}
+         "cut": i == 3, **{key: i in places for key, places in more.items()}}
         for i, (verdict, output) in enumerate(zip(right, outputs, strict=True))
     ]  # fmt: skip
 
 
-def finished(cell, folder, rights, outputs, *, corrected=None, too_long=0):
+def finished(cell, folder, rights, outputs, *, corrected=None, too_long=0, known=()):
     """A record of a cell, and the answers that it left."""
     body = made.whole(cell, tuple(sum(right) for right in rights))
     for (name, score), right in zip(body["scores"].items(), rights, strict=True):
@@ -36,7 +36,9 @@ def finished(cell, folder, rights, outputs, *, corrected=None, too_long=0):
         place = cell.paths.evaluation / "answers" / f"{name}.jsonl.gz"
         place.parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(place, "wt") as file:
-            file.writelines(json.dumps(answer) + "\n" for answer in answers(right, outputs))
+            file.writelines(
+                json.dumps(answer) + "\n" for answer in answers(right, outputs, **dict(known))
+            )
     record.write_record(body, folder / "ledger")
     return cell.run_id
 
@@ -78,6 +80,27 @@ def test_every_question_of_two_runs(runs, tmp_path, capsys):
     assert last[0]["output"] == last[0]["read"] == f"{made.HOSTILE}24"
     positions = [q["position"] for q in first["questions"]]
     assert positions == list(range(0, 500, 20))  # of the whole set
+
+
+def test_what_was_not_asked_is_known_where_the_file_says_it(tmp_path):
+    places = [f"ledger={tmp_path}/ledger", f"runs={tmp_path}/runs", f"eval.limit={QUESTIONS}"]
+    old, new, *_ = (c for c in cells_of("demo", places) if c.config.method.name == "lora")
+    right, said = [False] * QUESTIONS, ["", "", *map(str, range(2, QUESTIONS))]
+    runs = [
+        finished(old, tmp_path, [right, right], said, too_long=1),
+        finished(new, tmp_path, [right, right], said, too_long=1, known={"too_long": {1}}),
+    ]
+    out = tmp_path / "page.html"
+    assert call(tmp_path, *runs, f"out={out}") == 0
+    questions = data_of(out.read_text())["sets"][0]["questions"]
+    unknown = "not known: unread or too long"
+    marks = [[side["marks"] for side in question["sides"]] for question in questions[:3]]
+    assert marks == [
+        [["wrong", unknown], ["wrong", "unread"]],
+        [["wrong", unknown], ["wrong", "too long"]],
+        [["wrong"], ["wrong"]],
+    ]
+    assert f"<option>{unknown}</option>" in out.read_text()
 
 
 def test_bad_calls_are_told(runs, tmp_path, capsys):
