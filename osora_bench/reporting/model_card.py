@@ -1,10 +1,14 @@
 """A Hugging Face model card of a run's adapter, of its record alone."""
 
+import json
+import re
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from osora_bench.common import paths
 from osora_bench.planning.config import Config
@@ -22,7 +26,10 @@ def card(record: Record) -> str:
     config = Config.of(record["config"])
     base = hub_id(config)
     text = (files(__package__) / "model_card.md").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_escaped
+    )
+    environment.filters |= {"code": _code, "literal": _literal, "address": _address}
     body = environment.from_string(text).render(
         config=config,
         record=record,
@@ -37,6 +44,31 @@ def card(record: Record) -> str:
     return f"---\n{_metadata(record, config, base).to_yaml()}\n---\n\n{MARK}\n\n{body}\n"
 
 
+ACTIVE = re.compile(r"([\\`*_\[\]<>|#&~$])")
+"""What Markdown, or HTML in it, would take for more than a character."""
+
+
+def _escaped(value: Any) -> Any:
+    """A text as Markdown that shows it, on one line; what a filter made stays as it is."""
+    if isinstance(value, Markup):
+        return value
+    return ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _code(value: Any) -> Markup:
+    """A text between the backticks of a code span: nothing but another backtick ends it."""
+    return Markup(" ".join(str(value).replace("`", "'").split()))
+
+
+def _literal(value: Any) -> Markup:
+    """A text as a string of Python, which ends no block of code either."""
+    return Markup(json.dumps(str(value), ensure_ascii=False).replace("`", "\\x60"))
+
+
+def _address(value: Any) -> Markup:
+    return Markup(quote(str(value), safe="/"))
+
+
 def _commit(record: Record) -> str | None:
     code = record["provenance"]["code"]
     return None if code["commit"] is None else code["commit"] + " and changes" * bool(code["dirty"])
@@ -47,11 +79,13 @@ def hub_id(config: Config) -> str | None:
     return None if paths.resolve(config.model.path) is not None else config.model.path
 
 
-def _imported(config: Config) -> str | None:
+def _imported(config: Config) -> Markup | None:
     """The module that makes the adapter's method known to PEFT, where it is none of PEFT's own."""
     target = str((config.method.peft or {}).get("_target_", ""))
     package = target.rpartition(".")[0]
-    return None if not package or package.partition(".")[0] == "peft" else package
+    own = package.partition(".")[0] == "peft"
+    named = all(part.isidentifier() for part in package.split("."))
+    return Markup(package) if named and not own else None
 
 
 def _metadata(record: Record, config: Config, base: str | None) -> ModelCardData:

@@ -1,5 +1,7 @@
 """Model cards: the hub's metadata as the hub's own library reads it, and whose card is kept."""
 
+import ast
+import re
 from dataclasses import replace
 
 import pytest
@@ -59,6 +61,25 @@ def test_a_base_model_from_a_folder_is_no_name_on_the_hub():
     assert card.data.base_model is None
     assert "name its place on the hub" in card.text
     compile(card.text.split("```python\n")[1].split("```")[0], "card", "exec")
+
+
+def test_nothing_in_a_record_is_taken_for_markdown_or_code():
+    hostile = "<script>alert(1)</script> | `x`\n# Heading"
+    path = 'a/b", trust_remote_code=True) #```'
+    _, body = body_of(method="lora", label=hostile, path=path, revision='`r`"', licence=hostile)
+    body["config"]["method"]["label"] = hostile
+    text = model_card.card(body).split("---\n", 2)[2]
+    assert "<script>" not in re.sub(r"\\.", "", text)
+    assert "\n# Heading" not in text
+    assert text.count("```") == 2
+    code = text.split("```python\n")[1].split("```")[0]
+    (call_,) = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call)
+                and ast.unparse(n.func).startswith("transformers.")]  # fmt: skip
+    assert [ast.literal_eval(argument) for argument in call_.args] == [path]
+    told = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call_.keywords}
+    assert told == {"revision": '`r`"', "dtype": "bfloat16"}
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(len(re.sub(r"\\.", "", line).split("|")) in (4, 6) for line in table)
 
 
 @pytest.fixture
