@@ -9,7 +9,7 @@ from the ledger like any other:
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from osora_bench.common import paths
@@ -72,15 +72,46 @@ def recorded(
         records: what the ledger holds, by run id.
         overrides: as of `expansion`.
     """
-    models = {record["config"]["model"]["name"] for record in records.values()}
+    found = {tuple(r["config"][part]["name"] for part in NAMED) for r in records.values()}
     for name in paths.experiment_files() if records else ():
         experiment = load_experiment(name)
-        asked = {model for block in experiment.blocks for model in block.model}
-        if not experiment.trains or not models & asked:  # planning takes seconds
+        # planning takes seconds
+        if not experiment.trains or not _may_have(experiment, found, overrides):
             continue
         cells = expansion(experiment, [f"ledger={ledger}", *overrides]).everything
         if any(cell.run_id in records for cell in cells):
             yield name, experiment, cells
+
+
+NAMED = ("model", "method", "task", "eval")
+"""Parts of a record's configuration that an experiment's file names."""
+
+
+def _may_have(
+    experiment: Experiment, found: Collection[tuple[str, ...]], overrides: Sequence[str]
+) -> bool:
+    """Whether a cell of an experiment can be one of those that records are of, by what its file
+    names: where that is left to defaults, to overrides or to a scale, any may.
+
+    Args:
+        found: of each record the names of its `NAMED`.
+    """
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    open_ = given | (set(experiment.full) if "scale" in given else set())
+    for block in experiment.blocks:
+        settings = {**experiment.set, **block.set}
+        named: dict[str, set[str]] = {"model": set(block.model), "method": set(block.method)}
+        for part in ("task", "eval"):
+            if part in settings and part not in open_:
+                named[part] = {str(settings[part])}
+        if block.search is not None and "eval" in named:
+            named["eval"].add("none")  # of the cells that try settings
+        if any(
+            all(value in named.get(part, (value,)) for part, value in zip(NAMED, one, strict=True))
+            for one in found
+        ):
+            return True
+    return False
 
 
 def _filled(text: str, texts: dict[str, str], page: str) -> str:

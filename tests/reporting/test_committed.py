@@ -4,6 +4,7 @@ import pytest
 
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
+from osora_bench.planning.grid import Expansion
 from osora_bench.records import record
 from osora_bench.reporting import committed
 from tests.grids import cells_of
@@ -45,9 +46,36 @@ def test_tables_and_pages_are_made_from_the_ledger(project):
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
     assert len(written) == 5
     page = (project / "results" / "report.html").read_text()
-    assert '<h2 id="two-title">Two methods</h2>' in page
+    assert '<h2 id="experiment-two-title">Two methods</h2>' in page
     assert committed.regenerate(project) == written
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
+
+
+def test_only_experiments_that_a_record_may_be_of_are_planned(project, monkeypatch):
+    others = {
+        "task": EXPERIMENT.replace("task: toy", "task: gpqa"),
+        "suite": EXPERIMENT.replace("eval: toy", "eval: gpqa"),
+        "method": EXPERIMENT.replace("[none]", "[dora]").replace("[lora]", "[pissa]"),
+        "model": EXPERIMENT.replace("[toy]", "[qwen2-7b]"),
+        "block": EXPERIMENT.replace("[none]}", "[none], set: {eval: gpqa}}"),
+    }
+    for name, text in others.items():
+        (project / "experiments" / f"{name}.yaml").write_text(text)
+    planned = []
+    monkeypatch.setattr(
+        committed, "expansion", lambda e, _: (planned.append(e.name), Expansion([], []))[1]
+    )
+    ledger = project / "results" / "ledger"
+    found = record.read_ledger(ledger).records
+    assert list(committed.recorded(ledger, found)) == []
+    assert planned == ["two"]
+    planned.clear()
+    list(committed.recorded(ledger, found, ["eval=toy", "task=toy"]))
+    assert set(planned) == {"task", "suite", "block", "two"}
+    planned.clear()
+    (project / "experiments" / "full.yaml").write_text(others["suite"] + "full: {eval: toy}\n")
+    list(committed.recorded(ledger, found, ["scale=full"]))
+    assert set(planned) == {"full", "two"}
 
 
 def test_a_page_that_asks_for_another_table_is_a_mistake(project):
