@@ -45,6 +45,8 @@ def report_verb(arguments: Sequence[str]) -> int:
     options, overrides = own_options(rest, OPTIONS)
     every = count_option(options.get("every", str(EVERY)), "every")
     names = [name for name in options.get("experiment", "").split(",") if name]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"experiment={options['experiment']}: {twice[0]} is named twice")
     if watch and not names:
         raise UserError("--watch follows the experiments that are named: experiment=A,B")
     if "every" in options and not watch:
@@ -69,7 +71,7 @@ def _write(
             ledgers = [_asked_ledger(overrides)]
             found = read_ledgers(ledgers)
             chosen = recorded(ledgers[0], found.records, overrides)
-            parts = [Part(experiment, cells) for _, experiment, cells in chosen]
+            parts = [Part(e, cells, options=overrides) for _, e, cells in chosen]
         finished = all(part.progress is None for part in parts)
         refresh = None if every is None or finished else every
         text = report(parts, found, refresh=refresh)
@@ -94,7 +96,7 @@ def _named(names: Sequence[str], overrides: Sequence[str]) -> Iterator[Part]:
         experiment = load_experiment(name)
         cells = smoke.planned(experiment, overrides)
         progress = _progress(cells) if experiment.trains else None
-        yield Part(experiment, cells.everything, progress)
+        yield Part(experiment, cells.everything, progress, overrides)
 
 
 def _progress(cells: Expansion) -> Progress | None:

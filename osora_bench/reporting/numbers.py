@@ -58,3 +58,8 @@ def probability(p: float) -> str:
 
 def mean_or_none(values: Sequence[Decimal]) -> Decimal | None:
     return mean(values) if values else None
+
+
+def grouped(text: str) -> str:
+    """A whole number with its thousands apart; any other text as it is."""
+    return f"{int(text):,}" if text.isdigit() else text

@@ -41,7 +41,8 @@ class Table:
 
     `ties` are values below the best that no test tells from it. `groups` holds, for each row, a
     heading that stands above the rows that share it. `numbers` holds by column what the text shows,
-    or None where the grid has no cell; `of` by column the row whose runs each text is of.
+    or None where the grid has no cell; `of` by column the row whose runs each text is of, and
+    `beside` by column the row that it is held against.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Table:
     numbers: dict[str, list[Number | None]] = field(default_factory=dict)
     ties: pd.DataFrame | None = None
     of: "Mapping[str, Sequence[Row | None]]" = field(default_factory=dict)
+    beside: "Mapping[str, Sequence[Row | None]]" = field(default_factory=dict)
 
 
 def best_marks(groups: Sequence[str], columns: dict[str, list[list[Decimal]]]) -> pd.DataFrame:

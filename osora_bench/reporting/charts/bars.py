@@ -11,13 +11,14 @@ PAPER = ", the paper"
 
 @dataclass(frozen=True)
 class Bar:
-    """The accuracy of one method on one set, as it is shown."""
+    """The accuracy of one method on one set, as it is shown; `runs`: whose it is."""
 
     group: str
     series: str
     value: float
     text: str
     paper: bool = False
+    runs: str = ""
 
     @property
     def name(self) -> str:
@@ -31,7 +32,8 @@ def bars(title: str, drawn: Sequence[Bar], groups: Sequence[str], *, empty: bool
     names = list(dict.fromkeys(bar.name for bar in drawn))
     values = [
         {"group": b.group, "name": b.name, "series": b.series, "value": b.value, "text": b.text,
-         "paper": b.paper}
+         "paper": b.paper, "Set": b.group, "Method": b.name, "Accuracy": b.text,
+         **({"runs": b.runs} if b.runs else {})}
         for b in drawn
     ]  # fmt: skip
     x: Spec = {"field": "group", "type": "nominal", "sort": None,
@@ -44,7 +46,7 @@ def bars(title: str, drawn: Sequence[Bar], groups: Sequence[str], *, empty: bool
     encoding: Spec = {
         "x": x, "y": y, "xOffset": beside, "color": legend,
         "fillOpacity": {"condition": {"test": "datum.paper", "value": 0.0}, "value": 1.0},
-        "tooltip": [{"field": "name", "title": "Method"}, {"field": "text", "title": "accuracy"}],
+        "tooltip": [{"field": key, "type": "nominal"} for key in ("Set", "Method", "Accuracy")],
     }  # fmt: skip
     text = {
         "mark": {"type": "text", "dy": -6, "fontSize": 9},

@@ -17,7 +17,7 @@ from osora_bench.reporting.charts.points import Named
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS, cost_of
 from osora_bench.reporting.layouts.against import baselines_of
-from osora_bench.reporting.numbers import mean, probability, scientific, signed
+from osora_bench.reporting.numbers import grouped, mean, probability, scientific, signed
 from osora_bench.reporting.rows import VARIED, Row, by_model
 from osora_bench.reporting.statistics import Estimate, comparisons, verdict
 from osora_bench.reporting.statistics import mean as mean_of
@@ -140,7 +140,7 @@ def costs(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     models = by_model(rows)
     drawn = [
         Named(_named(model, row, models), estimate, cost,
-              _told(row, estimate, **{kind.heading: kind.form.format(cost)}), model,
+              _told(row, estimate, **{kind.heading: grouped(kind.form.format(cost))}), model,
               row.cell.config.method.name, baseline=row.cell.config.method.name == spec.baseline)
         for model, of_model in models.items()
         for row in of_model
@@ -333,9 +333,11 @@ def by_set(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
         for dataset in datasets:
             values, key = row.values(dataset.name), row.key(dataset.label)
             if values:
-                drawn.append(Bar(dataset.label, label, float(mean(values)), str(mean(values))))
+                value = mean(values)
+                bar = Bar(dataset.label, label, float(value), str(value), runs=_runs([row]))
+                drawn.append(bar)
             if key in printed:
-                value = printed[key].value
-                drawn.append(Bar(dataset.label, label, float(value), value, paper=True))
+                paper = printed[key].value
+                drawn.append(Bar(dataset.label, label, float(paper), paper, paper=True))
     empty = not any(row.shown for row in rows)
     return bars(spec.title, drawn, [d.label for d in datasets], empty=empty)

@@ -8,6 +8,7 @@ the hash of each, so that a browser refuses any other, wherever it came from.
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -47,11 +48,28 @@ def render(template: str, scripts: Sequence[str], data: Any, **values: Any) -> s
 
 def as_data(data: Any) -> str:
     """JSON that can stand inside a script element: nothing in it ends the element or opens another.
-    The same data give the same text."""
-    text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    The same data give the same text; NaN and infinity, which JSON has not, go as texts."""
+    try:
+        text = _json(data)
+    except ValueError:
+        text = _json(_without_nan(data))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _json(data: Any) -> str:
+    return json.dumps(
+        data, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def policy(scripts: Sequence[str], styles: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The report: what experiments ask, what came out, and every record behind it, in one page."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from osora_bench.reporting.reference import load_reference
 from osora_bench.reporting.rows import rows as rows_of
 from osora_bench.reporting.table import TUNED
 
-SCRIPTS = ("grid.js", "filters.js", "records.js", "charts.js", "start.js")
+SCRIPTS = ("grid.js", "filters.js", "records.js", "charts.js", "watch.js", "start.js")
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Part:
-    """One experiment of a report, with its cells; `progress` where it is told how it runs."""
+    """One experiment of a report, with its cells; `progress` where it is told how it runs,
+    `options` with which the report was asked for and its cells are run."""
 
     experiment: Experiment
     cells: Sequence[Cell]
     progress: Progress | None = None
+    options: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Section:
     title: str
     question: str
     answer: str
+    runs: str
     coverage: str
     hint: str
     progress: Progress | None
@@ -69,7 +73,7 @@ def report(parts: Sequence[Part], ledger: Ledger, *, refresh: int | None = None)
     """The page of some experiments and of all records of a ledger: a pure function of both.
 
     Args:
-        refresh: seconds after which a browser reads the page anew, of an experiment that runs.
+        refresh: seconds after which the page of what still runs reads itself anew.
     """
     found = ledger.records
     methods = figures.methods_of([cell for part in parts for cell in part.cells])
@@ -121,8 +125,11 @@ def _section(part: Part, found: dict[str, Record], methods: Sequence[str]) -> Se
         title=experiment.title,
         question=findings.question(experiment, main),
         answer=findings.answer(experiment, main),
-        coverage=f"{done:,} of {len(part.cells):,} cells have a record",
-        hint="" if done == len(part.cells) else _how_to_run(experiment),
+        runs=",".join(run["run_id"] for row in main for run in row.shown),
+        coverage=f"{done:,} of {len(part.cells):,} cells have a record"
+        if experiment.trains
+        else f"{len(part.cells):,} cells, none of which is run",
+        hint="" if done == len(part.cells) else _how_to_run(part),
         progress=part.progress,
         places=plots.dressed_for(plots.places(experiment, part.cells, rows), methods),
         tables=views,
@@ -130,10 +137,10 @@ def _section(part: Part, found: dict[str, Record], methods: Sequence[str]) -> Se
     )
 
 
-def _how_to_run(experiment: Experiment) -> str:
-    if not experiment.trains:
+def _how_to_run(part: Part) -> str:
+    if not part.experiment.trains:
         return ""
-    return f"osora-bench run experiment={experiment.name}"
+    return shlex.join(["osora-bench", "run", f"experiment={part.experiment.name}", *part.options])
 
 
 def _reference(experiment: Experiment, table: str) -> dict[Any, Any]:

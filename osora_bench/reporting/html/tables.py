@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from osora_bench.reporting.numbers import grouped
 from osora_bench.reporting.reference import AVERAGE, PARAMS, Key, Printed
 from osora_bench.reporting.rows import Row
 from osora_bench.reporting.statistics import mean
@@ -25,10 +26,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading; `method` where the column is of one method alone."""
+    """A heading; `kind`: `number`, and `name` of what a line is of, or both; `method` where the
+    column is of one method alone."""
 
     heading: str
-    number: bool
+    kind: str
     method: str = ""
 
 
@@ -53,9 +55,8 @@ class View:
 
 def view(table: Table, reference: dict[Key, Printed]) -> View:
     """A table with what the page adds: intervals, questions and seeds, the paper's numbers."""
-    headings = [str(heading) for heading in table.frame.columns]
+    headings = _average_early(table)
     of_methods = _columns_of_methods(table)
-    columns = [Column(h, h in table.of, of_methods.get(h, "")) for h in headings]
     texts = table.frame.astype(str).to_dict("records")
     lines = []
     counted = AVERAGE in table.numbers and not of_methods
@@ -65,11 +66,42 @@ def view(table: Table, reference: dict[Key, Printed]) -> View:
         cells += _counts(shown) if counted else []
         group = [] if table.groups is None else [Cell(table.groups[index])]
         lines.append(Line(group + cells, _facets(shown, of_methods)))
+    columns = [Column(h, _kind(table, h), of_methods.get(h, "")) for h in headings]
     if counted:
-        columns += [Column("n", True), Column("Seeds", True)]
+        columns += [Column("n", "number"), Column("Seeds", "number")]
     if table.groups is not None:
-        columns.insert(0, Column("Model", False))
+        columns.insert(0, Column("Model", ""))
     return View(table.name, table.title, columns, lines, table.notes)
+
+
+def _average_early(table: Table) -> list[str]:
+    """The headings, the average before all other numbers: a narrow screen shows few columns."""
+    headings = [str(heading) for heading in table.frame.columns]
+    if AVERAGE not in headings:
+        return headings
+    headings.remove(AVERAGE)
+    first = next((i for i, h in enumerate(headings) if h in table.of), len(headings))
+    return [*headings[:first], AVERAGE, *headings[first:]]
+
+
+NAME = "Method"
+"""Heading of the column that says what a line is of; in tables without it the first does."""
+
+
+def _kind(table: Table, heading: str) -> str:
+    headings = [str(each) for each in table.frame.columns]
+    name = NAME if NAME in headings else headings[0]
+    texts = [text for text in table.frame[heading].astype(str) if text]
+    number = heading in table.of or (bool(texts) and all(_is_number(text) for text in texts))
+    return " ".join(["number"] * number + ["name"] * (heading == name))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _columns_of_methods(table: Table) -> dict[str, str]:
@@ -91,16 +123,22 @@ def _shown(table: Table, index: int) -> Row | None:
 def _cell(table: Table, heading: str, index: int, text: str, reference: dict[Key, Printed]) -> Cell:
     rows = table.of.get(heading)
     row = None if rows is None else rows[index]
-    if heading == PARAMS and text.isdigit():
-        text = f"{int(text):,}"
+    if rows is not None:
+        text = grouped(text)
     if row is None or not text:
         return Cell(text, _paper(table, heading, index, reference))
     if table.ties is not None and table.ties.iloc[index][heading]:
         text += f" {TIED}"
     below = [_interval(table, heading, row), _paper(table, heading, index, reference)]
     best = bool(table.best.iloc[index][heading])
-    runs = ",".join(run["run_id"] for run in row.shown)
+    against = table.beside.get(heading)
+    compared = None if against is None else against[index]
+    runs = _runs([row] if compared is None else [compared, row])
     return Cell(text, "; ".join(part for part in below if part), best, runs)
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    return ",".join(run["run_id"] for row in rows for run in row.shown)
 
 
 def _interval(table: Table, heading: str, row: Row) -> str:
@@ -130,7 +168,8 @@ def _counts(row: Row | None) -> list[Cell]:
     if row is None or not row.shown:
         return [Cell(""), Cell("")]
     questions = sum(score["n"] for score in row.shown[0]["scores"].values())
-    return [Cell(f"{questions:,}"), Cell(str(len(row.shown)))]
+    runs = _runs([row])
+    return [Cell(f"{questions:,}", runs=runs), Cell(str(len(row.shown)), runs=runs)]
 
 
 def _facets(row: Row | None, of_methods: dict[str, str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     lines: list[list[str]] = []
     groups: list[str] = []
     shown: list[Row] = []
+    held: list[Row | None] = []
     pairs: list[tuple[Row, Row]] = []
     baselines = baselines_of("table", name, spec.baseline, rows) if rows else {}
     label = label_of(baselines) or str(spec.baseline)
@@ -34,13 +35,14 @@ def against(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
         lines += _lines(label, baseline, others)
         groups += [model] * len(others)
         shown += others
+        held += [baseline] * len(others)
         pairs += [(baseline, other) for other in others if baseline is not None]
     frame = pd.DataFrame(lines, columns=["Method", f"{label} less it", *COLUMNS], dtype=str)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     notes = [*_notes(pairs, len(set(groups)) > 1, rows), *without_note(baselines)]
     notes += [*of_one_seed(rows), *two_seeds_note(rows), *edge_note(rows)]
-    of = dict.fromkeys(frame.columns[1:], shown)
-    return Table(name, spec.title, frame, best, notes, apart(groups), of=of)
+    of, beside = (dict.fromkeys(frame.columns[1:], rows_) for rows_ in (shown, held))
+    return Table(name, spec.title, frame, best, notes, apart(groups), of=of, beside=beside)
 
 
 def apart(groups: list[str]) -> list[str] | None:

@@ -58,8 +58,9 @@ def ranking(name: str, spec: TableSpec, rows: Sequence[Row]) -> Table:
     best.loc[first, "Avg."] = True
     below = [*_notes(tested, label is not None, rows), *without_note(baselines)]
     below += [*of_one_seed(rows), *two_seeds_note(rows), *edge_note(rows)]
-    of = dict.fromkeys(headings[3:], in_order)
-    return Table(name, spec.title, frame, best, below, apart(groups), of=of)
+    of = dict.fromkeys(headings[2:], in_order)
+    beside = {h: [baselines[model] for model in groups] for h in headings[len(COLUMNS) :]}
+    return Table(name, spec.title, frame, best, below, apart(groups), of=of, beside=beside)
 
 
 def _ranked(

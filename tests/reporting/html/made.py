@@ -63,7 +63,8 @@ def part_of(folder, monkeypatch, paths, *, hostile=False) -> Part:
         training = {"start_seconds": 0.5, "seconds": 10.0 + place, "tokens_per_second": 90.0,
                     "memory_mb": 12.0, "frozen_bytes": 2_000_000}  # fmt: skip
         extra = {"training": training} if cell.config.trains else {}
-        body = whole(cell, (100 + 20 * place, 300 - 10 * place), **extra)
+        finished = f"2026-11-{9 + 5 * place % 13:02}T15:42:22+00:00"
+        body = whole(cell, (100 + 20 * place, 300 - 10 * place), finished=finished, **extra)
         record.write_record(body, folder / "ledger")
     return Part(experiment, cells)
 

@@ -1,9 +1,11 @@
 """The report as a reader has it: opened from a file in a headless Chromium (Debian's package)."""
 
+import io
 import re
 import shutil
 
 import pytest
+from PIL import Image
 
 from osora_bench.common import paths
 from osora_bench.reporting.html.report import read_ledgers, report
@@ -62,11 +64,12 @@ def opened(browser, file):
 
 
 def drawn(page):
-    """The page with every chart drawn."""
-    for figure in page.locator("figure").all():
-        figure.scroll_into_view_if_needed()
-        figure.locator("svg").first.wait_for()
-    page.evaluate("scrollTo(0, 0)")
+    """The page with every chart drawn that is seen."""
+    seen = page.locator(".plot:not([hidden]) .chart")
+    page.wait_for_function(
+        "count => document.querySelectorAll('.chart[data-drawn]').length >= count",
+        arg=seen.count(),
+    )
     return page
 
 
@@ -83,20 +86,50 @@ def test_it_opens_from_a_file_and_draws_every_chart(opened):
         assert any(wanted in title for title in titles), (wanted, titles)
 
 
+AVERAGE = 3
+"""The average's column: behind the names, before all other numbers."""
+
+
 def test_tables_are_sorted_by_a_heading_up_down_and_back(opened):
     page = opened()
     table = page.locator("table.grid").first
     heading = table.locator("th", has_text="Avg.")
-    first = column(table, 6)
+    assert heading.evaluate("e => e.cellIndex") + 1 == AVERAGE
+    first = column(table, AVERAGE)
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "descending"
-    values = [float(text.split()[0]) for text in column(table, 6) if text.strip()]
+    values = [float(text.split()[0]) for text in column(table, AVERAGE) if text.strip()]
     assert values == sorted(values, reverse=True)
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "ascending"
-    assert [float(t.split()[0]) for t in column(table, 6) if t.strip()] == sorted(values)
+    assert [float(t.split()[0]) for t in column(table, AVERAGE) if t.strip()] == sorted(values)
     heading.locator("button").click()
-    assert column(table, 6) == first
+    assert column(table, AVERAGE) == first
+
+
+def test_dates_and_run_ids_are_sorted_as_what_they_are(opened):
+    page = opened()
+    table = page.locator("#all-records")
+    for name in ("Finished", "Run", "Rank", "Method"):
+        heading = table.locator("th", has_text=re.compile(f"^{name}$"))
+        place = heading.evaluate("e => e.cellIndex") + 1
+        heading.locator("button").click()
+        values = [value for value in column(table, place) if value]
+        if name == "Rank":
+            values = [int(value) for value in values]
+        assert len(set(values)) > 2, name
+        assert values == sorted(values, reverse=name == "Rank"), name
+        heading.locator("button").click()
+        again = [value for value in column(table, place) if value]
+        assert again == [str(value) for value in values[::-1]], name
+
+
+def test_a_choice_that_leaves_nothing_says_so(opened):
+    page = opened()
+    page.locator("form.filters").first.get_by_label("Contains").fill("no such text")
+    assert (
+        page.locator("table.grid").first.inner_text().endswith("No line has what is chosen above.")
+    )
 
 
 def test_tables_are_filtered_by_method_and_rank_and_text(opened):
@@ -130,9 +163,58 @@ def test_a_pointer_on_a_chart_is_told_run_seed_and_commit(opened):
     said = tip.inner_text()
     assert re.search(r"[0-9a-f]{12} \(seed 0, commit 0123456\)", said), said
     assert "Average" in said
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    top = page.evaluate("scrollY")
     points.nth(1).click(force=True)
     page.locator("dialog[open]").wait_for()
     assert "2 records" in page.locator("#record-title").inner_text()
+    page.keyboard.press("Escape")
+    chart = figure.locator(".chart")
+    assert chart.evaluate("e => e === document.activeElement")  # back where it was opened
+    assert page.evaluate("scrollY") == top
+
+
+def test_a_curve_without_points_is_told_too(opened):
+    page = opened()
+    figure = page.locator("figure", has_text="Training loss")
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg .mark-symbol path").nth(3).hover(force=True)
+    said = page.locator("#tip").inner_text()
+    assert re.search(r"[0-9a-f]{12} \(seed 0, commit 0123456\)", said), said
+    assert "Step" in said
+    figure.locator("svg .mark-symbol path").nth(3).click(force=True)
+    page.locator("dialog[open]").wait_for()
+
+
+def test_a_chart_keeps_its_description_and_lists_its_values(opened):
+    page = drawn(opened())
+    for chart in page.locator(".plot:not([hidden]) .chart").all():
+        assert chart.get_attribute("role") == "img"
+        said = chart.get_attribute("aria-label")
+        assert not said.startswith("Vega")
+        assert said.count("OSoRA") >= 1
+        assert said.count("LoRA") >= 1
+        assert chart.locator(".drawing").get_attribute("aria-hidden") == "true"
+    figure = page.locator("figure", has_text="Accuracy by rank r")
+    figure.locator("summary").focus()
+    page.keyboard.press("Enter")
+    lines = figure.locator(".points tbody tr")
+    assert lines.count() == 6
+    figure.locator(".points a").first.focus()
+    page.keyboard.press("Enter")
+    page.locator("dialog[open]").wait_for()
+    assert page.locator("#record-title").inner_text() == "2 records"
+
+
+def test_a_method_has_one_colour_in_every_chart(opened):
+    page = drawn(opened())
+    found = page.evaluate("""() => [...document.querySelectorAll('svg .mark-text text')]
+        .map((e) => [e.textContent, e.getAttribute('fill')])""")
+    for method in ("LoRA", "OSoRA"):
+        named = re.compile(rf"{method}</script>{re.escape(made.HOSTILE)}( r=\d)?$")
+        colours = {colour for text, colour in found if named.match(text)}
+        assert len(colours - {"#1b1f24"}) == 1, (method, found)  # beside ink, where they are named
 
 
 def test_a_number_leads_to_its_record(opened):
@@ -148,20 +230,34 @@ def test_a_number_leads_to_its_record(opened):
     assert page.evaluate("document.activeElement.tagName") == "A"  # back where it was opened
 
 
-def test_every_control_is_reached_and_used_by_keyboard(opened):
-    page = opened()
-    wanted = page.evaluate("""() => [...document.querySelectorAll(
-        'a[href], button:not(:disabled), select, input, [tabindex="0"], summary')]
-        .filter((e) => e.checkVisibility() && !e.closest('dialog')).length""")
-    reached = set()
+def unreached(page):
+    """The controls that are seen and that no number of tabs leads to."""
+    wanted = page.evaluate("""() => {
+        window.wanted = [...document.querySelectorAll(
+            'a[href], button:not(:disabled), select, input, summary, [role=region], .chart')]
+            .filter((e) => e.checkVisibility() && !e.closest('dialog'));
+        window.reached = new Set();
+        return wanted.length; }""")
     for _ in range(wanted + 5):
         page.keyboard.press("Tab")
-        reached.add(
-            page.evaluate("""() => {
-            const all = [...document.querySelectorAll('*')];
-            return all.indexOf(document.activeElement); }""")
-        )
-    assert len(reached) >= wanted
+        page.evaluate("() => { reached.add(document.activeElement); }")
+    return page.evaluate(
+        "wanted.filter((e) => !reached.has(e)).map((e) => e.outerHTML.slice(0, 80))"
+    )
+
+
+def test_every_control_is_reached_by_keyboard(opened):
+    assert unreached(drawn(opened())) == []
+
+
+def test_a_control_that_no_keyboard_reaches_is_found(opened):
+    page = opened()
+    page.evaluate("document.querySelector('th button').tabIndex = -1")
+    assert len(unreached(page)) == 1
+
+
+def test_controls_are_used_by_keyboard(opened):
+    page = opened()
     heading = page.locator("table.grid").first.locator("th button").first
     heading.focus()
     page.keyboard.press("Enter")
@@ -180,30 +276,87 @@ def test_tables_are_copied_with_tabs_between_their_cells(opened):
     page.evaluate("""() => document.addEventListener('copy', (e) =>
         { window.copied = e.clipboardData.getData('text/plain'); })""")
     page.locator("button.copy").nth(1).click()
-    lines = page.evaluate("copied").split("\n")
-    assert lines[0].startswith("r\tLoRA")
+    lines = [line.split("\t") for line in page.evaluate("copied").split("\n")]
+    method = f"</script>{made.HOSTILE}"
+    heads = [head for name in ("LoRA", "OSoRA")
+             for head in (name + method, f"{name}{method}: 95 % interval; paper")]  # fmt: skip
+    assert lines[0] == ["r", *heads]
     assert len(lines) == 4
-    assert {len(line.split("\t")) for line in lines} == {3}
-    assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d( ≈)?", lines[1].split("\t")[1])
+    for line in lines[1:-1]:
+        assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d( ≈)?", line[1])
+        assert re.fullmatch(r"\d+\.\d\d to \d+\.\d\d", line[2])
     page.evaluate("""() => { const body = document.querySelectorAll('table.grid')[1].tBodies[0];
         getSelection().selectAllChildren(body); document.execCommand('copy'); }""")
-    assert page.evaluate("copied").split("\n") == lines[1:]
+    selected = [line.split("\t") for line in page.evaluate("copied").split("\n")]
+    assert selected == [[line[0], line[1], line[3]] for line in lines[1:]]
+
+
+OUTSIDE = """() => [...document.querySelectorAll('.plot:not([hidden]) svg')].flatMap((svg) => {
+    const around = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].filter((text) => {
+        const own = text.getBoundingClientRect();
+        return own.width && (own.left < around.left - 1 || own.right > around.right + 1 ||
+            own.top < around.top - 1 || own.bottom > around.bottom + 1);
+    }).map((text) => text.textContent); })"""
+"""Texts of charts that their edge cuts."""
+COVERED = """() => [...document.querySelectorAll('.plot:not([hidden]) svg')].flatMap((svg) => {
+    const texts = [...svg.querySelectorAll('.mark-text text')]
+        .filter((text) => !text.getAttribute('stroke'));
+    const boxes = texts.map((text) => text.getBoundingClientRect());
+    return boxes.flatMap((a, i) => boxes.slice(i + 1)
+        .filter((b) => a.left < b.right - 1 && b.left < a.right - 1 &&
+            a.top < b.bottom - 3 && b.top < a.bottom - 3)
+        .map(() => texts[i].textContent)); })"""
+"""Names in charts that another covers."""
+
+
+def colours(picture):
+    """How many pixels a picture has of each colour."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    return {colour: count for count, colour in image.getcolors(maxcolors=1 << 20)}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_nothing_is_wider_than_the_page_and_texts_stand_out(opened, size, scheme):
+def test_pictures_show_what_is_there(opened, size, scheme):
     page = drawn(opened(*SIZES[size], scheme))
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= SIZES[size][0]
-    picture = page.screenshot()
-    assert picture.startswith(b"\x89PNG")
-    found = page.evaluate("""() => { const s = getComputedStyle(document.body);
-        return [s.color, s.backgroundColor]; }""")
-    ink, paper = ([int(n) for n in re.findall(r"\d+", text)[:3]] for text in found)
-    assert (sum(paper) < sum(ink)) == (scheme == "dark")
-    fill = page.locator("figure svg text").first.evaluate("e => getComputedStyle(e).fill")
-    assert (sum(int(n) for n in re.findall(r"\d+", fill)[:3]) > 384) == (scheme == "dark")
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(COVERED) == []
+    for chart in page.locator(".plot:not([hidden]) .chart").all():
+        found = colours(chart.screenshot())
+        paper = max(found, key=found.get)
+        assert (sum(paper) < 384) == (scheme == "dark")
+        drawn_on = 1 - found[paper] / sum(found.values())
+        assert 0.01 < drawn_on < 0.6, drawn_on
+        assert len(found) > 30
+    found = colours(page.screenshot())
+    assert (sum(max(found, key=found.get)) < 384) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_method_is_seen_beside_its_last_number(opened, size):
+    page = opened(*SIZES[size])
+    scroll = page.locator(".scroll").first
+    scroll.evaluate("e => { e.scrollLeft = e.scrollWidth; }")
+    box, name, last = (
+        one.bounding_box()
+        for one in (
+            scroll,
+            scroll.locator("td.name").first,
+            scroll.locator("tr td:last-child").first,
+        )
+    )
+    assert name["x"] >= box["x"] - 1
+    assert name["x"] + name["width"] <= last["x"] + 1  # it hides no last number
+    assert last["x"] + last["width"] <= box["x"] + box["width"] + 1
+    assert name["width"] < 0.45 * SIZES[size][0] or size != "phone"
+
+
+def test_a_wide_screen_is_used(opened):
+    page = opened(2000, 900)
+    assert page.locator(".scroll").first.bounding_box()["width"] > 1900
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

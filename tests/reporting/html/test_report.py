@@ -14,11 +14,15 @@ import pytest
 from osora_bench.cli.main import main
 from osora_bench.common import paths
 from osora_bench.planning.cell import cell_of
+from osora_bench.planning.experiments import TableSpec, load_experiment
 from osora_bench.records import record
+from osora_bench.reporting import tabulate
 from osora_bench.reporting.html import findings, page, tables
-from osora_bench.reporting.html.report import read_ledgers, report
+from osora_bench.reporting.html.report import Part, read_ledgers, report
+from osora_bench.reporting.layouts.against import against
 from osora_bench.reporting.reference import Key, Printed
 from osora_bench.reporting.rows import Row, recorded_rows
+from osora_bench.reporting.rows import rows as rows_of
 from osora_bench.reporting.table import Number, Table
 from tests.grids import cells_of
 from tests.reporting.html import made
@@ -144,21 +148,152 @@ def test_every_number_leads_to_its_records(part, ledger):
     assert one["numerics"] == 1
 
 
+def asked_and_told(part, rows):
+    main_rows = findings.main_rows(part.experiment, rows)
+    return findings.question(part.experiment, main_rows), findings.answer(
+        part.experiment, main_rows
+    )
+
+
 def test_question_and_answer_are_of_the_file_and_the_numbers(part):
     rows, _ = recorded_rows(part.cells)
-    main_rows = findings.main_rows(part.experiment, rows)
-    assert findings.question(part.experiment, main_rows) == (
-        "How accurate are Base, LoRA and OSoRA at ranks 2 to 8 on GSM8K-toy and CSQA-toy "
-        "(1,000 questions), trained on Toy tasks, with Toy and 2 seeds each?"
+    asked, told = asked_and_told(part, rows)
+    assert asked == (
+        "How accurate are Base; LoRA and OSoRA at ranks 2, 4 and 8 on GSM8K-toy and CSQA-toy "
+        "(1,000 questions), trained on Toy tasks, with Toy and 2 seeds for each that is trained?"
     )
-    said = findings.answer(part.experiment, main_rows)
-    best = max(
-        (r for r in main_rows if r.averages()), key=lambda r: sum(r.averages()) / len(r.runs)
+    assert told == (
+        "OSoRA r=8 has the highest accuracy of all 7, 51.00 % (95 % interval 48.01 to 53.99), "
+        "which no test tells from that of OSoRA r=4, OSoRA r=2 and LoRA r=8. "
+        "Of one seed (OSoRA r=8), this is said of these adapters, not of the methods."
     )
-    assert said.startswith(f"{best.name} has the highest accuracy, ")
-    assert "95 % interval" in said
-    none = [replace(row, runs=[]) for row in main_rows]
-    assert findings.answer(part.experiment, none) == "No run has finished yet."
+    none = [replace(row, runs=[]) for row in rows]
+    assert asked_and_told(part, none) == (asked, "No run has finished yet.")
+
+
+def test_the_highest_is_that_of_the_whole_suite_not_of_the_first_table(part):
+    rows, _ = recorded_rows(part.cells)
+    part.experiment.tables["scores"].methods = ["none", "lora"]
+    asked, told = asked_and_told(part, rows)
+    assert "LoRA and OSoRA at ranks" in asked
+    assert told.startswith("OSoRA r=8 has the highest accuracy of all 7, ")
+
+
+def test_a_baseline_wins_ties_and_loses(part):
+    rows = [r for r in recorded_rows(part.cells)[0] if r.cell.config.method.rank in (None, 4)]
+    part.experiment.tables["against"] = TableSpec("against", "T", baseline="osora")
+    asked, told = asked_and_told(part, rows)
+    assert asked == (
+        "How accurate are Base; LoRA and OSoRA at rank 4 on GSM8K-toy and CSQA-toy (1,000 "
+        "questions), trained on Toy tasks, with Toy and 2 seeds for each that is trained?"
+    )
+    assert told == (
+        "OSoRA r=4 has the highest accuracy of all 3, 49.50 % (95 % interval 45.96 to 53.04), "
+        "significantly above every other; OSoRA r=4 wins against 2, ties with 0 and loses to 0 of "
+        "the 2 others (paired tests, Holm, 5 %)."
+    )
+
+
+def test_ranks_of_some_methods_and_one_seed_are_said_of_those_alone(part):
+    rows = recorded_rows(part.cells)[0]
+    of = {"lora": 2, "osora": 8}
+    some = [r for r in rows if of.get(r.cell.config.method.name, 8) == r.cell.config.method.rank]
+    some = [replace(row, runs=row.runs[:1], seeds=1) for row in some]
+    asked, told = asked_and_told(part, some)
+    assert asked == (
+        "How accurate are LoRA at rank 2; OSoRA at rank 8 on GSM8K-toy and CSQA-toy (1,000 "
+        "questions), trained on Toy tasks, with Toy and one seed each?"
+    )
+    assert told.endswith(". Of one seed each, this is said of these adapters, not of the methods.")
+    unfinished = [some[0], replace(some[1], runs=[])]
+    _, told = asked_and_told(part, unfinished)
+    assert told.startswith("LoRA r=2 has the highest accuracy of the 1 of 2 that have finished, ")
+
+
+def test_rows_of_one_method_and_rank_are_told_apart(part):
+    row = recorded_rows(part.cells)[0][1]
+    config = row.cell.config
+    more = replace(config, task=replace(config.task, max_rows=50))
+    other = replace(row, cell=replace(row.cell, config=more))
+    assert findings.names([row, other]) == ["LoRA r=2, all rows", "LoRA r=2, 50 rows"]
+
+
+def test_what_nothing_runs_has_a_sentence_of_its_own():
+    for name, told in (
+        (
+            "figure1",
+            (
+                "How many parameters has each of LoRA, VeRA and OSoRA at ranks 2, 4, 8, 16, 32, 64 "
+                "and 3 more, with Qwen2-7B?",
+                "Nothing is run for it: parameters are counted.",
+            ),
+        ),
+        ("table7", ("Which settings has each of ", "Nothing is run for it: settings are listed.")),
+    ):
+        cells = cells_of(name)
+        said = asked_and_told(Part(load_experiment(name), cells), rows_of(cells, {}))
+        assert said[0].startswith(told[0])
+        assert said[1] == told[1]
+
+
+def test_losses_that_are_no_numbers_leave_a_page(part, ledger):
+    for place, victim in enumerate(sorted(ledger.glob("*.json"))):
+        body = json.loads(victim.read_text())
+        if body["training"]:
+            last = [0.0, float("nan"), float("inf"), 1.0][place % 4]
+            body["training"]["loss"] = [[1, 2.0], [2, last]]
+        del body["sha256"]  # written by hand: write_record refuses what is no number
+        victim.write_text(json.dumps({**body, "sha256": record._digest(body)}))
+    text = report([part], read_ledgers([ledger]))
+    data = json.loads(
+        next(t for t, a in Elements(text).sources("script") if a.get("id") == "data"),
+        parse_constant=lambda name: pytest.fail(f"{name} is no JSON"),
+    )
+    losses = [entry["training"]["loss"][-1][1] for entry in data["records"].values()
+              if entry["training"]]  # fmt: skip
+    assert {0.0, "nan", "inf", 1.0} == set(losses)
+    assert "without values that are no finite number: " in Elements(text).text
+
+
+def test_an_experiment_may_be_called_as_the_page_calls_its_own_parts(part, ledger):
+    part.experiment.name = "records"
+    found = Elements(report([part], read_ledgers([ledger]))).found
+    ids = [attributes["id"] for _, attributes in found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert "experiment-records" in ids
+
+
+def test_how_to_run_the_rest_is_as_the_report_was_asked_for(part, ledger, tmp_path):
+    out = tmp_path / "page.html"
+    asked = [f"ledger={ledger}", "trainer.max_steps=1"]
+    assert main(["report", "experiment=two", *asked, f"out={out}"]) == 0
+    hint = f"osora-bench run experiment=two ledger={ledger} trainer.max_steps=1"
+    assert hint in Elements(out.read_text()).text
+
+
+def test_a_difference_leads_to_the_records_of_both_sides(part, ledger):
+    rows = [r for r in recorded_rows(part.cells)[0] if r.cell.config.method.rank in (None, 4)]
+    by_name = {row.name: [run["run_id"] for run in row.runs] for row in rows}
+    table = against("t", TableSpec("against", "T", baseline="osora"), rows)
+    seen = tables.view(table, {})
+    for line in seen.lines:
+        name, *numbers = line.cells
+        assert {cell.runs for cell in numbers} == {
+            ",".join(by_name["OSoRA r=4"] + by_name[name.text])
+        }
+
+
+def test_questions_and_seeds_lead_to_their_records_and_the_average_comes_first(part):
+    rows, _ = recorded_rows(part.cells)
+    (scores, _) = tabulate.tables_of(part.experiment, rows)
+    seen = tables.view(scores, {})
+    assert [column.heading for column in seen.columns] == [
+        "Method", "r", "Avg.", "Params", "GSM8K-toy", "CSQA-toy", "n", "Seeds",
+    ]  # fmt: skip
+    assert [column.kind for column in seen.columns] == ["name"] + 7 * ["number"]
+    runs = ",".join(run["run_id"] for run in rows[1].runs)
+    assert [cell.runs for cell in seen.lines[1].cells[2:]] == 6 * [runs]
+    assert seen.lines[1].cells[-2].text == "1,000"
 
 
 def test_an_empty_ledger_says_so_and_what_to_run(part, tmp_path):
@@ -204,6 +339,7 @@ def test_the_verb(part, ledger, tmp_path, capsys, monkeypatch):
         (["--wach"], "Did you mean '--watch'"),
         (["--watch"], "names"),
         (["experiment=two", "every=5"], "every=5 is for --watch"),
+        (["experiment=two,two"], "experiment=two,two: two is named twice"),
         (["experiment=two", "--watch", "every=0"], "every=0: a whole number"),
     ):
         assert main(["report", *wrong]) == 2, wrong
@@ -224,9 +360,10 @@ def test_watching_writes_the_page_as_records_come_and_ends_with_the_last(
     monkeypatch.setattr("osora_bench.cli.page.time.sleep", sleep)
     call = ["report", "experiment=two", f"ledger={ledger}", f"out={out}", "--watch", "every=2"]
     assert main(call) == 0
-    assert 'http-equiv="refresh" content="2"' in pages[0]
+    assert 'class="watch" data-seconds="2"' in pages[0]
+    assert 'http-equiv="refresh"' not in pages[0]
     assert "Left: 1 missing" in Elements(pages[0]).text
-    assert 'http-equiv="refresh"' not in out.read_text()
+    assert "data-seconds" not in out.read_text()
     assert "13 of 13 cells have a record" in Elements(out.read_text()).text
     assert len(pages) == 1
 

@@ -11,19 +11,22 @@ function textOf(cell) {
   return (small ? text.slice(0, text.length - small.textContent.length) : text).trim();
 }
 
-/** What a text is sorted by: its number, or itself. */
-function keyOf(text) {
+/** What a text of a column is sorted by: in a column of numbers its number, or itself. */
+function keyOf(text, number) {
+  if (!number) return text;
   const found = NUMBER.exec(text);
-  const number = found ? parseFloat(found[0].replace(/[<≈,\s]/g, "").replace("−", "-")) : NaN;
-  return Number.isNaN(number) ? text : number;
+  const value = found ? parseFloat(found[0].replace(/[<≈,\s]/g, "").replace("−", "-")) : NaN;
+  return Number.isNaN(value) ? text : value;
 }
 
-/** Texts after numbers, blanks last whatever the direction. */
-function compare(a, b, sign) {
+/** Texts after numbers, blanks last whatever the direction. Identifiers go by their characters; in
+    other texts a number within counts as one: r=8 before r=16. */
+function compare(a, b, sign, identifiers) {
   const blank = (key) => key === "" || key === "-";
   if (blank(a) || blank(b)) return blank(a) - blank(b);
   if (typeof a === "number" && typeof b === "number") return sign * (a - b);
   if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+  if (identifiers) return sign * (Number(a > b) - Number(a < b));
   return sign * a.localeCompare(b, "en", { numeric: true });
 }
 
@@ -45,6 +48,7 @@ class Grid {
   static of(table) {
     const lines = [...table.tBodies[0].rows].map((row) => ({
       cells: [...row.cells].map(textOf),
+      below: [...row.cells].map((cell) => (cell.querySelector("small") || {}).textContent || ""),
       facets: { ...row.dataset },
       row: () => row,
     }));
@@ -64,12 +68,17 @@ class Grid {
     const number = this.headings[column].classList.contains("number");
     const signs = number ? [-1, 1, 0] : [1, -1, 0];
     const place = this.sorted.column === column ? signs.indexOf(this.sorted.sign) + 1 : 0;
-    this.sorted = { column, sign: signs[place % 3] };
+    this.stand({ column, sign: signs[place % 3] }, 0);
+  }
+
+  /** Sorted by a column, at a page. */
+  stand(sorted, page) {
+    this.sorted = sorted;
     this.headings.forEach((heading, i) => {
-      const sign = i === column ? this.sorted.sign : 0;
+      const sign = i === sorted.column ? sorted.sign : 0;
       heading.setAttribute("aria-sort", ["descending", "none", "ascending"][sign + 1]);
     });
-    this.page = 0;
+    this.page = page;
     this.draw();
   }
 
@@ -83,9 +92,11 @@ class Grid {
   inOrder() {
     const { column, sign } = this.sorted;
     if (!sign) return this.shown;
+    const { classList } = this.headings[column];
+    const [number, identifiers] = ["number", "identifier"].map((kind) => classList.contains(kind));
     return this.shown
-      .map((line) => [keyOf(line.cells[column]), line])
-      .sort((a, b) => compare(a[0], b[0], sign))
+      .map((line) => [keyOf(line.cells[column], number), line])
+      .sort((a, b) => compare(a[0], b[0], sign, identifiers))
       .map(([, line]) => line);
   }
 
@@ -100,7 +111,7 @@ class Grid {
     this.page = Math.min(this.page, pages - 1);
     const first = this.page * PAGE;
     const rows = order.slice(first, first + PAGE).map((line) => line.row());
-    this.table.tBodies[0].replaceChildren(...rows);
+    this.table.tBodies[0].replaceChildren(...(rows.length ? rows : [this.nothing()]));
     for (const row of [this.table.tHead.rows[0], ...rows]) {
       [...row.cells].forEach((cell, column) => (cell.hidden = this.hides(column)));
     }
@@ -110,6 +121,16 @@ class Grid {
       order.length ? `${first + 1} to ${last} of ${order.length}` : "none";
     this.pager.querySelector(".before").disabled = this.page === 0;
     this.pager.querySelector(".after").disabled = this.page >= pages - 1;
+  }
+
+  /** A line that says that there is none. */
+  nothing() {
+    const row = document.createElement("tr");
+    const cell = row.insertCell();
+    cell.colSpan = this.headings.length;
+    cell.className = "muted";
+    cell.textContent = this.lines.length ? "No line has what is chosen above." : "There is no line.";
+    return row;
   }
 
   makePager() {
@@ -139,12 +160,18 @@ class Grid {
     return bar;
   }
 
-  /** All lines that the filter leaves, as tab-separated text. */
+  /** All lines that the filter leaves, as tab-separated text; what stands smaller below the texts
+      of a column (interval, paper's number) is a column of its own. */
   asText() {
     const kept = this.headings.map((_, column) => column).filter((column) => !this.hides(column));
-    const heads = kept.map((column) => textOf(this.headings[column]));
-    const lines = this.inOrder().map((line) => kept.map((column) => line.cells[column]));
-    return [heads, ...lines].map((texts) => texts.join("\t")).join("\n");
+    const below = (column) => this.lines.some((line) => line.below && line.below[column]);
+    const columns = kept.flatMap((column) => {
+      const own = [textOf(this.headings[column]), (line) => line.cells[column]];
+      if (!below(column)) return [own];
+      return [own, [`${own[0]}: 95 % interval; paper`, (line) => line.below[column]]];
+    });
+    const lines = this.inOrder().map((line) => columns.map(([, text]) => text(line)));
+    return [columns.map(([head]) => head), ...lines].map((texts) => texts.join("\t")).join("\n");
   }
 }
 

@@ -40,7 +40,13 @@ class Records {
 
 const COLUMNS = ["Run", "Model", "Method", "Rank", "Task", "Suite", "Seed", "Rate", "Average",
   "Parameters", "Commit", "Finished", "Numerics"];
-const NUMBERS = new Set(["Rank", "Seed", "Rate", "Average", "Parameters"]);
+const NUMBERS = ["Rank", "Seed", "Rate", "Average", "Parameters"];
+const IDENTIFIERS = ["Run", "Commit"];
+const MOST_SHOWN = 200;
+
+function kindOf(column) {
+  return NUMBERS.includes(column) ? "number" : IDENTIFIERS.includes(column) ? "identifier" : "";
+}
 
 function recordLine(records, id) {
   const record = records.whole(id);
@@ -63,7 +69,7 @@ function recordRow(id, texts) {
   const row = document.createElement("tr");
   texts.forEach((text, column) => {
     const cell = row.insertCell();
-    if (NUMBERS.has(COLUMNS[column])) cell.className = "number";
+    cell.className = kindOf(COLUMNS[column]);
     if (column) cell.textContent = text;
     else cell.append(link(`#r=${id}`, id));
   });
@@ -83,7 +89,7 @@ function listRecords(records, table, form) {
     const heading = document.createElement("th");
     heading.scope = "col";
     heading.textContent = column;
-    if (NUMBERS.has(column)) heading.className = "number";
+    heading.className = kindOf(column);
     heads.append(heading);
   }
   table.tHead.replaceChildren(heads);
@@ -94,7 +100,9 @@ function listRecords(records, table, form) {
     facets[facet] = values.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   }
   makeFilters(form, facets);
-  obey(form, [new Grid(table, lines)]);
+  const grid = new Grid(table, lines);
+  obey(form, [grid]);
+  return grid;
 }
 
 /* One record or several, over the page. */
@@ -105,7 +113,9 @@ function showRecords(records, ids) {
   const title = dialog.querySelector("h2");
   title.textContent = ids.length === 1 ? `Record ${ids[0]}` : `${ids.length} records`;
   const body = dialog.querySelector(".body");
-  body.replaceChildren(...known.map((id) => recordDetails(records, id, known.length === 1)));
+  const shown = known.slice(0, MOST_SHOWN);
+  body.replaceChildren(...shown.map((id) => recordDetails(records, id, known.length === 1)));
+  if (shown.length < known.length) body.append(`The first ${shown.length} of ${known.length}.`);
   if (!known.length) body.textContent = "There is no such record on this page.";
   if (!dialog.open) dialog.showModal();
   title.focus();
@@ -184,14 +194,9 @@ function followHash(records) {
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
-  let opener = null;
-  document.addEventListener("click", (event) => {
-    const found = event.target.closest && event.target.closest('a[href^="#r="]');
-    if (found) opener = found;
-  });
-  dialog.addEventListener("close", () => {
-    if (location.hash.startsWith("#r=")) history.replaceState(null, "", location.pathname + location.search);
-    if (opener && opener.isConnected) opener.focus();
+  dialog.addEventListener("close", () => {  // the focus goes back to what had it, by itself
+    const bare = location.pathname + location.search;
+    if (location.hash.startsWith("#r=")) history.replaceState(history.state, "", bare);
   });
   addEventListener("hashchange", follow);
   follow();
