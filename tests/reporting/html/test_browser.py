@@ -3,12 +3,15 @@
 import io
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from osora_bench.common import paths
-from osora_bench.reporting.html.report import read_ledgers, report
+from osora_bench.planning.cell import cell_of
+from osora_bench.records import record
+from osora_bench.reporting.html.report import Progress, read_ledgers, report
 from tests.reporting.html import made
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -362,14 +365,11 @@ def test_a_wide_screen_is_used(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("dialog", [False, True])
 def test_axe_finds_nothing_serious(opened, scheme, dialog):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = drawn(opened(scheme=scheme))
     if dialog:
         page.locator("table.grid").first.locator("td a").first.click()
         page.locator("dialog[open]").wait_for()
-    found = axe.Axe().run(page).response["violations"]
-    serious = [f for f in found if f["impact"] in ("serious", "critical")]
-    assert serious == [], [(f["id"], [n["html"] for n in f["nodes"]][:3]) for f in serious]
+    assert serious(page) == []
 
 
 def test_it_is_drawn_anew_when_the_colours_change(opened):
@@ -381,3 +381,105 @@ def test_it_is_drawn_anew_when_the_colours_change(opened):
         "old => getComputedStyle(document.querySelector('figure svg text')).fill !== old",
         arg=before,
     )
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """The page of what still runs, read again every second; it lists more records than one page."""
+    folder = tmp_path_factory.mktemp("watched")
+    with pytest.MonkeyPatch.context() as patch:
+        part = made.part_of(folder, patch, paths)
+        for seed in range(2, 60):
+            cell = cell_of(replace(part.cells[1].config, seed=seed), part.cells[1].overrides)
+            record.write_record(made.whole(cell, (seed, seed)), folder / "ledger")
+        progress = Progress({"done": 12, "missing": 1}, "Left: 1 missing.")
+        text = report(
+            [replace(part, progress=progress)], read_ledgers([folder / "ledger"]), refresh=1
+        )
+    (folder / "watched.html").write_text(text)
+    return folder / "watched.html"
+
+
+def read_again(page):
+    """Waits until the page was read again."""
+    page.evaluate("() => { window.before = true; }")
+    page.wait_for_function("() => !window.before && document.querySelector('#all-records td')")
+
+
+STATE = """() => [document.querySelector('form.filters select').value,
+    document.querySelector('#records .pager output').textContent,
+    document.querySelector('#all-records').rows[1].cells[0].textContent,
+    document.querySelector('#all-records th').getAttribute('aria-sort')]"""
+
+
+def test_a_watched_page_is_read_again_as_it_was_left(opened, watched):
+    page = opened(place=watched)
+    page.locator("form.filters").first.locator("select").first.select_option("OSoRA")
+    listed = page.locator("#records")
+    listed.locator("th button").first.click()
+    listed.get_by_role("button", name="Next").click()
+    listed.locator("th button").nth(1).focus()
+    page.locator("#all-records").evaluate("e => e.scrollIntoView()")
+    drawn(page)
+    state, top = page.evaluate(STATE), page.locator("#all-records").bounding_box()["y"]
+    assert page.evaluate("scrollY") > 1000
+    assert state[0] == "OSoRA"
+    assert state[1] == "51 to 70 of 70"
+    assert state[3] == "ascending"
+    read_again(page)
+    assert page.evaluate(STATE) == state
+    assert abs(page.locator("#all-records").bounding_box()["y"] - top) < 5
+    assert page.evaluate("document.activeElement.textContent") == "Model"
+
+
+def test_a_watched_page_can_be_paused_and_waits_for_its_reader(opened, watched):
+    page = opened(place=watched)
+    assert page.locator("meta[http-equiv=refresh]").count() == 0
+    page.locator("table.grid td a").first.click()
+    page.evaluate("() => { window.before = true; }")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("window.before")  # a record is being read
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Pause").click()
+    page.evaluate("() => { window.before = true; }")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("window.before")
+    assert page.locator(".watch").inner_text().endswith("This page stays as it is.")
+    page.reload()
+    assert page.get_by_role("button", name="Go on").count() == 1  # paused still
+    page.get_by_role("button", name="Go on").click()
+    read_again(page)
+
+
+def serious(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(page).response["violations"]
+    return [(f["id"], [n["html"] for n in f["nodes"]][:3]) for f in found
+            if f["impact"] in ("serious", "critical")]  # fmt: skip
+
+
+def test_axe_finds_nothing_serious_in_a_watched_page(opened, watched):
+    page = opened(place=watched)
+    page.get_by_role("button", name="Pause").click()
+    assert serious(drawn(page)) == []
+
+
+@pytest.mark.parametrize("size", ["phone", "screen"])
+def test_axe_finds_nothing_serious_in_the_committed_page(opened, size):
+    page = drawn(opened(*SIZES[size], place=paths.RESULTS / "report.html"))
+    for points in page.locator(".plot:not([hidden]) .points summary").all()[:3]:
+        points.click()
+    assert serious(page) == []
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(COVERED) == []
+
+
+def test_a_page_is_printed_with_all_its_charts(opened):
+    page = opened(height=300)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    seen = page.locator(".plot:not([hidden]) .chart").count()
+    page.wait_for_function(
+        "count => document.querySelectorAll('.drawing svg').length === count", arg=seen
+    )
+    page.emulate_media(media="print")
+    assert page.locator("form.filters:visible, .points:visible").count() == 0

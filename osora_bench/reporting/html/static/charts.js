@@ -74,11 +74,11 @@ class Chart {
 
   /** The chart as wide as its place, and no wider than it was made. */
   fitted() {
-    const { least_width: least = 140, series } = this.spec.usermeta || {};
+    const { least_width: least = 120, series } = this.spec.usermeta || {};
     const names = series ? Object.keys(series) : this.spec.data.values.map((value) => value.name || "");
     const longest = Math.max(0, ...names.map((name) => name.length));
-    const beside = Math.min(160, 6.5 * longest) + (series ? 34 : 0);
-    const room = this.element.clientWidth - 80 - beside;
+    const beside = Math.min(160, (series ? 5.8 : 6.5) * longest) + (series ? 34 : 20);
+    const room = this.element.clientWidth - 60 - beside;
     return { ...this.spec, width: Math.max(least, Math.min(this.spec.width, room)) };
   }
 }

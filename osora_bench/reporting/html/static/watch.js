@@ -24,11 +24,11 @@ function nameOf(grid) {
 const lists = () => [...document.querySelectorAll("details.points")];
 const controlsInOrder = () => [...document.querySelectorAll("a[href], button, summary, [tabindex]")];
 
-/** The first heading or chart in sight, and how far below the edge it is. */
+/** The last heading or chart that begins above the edge, and how far above. */
 function sight() {
-  const marks = [...document.querySelectorAll(MARKS)];
-  const mark = marks.findIndex((element) => element.getBoundingClientRect().bottom > 0);
-  return mark < 0 ? null : { mark, top: marks[mark].getBoundingClientRect().top };
+  const tops = [...document.querySelectorAll(MARKS)].map((mark) => mark.getBoundingClientRect().top);
+  const mark = Math.max(0, tops.findLastIndex((top) => top <= 0));
+  return { mark, top: tops[mark] };
 }
 
 function stateOf(grids, paused) {
