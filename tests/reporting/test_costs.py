@@ -128,10 +128,13 @@ def test_a_forest_is_sorted_and_fills_what_differs(rows):
     spec = of_rows.forest(FigureSpec("forest", "T", baseline="vera"), rows)
     values = spec["data"]["values"]
     assert [value["name"].partition(" ")[0] for value in values] == ["LoRA", "DoRA", "Base"]
-    assert [value["points"] for value in values] == [25.0, -25.0, -40.0]
-    assert [value["beyond"] for value in values] == [
-        value["low"] > 0 or value["high"] < 0 for value in values
+    assert [value["points"] for value in values] == [-25.0, 25.0, 40.0]  # of VeRA less it
+    assert [value["So"].split(",")[0] for value in values] == [
+        "VeRA loses",
+        "VeRA wins",
+        "VeRA wins",
     ]
+    assert all(value["differs"] for value in values)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_a_forest_measures_each_method_from_its_own_model(rows):
     assert names[0].endswith(", LoRA")
     assert names[1] == "Two, LoRA"
     points = [value["points"] for value in values]
-    assert points == pytest.approx([25.0, 5.0])  # 30 - 20 and 36 - 34 of 40
+    assert points == pytest.approx([-25.0, -5.0])  # 20 - 30 and 34 - 36 of 40
 
 
 def test_ranks_of_two_models_stand_apart_and_none_is_lost(rows):
@@ -237,7 +240,7 @@ def boxes(spec):
     x, y = (spec["layer"][-1]["encoding"][axis]["scale"] for axis in ("x", "y"))
     found = []
     for layer in spec["layer"]:
-        if layer["mark"]["type"] != "text":
+        if layer["mark"]["type"] != "text" or "stroke" in layer["mark"]:  # the ground of a name
             continue
         for label in layer["data"]["values"]:
             across, along = (

@@ -49,18 +49,7 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
          "named": len(drawn) <= MOST_NAMED or i in front or one.baseline}
         for i, one in enumerate(drawn)
     ]  # fmt: skip
-    costs = [one.cost for one in drawn] or [0.0, 1.0]
-    log = min(costs) > 0 and max(costs) > 20 * min(costs)
-    scale: Spec = {"type": "log"} if log else {"zero": False}
-    scale |= {"domain": _around(min(costs), max(costs), log=log), "nice": False}
-    x: Spec = {"field": "cost", "type": "quantitative", "scale": scale,
-               "axis": {"title": axis if less else f"{axis} (more is better)", "grid": False,
-                        "tickCount": 5, "format": "~s"}}  # fmt: skip
-    bare = [{"low": v["points"], "high": v["points"]} for v in values if not v["named"]]
-    low, high = _reach([*(v for v in values if v["named"]), *bare])
-    y = {"field": "points", "type": "quantitative",
-         "scale": {"domain": [low, high], "zero": False, "nice": False},
-         "axis": {"title": "accuracy, %, and 95 % interval", "tickCount": 6}}  # fmt: skip
+    x, y = _cost_axes(axis if less else f"{axis} (more is better)", values)
     front_line = {
         "transform": [{"filter": "datum.front"}],
         "mark": {"type": "line", "strokeWidth": 1, "strokeDash": [3, 3]},
@@ -84,6 +73,23 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
         "data": {"values": values},
         "usermeta": {"least_width": style.WIDTH},  # names are placed for it
     }
+
+
+def _cost_axes(title: str, values: Sequence[dict[str, Any]]) -> tuple[Spec, Spec]:
+    """The axis of a cost, logarithmic where costs differ much, and that of the accuracies, as far
+    as the intervals that are shown."""
+    costs = [value["cost"] for value in values] or [0.0, 1.0]
+    log = min(costs) > 0 and max(costs) > 20 * min(costs)
+    scale: Spec = {"type": "log"} if log else {"zero": False}
+    scale |= {"domain": _around(min(costs), max(costs), log=log), "nice": False}
+    x = {"field": "cost", "type": "quantitative", "scale": scale,
+         "axis": {"title": title, "grid": False, "tickCount": 5, "format": "~s"}}  # fmt: skip
+    bare = [{"low": v["points"], "high": v["points"]} for v in values if not v["named"]]
+    low, high = _reach([*(v for v in values if v["named"]), *bare])
+    y = {"field": "points", "type": "quantitative",
+         "scale": {"domain": [low, high], "zero": False, "nice": False},
+         "axis": {"title": "accuracy, %, and 95 % interval", "tickCount": 6}}  # fmt: skip
+    return x, y
 
 
 def _front(drawn: Sequence[Named], *, less: bool) -> set[int]:

@@ -110,7 +110,8 @@ function listValues(details, values) {
     scroll.className = "scroll";
     scroll.tabIndex = 0;
     scroll.setAttribute("role", "region");
-    scroll.setAttribute("aria-label", "Values and records");
+    const caption = details.closest("figure").querySelector("figcaption").firstChild.textContent;
+    scroll.setAttribute("aria-label", `${caption.trim()}: values and records`);
     scroll.append(table);
     details.append(scroll);
   });
