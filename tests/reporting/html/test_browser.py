@@ -302,6 +302,11 @@ OUTSIDE = """() => [...document.querySelectorAll('.plot:not([hidden]) svg')].fla
             own.top < around.top - 1 || own.bottom > around.bottom + 1);
     }).map((text) => text.textContent); })"""
 """Texts of charts that their edge cuts."""
+SCROLLED = """() => [...document.querySelectorAll('.plot:not([hidden]) .chart')]
+    .filter((chart) => chart.scrollWidth > chart.clientWidth)
+    .map((chart) => chart.getAttribute('aria-label').split(',')[0])
+    .filter((title) => title !== 'Accuracy against cost')"""
+"""Charts that are seen in part only, but those whose names are placed for one width."""
 COVERED = """() => [...document.querySelectorAll('.plot:not([hidden]) svg')].flatMap((svg) => {
     const texts = [...svg.querySelectorAll('.mark-text text')]
         .filter((text) => !text.getAttribute('stroke'));
@@ -472,6 +477,7 @@ def test_axe_finds_nothing_serious_in_the_committed_page(opened, size):
     assert serious(page) == []
     assert page.evaluate(OUTSIDE) == []
     assert page.evaluate(COVERED) == []
+    assert page.evaluate(SCROLLED) == []
 
 
 def test_a_page_is_printed_with_all_its_charts(opened):

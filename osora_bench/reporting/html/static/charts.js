@@ -68,18 +68,25 @@ class Chart {
       location.hash = `r=${runs}`;
     });
     await this.view.runAsync();
+    const over = this.drawing.querySelector("svg").clientWidth - this.element.clientWidth;
+    const width = Math.max(this.least(), this.view.width() - over);
+    if (over > 0 && width < this.view.width()) await this.view.width(width).runAsync();
     this.drawing.style.minHeight = "";
     this.element.dataset.drawn = "true";
   }
 
-  /** The chart as wide as its place, and no wider than it was made. */
+  least() {
+    return (this.spec.usermeta || {}).least_width || 120;
+  }
+
+  /** The chart about as wide as its place, and no wider than it was made. */
   fitted() {
-    const { least_width: least = 120, series } = this.spec.usermeta || {};
+    const { series } = this.spec.usermeta || {};
     const names = series ? Object.keys(series) : this.spec.data.values.map((value) => value.name || "");
     const longest = Math.max(0, ...names.map((name) => name.length));
     const beside = Math.min(160, (series ? 5.8 : 6.5) * longest) + (series ? 34 : 20);
     const room = this.element.clientWidth - 60 - beside;
-    return { ...this.spec, width: Math.max(least, Math.min(this.spec.width, room)) };
+    return { ...this.spec, width: Math.max(this.least(), Math.min(this.spec.width, room)) };
   }
 }
 
