@@ -309,7 +309,7 @@ SCROLLED = """() => [...document.querySelectorAll('.plot:not([hidden]) .chart')]
 """Charts that are seen in part only, but those whose names are placed for one width."""
 COVERED = """() => [...document.querySelectorAll('.plot:not([hidden]) svg')].flatMap((svg) => {
     const texts = [...svg.querySelectorAll('.mark-text text')]
-        .filter((text) => !text.getAttribute('stroke'));
+        .filter((text) => !text.getAttribute('stroke') && text.getAttribute('opacity') !== '0');
     const boxes = texts.map((text) => text.getBoundingClientRect());
     return boxes.flatMap((a, i) => boxes.slice(i + 1)
         .filter((b) => a.left < b.right - 1 && b.left < a.right - 1 &&

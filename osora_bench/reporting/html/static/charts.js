@@ -76,7 +76,7 @@ class Chart {
   }
 
   least() {
-    return (this.spec.usermeta || {}).least_width || 120;
+    return (this.spec.usermeta || {}).least_width || 80;
   }
 
   /** The chart about as wide as its place, and no wider than it was made. */
