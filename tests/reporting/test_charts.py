@@ -172,7 +172,10 @@ def test_of_many_points_the_front_and_the_baseline_are_named():
     many = points_module.against_cost("T", "s", named(200, lambda i: -abs(i - 190.0)), less=True)
     shown = [value["name"] for value in many["data"]["values"] if value["named"]]
     assert shown == ["m0 r=3", *(f"m{i // 4} r={i}" for i in range(190, 200))]
-    assert "named, of 200: these and the baseline" in many["title"]["subtitle"]
+    assert many["title"]["subtitle"].endswith("; named, of 200: these and the baseline")
+    without = [replace(one, baseline=False) for one in named(200)]
+    without = points_module.against_cost("T", "s", without, less=True)
+    assert without["title"]["subtitle"].endswith("; named, of 200: these")
     assert "m47 r=190: Average 190, on the front" in many["description"]
     texts = [one for one in many["layer"] if one["mark"]["type"] == "text"]
     assert all(len(one["data"]["values"]) <= 11 for one in texts)

@@ -65,7 +65,8 @@ def against_cost(title: str, axis: str, drawn: Sequence[Named], *, less: bool) -
     whose = " of its model" if len({one.model for one in drawn}) > 1 else ""
     subtitle = f"filled: no other{whose} has a higher accuracy at no more cost"
     if len(drawn) > MOST_NAMED:
-        subtitle += f"; named, of {len(drawn)}: these and the baseline"
+        besides = " and the baseline" * any(one.baseline for one in drawn)
+        subtitle += f"; named, of {len(drawn)}: these{besides}"
     said = [_told(one, ", on the front" * (i in front)) for i, one in enumerate(drawn)
             if values[i]["named"]]  # fmt: skip
     return {
