@@ -46,7 +46,7 @@ def test_tables_and_pages_are_made_from_the_ledger(project):
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
     assert len(written) == 5
     page = (project / "results" / "report.html").read_text()
-    assert '<h2 id="experiment-two-title">Two methods</h2>' in page
+    assert '<h2 id="experiment-two/title">Two methods</h2>' in page
     assert committed.regenerate(project) == written
     assert (project / "README.md").read_text() == PAGE.replace("old\n", table)
 

@@ -64,3 +64,43 @@ def test_a_forest_says_what_the_table_says(rows):
     runs = {run["run_id"] for row in own for run in row.runs}
     assert {run for value in drawn.values() for run in value["runs"].split(",")} == runs
     assert "OSoRA r=4 less it" in str(spec["layer"])
+
+
+def ranked(row, rank):
+    """The row at another rank, its losses as many times as high."""
+    config = row.cell.config
+    other = replace(config, method=replace(config.method, rank=rank))
+    runs = [
+        {**run, "training": {**run["training"], "loss": [[s, x * rank] for s, x in
+                                                         run["training"]["loss"]],
+                             "validation": {"rows": 8, "tokens": 16, "loss": float(rank)}}}
+        for run in row.runs
+    ]  # fmt: skip
+    return replace(row, cell=replace(row.cell, config=other), runs=runs)
+
+
+@pytest.mark.parametrize("draw", [of_rows.tuning, of_rows.losses])
+def test_of_many_lines_the_best_are_drawn_and_counted(rows, draw):
+    many = [ranked(rows[1], rank) for rank in range(1, 15)]
+    spec = draw(FigureSpec("x", "T"), many)
+    assert spec["title"]["subtitle"] == "the best 12 of 14"
+    shown = {value["series"] for value in spec["data"]["values"]}
+    assert shown == {f"LoRA r={rank}" for rank in range(1, 13)}
+    assert "subtitle" not in draw(FigureSpec("x", "T"), many[:12])["title"]
+
+
+def test_held_out_losses_far_from_the_lowest_get_a_logarithmic_axis(rows):
+    def axis(*ranks):
+        spec = of_rows.tuning(FigureSpec("x", "T"), [ranked(rows[1], rank) for rank in ranks])
+        return spec["layer"][0]["encoding"]["y"]["scale"]
+
+    assert axis(1, 3)["type"] == "log"
+    assert "type" not in axis(2, 3)
+
+
+def test_numbers_are_told_as_the_tables_tell_them(rows):
+    spec = of_rows.costs(FigureSpec("costs", "T", cost="params"), rows)
+    assert {value["Params"] for value in spec["data"]["values"]} == {
+        f"{row.runs[0]['parameters']['trainable']:,}" for row in rows if row.cell.config.trains
+    }
+    assert any("," in value["Params"] for value in spec["data"]["values"])

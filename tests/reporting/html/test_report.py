@@ -255,12 +255,13 @@ def test_losses_that_are_no_numbers_leave_a_page(part, ledger):
     assert "without values that are no finite number: " in Elements(text).text
 
 
-def test_an_experiment_may_be_called_as_the_page_calls_its_own_parts(part, ledger):
-    part.experiment.name = "records"
-    found = Elements(report([part], read_ledgers([ledger]))).found
+@pytest.mark.parametrize("names", [("records", "data"), ("main", "record"), ("two", "two-scores")])
+def test_an_experiment_may_be_called_as_the_page_calls_its_own_parts(part, ledger, names):
+    parts = [replace(part, experiment=replace(part.experiment, name=name)) for name in names]
+    found = Elements(report(parts, read_ledgers([ledger]))).found
     ids = [attributes["id"] for _, attributes in found if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert "experiment-records" in ids
+    assert {f"experiment-{name}" for name in names} < set(ids)
 
 
 def test_how_to_run_the_rest_is_as_the_report_was_asked_for(part, ledger, tmp_path):
