@@ -92,11 +92,25 @@ def methods_of(cells: Sequence[Cell]) -> list[str]:
 def drawn(spec: Spec) -> dict[str, bytes]:
     """A chart as the bytes of its files, by suffix."""
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VERSION, config=style.theme(style.LIGHT))
+    svg = _numbered_anew(svg)
     return {
         ".png": vl_convert.svg_to_png(svg, scale=PIXELS),
         ".svg": svg.encode(),
         ".pdf": _in_one_order(vl_convert.svg_to_pdf(svg)),
     }
+
+
+CLIP = re.compile(r'(\bid="|url\(#)(clip\d+)')
+
+
+def _numbered_anew(svg: str) -> str:
+    """An SVG whose clips are numbered by where they first stand: the renderer counts on."""
+    numbers: dict[str, str] = {}
+
+    def anew(found: re.Match[str]) -> str:
+        return found[1] + numbers.setdefault(found[2], f"clip{len(numbers)}")
+
+    return CLIP.sub(anew, svg)
 
 
 RESOURCES = re.compile(rb"(/(?:Font|ExtGState|ColorSpace|XObject|Pattern) <<\n)((?: +/\w+ .*\n)+)")

@@ -38,13 +38,15 @@ class Point:
 @dataclass(frozen=True)
 class Axes:
     """What stands at the axes; `ticks`: at these values only, each beside its neighbours' points;
-    `log_x` and `log_y`: to the base 2 and 10, the latter where all values are above 0."""
+    `log_x` and `log_y`: to the base 2 and 10, the latter where all values are above 0. `top`: no
+    value above it counts for the axis; lines leave it there, and what lies beyond is named."""
 
     x: str
     y: str
     log_x: bool = False
     log_y: bool = False
     ticks: Sequence[float] = ()
+    top: float = math.inf
 
 
 def lines(
@@ -64,21 +66,28 @@ def lines(
               for point in drawn]  # fmt: skip
     x, y = _x(axes, values), _y(axes, values)
     colour, dash, shape = (style.by_series(channel) for channel in style.CHANNELS)
+    clipped = {"clip": True} if _beyond(axes, drawn) else {}
     line: Spec = {
-        "mark": {"type": "line", "strokeWidth": 1.6},
+        "mark": {"type": "line", "strokeWidth": 1.6, **clipped},
         "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
     }
     found: Spec = {"color": colour, "shape": shape, "tooltip": _tooltip(values)}
     point: Spec = {
-        "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1 if marks else 0},
+        "mark": {"type": "point", "filled": True, "size": 55, "opacity": int(marks), **clipped},
         "encoding": {"x": x, "y": y, **found},
     }
     layers = [*_intervals(x, colour, len(names), values), line, point, *_ends(values, x, y)]
-    told = "; ".join(filter(None, [subtitle, _without(points)]))
+    told = "; ".join(filter(None, [subtitle, _beyond(axes, drawn), _without(points)]))
     spec = style.chart(
         title, layers, subtitle=told, said=_said(axes, drawn), empty=not points
     )  # fmt: skip
     return style.dressed({**spec, "data": {"values": values}, "padding": PADDING}, series)
+
+
+def _beyond(axes: Axes, points: Sequence[Point]) -> str:
+    """Which points lie above the axis."""
+    told = [f"{p.series}: {p.y:.4g} at {p.x:.4g}" for p in points if p.y > axes.top]
+    return f"above the axis: {', '.join(told)}" if told else ""
 
 
 def _without(points: Sequence[Point]) -> str:
@@ -150,7 +159,8 @@ def _y(axes: Axes, values: Sequence[dict[str, Any]]) -> Spec:
 def _reach(axes: Axes, values: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """From where to where the axis goes: all that is drawn, and a little."""
     low = min(value.get("low", value["y"]) for value in values)
-    high = max(value.get("high", value["y"]) for value in values)
+    highest = [value.get("high", value["y"]) for value in values if value["y"] <= axes.top]
+    high = max(highest, default=low)
     if axes.log_y:
         room = (high / low) ** 0.06 if high > low else 2
         return style.short(low / room), style.short(high * room)
@@ -187,7 +197,7 @@ def _ends(values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
         if value["series"] not in last or value["x"] >= last[value["series"]]["x"]:
             last[value["series"]] = value
     bottom, top = (math.log10(end) if log else end for end in (low, high))
-    places = [math.log10(value["y"]) if log else value["y"] for value in last.values()]
+    places = [min(top, math.log10(v["y"]) if log else v["y"]) for v in last.values()]
     moved = style.apart(places, (top - bottom) * style.LINE / style.HEIGHT)
     moved = [place + max(0.0, bottom - min(moved)) for place in moved]  # none below the axis
     right = x["scale"]["domain"][1]

@@ -24,6 +24,8 @@ from osora_bench.reporting.statistics import mean as mean_of
 
 MOST_RUNS = 4
 """Runs that are named where a pointer rests."""
+BEYOND = 5
+"""How many times as far from the lowest loss as the others one may lie that is in the chart."""
 FAR = 2
 """How many times the lowest loss the highest must be for a logarithmic axis."""
 SAMPLES = 60
@@ -213,10 +215,25 @@ def tuning(spec: FigureSpec, rows: Sequence[Row]) -> Spec:
     order = list(dict(shown))
     drawn.sort(key=lambda point: (order.index(point.series), point.x))
     ticks = sorted({point.x for point in drawn})
-    found = [point.y for point in drawn if isfinite(point.y)]
+    top = _top([point for point in drawn if isfinite(point.y)])
+    found = [point.y for point in drawn if point.y <= top]
     far = bool(found) and max(found) > FAR * min(found)
-    axes = Axes("learning rate", "loss on held-out rows, nats", log_x=True, log_y=far, ticks=ticks)
+    title = "loss on held-out rows, nats"
+    axes = Axes("learning rate", title, log_x=True, log_y=far, ticks=ticks, top=top)
     return lines(spec.title, axes, drawn, subtitle=_left_out(shown, every))
+
+
+def _top(points: Sequence[Point]) -> float:
+    """Above what losses would leave no room for the others, which a choice is made among: several
+    times as far from the lowest of all as any line's second lowest."""
+    by_series: dict[str, list[float]] = {}
+    for point in points:
+        by_series.setdefault(point.series, []).append(point.y)
+    if not by_series:
+        return inf
+    second = max(sorted(own)[:2][-1] for own in by_series.values())
+    lowest, highest = (end(point.y for point in points) for end in (min, max))
+    return second if highest - lowest > BEYOND * (second - lowest) > 0 else inf
 
 
 def _lowest(rows: Sequence[tuple[str, Row, float]]) -> Series:

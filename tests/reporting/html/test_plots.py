@@ -6,6 +6,7 @@ import pytest
 
 from osora_bench.common import paths
 from osora_bench.planning.experiments import FigureSpec, TableSpec
+from osora_bench.reporting import figures
 from osora_bench.reporting.charts import of_rows
 from osora_bench.reporting.html import plots
 from osora_bench.reporting.layouts.against import against
@@ -96,6 +97,27 @@ def test_held_out_losses_far_from_the_lowest_get_a_logarithmic_axis(rows):
 
     assert axis(1, 3)["type"] == "log"
     assert "type" not in axis(2, 3)
+
+
+def test_a_held_out_loss_far_above_all_others_leaves_them_their_room(rows):
+    def at(rate, loss):
+        row = ranked(rows[1], loss)
+        trainer = replace(row.cell.config.trainer, learning_rate=rate)
+        method = rows[1].cell.config.method
+        config = replace(row.cell.config, method=method, trainer=trainer)
+        return replace(row, cell=replace(row.cell, config=config))
+
+    far = of_rows.tuning(FigureSpec("x", "T"), [at(1e-3, 2.0), at(1e-2, 2.1), at(1e-1, 9.0)])
+    low, high = far["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert 1.9 < low < 2.0
+    assert 2.1 < high < 2.2
+    assert far["title"]["subtitle"] == "above the axis: LoRA r=2: 9 at 0.1"
+    assert "highest 9 at 0.1" in far["description"]
+    label = far["layer"][-1]["data"]["values"][0]
+    assert label["y"] <= high
+    assert figures.drawn(far) == figures.drawn(far)
+    near = of_rows.tuning(FigureSpec("x", "T"), [at(1e-3, 2.0), at(1e-2, 2.5), at(1e-1, 3.0)])
+    assert near["layer"][0]["encoding"]["y"]["scale"]["domain"][1] > 3.0
 
 
 def test_numbers_are_told_as_the_tables_tell_them(rows):
