@@ -405,6 +405,11 @@ def watched(tmp_path_factory):
     return folder / "watched.html"
 
 
+def pressed(page):
+    """Pauses the page or goes on, without moving what is seen or in focus."""
+    page.evaluate("document.querySelector('.watch button').click()")
+
+
 def read_again(page):
     """Waits until the page was read again."""
     page.evaluate("() => { window.before = true; }")
@@ -419,6 +424,7 @@ STATE = """() => [document.querySelector('form.filters select').value,
 
 def test_a_watched_page_is_read_again_as_it_was_left(opened, watched):
     page = opened(place=watched)
+    pressed(page)
     page.locator("form.filters").first.locator("select").first.select_option("OSoRA")
     listed = page.locator("#records")
     listed.locator("th button").first.click()
@@ -431,7 +437,10 @@ def test_a_watched_page_is_read_again_as_it_was_left(opened, watched):
     assert state[0] == "OSoRA"
     assert state[1] == "51 to 70 of 70"
     assert state[3] == "ascending"
+    page.evaluate("() => { window.before = true; }")
+    pressed(page)
     read_again(page)
+    pressed(page)
     assert page.evaluate(STATE) == state
     assert abs(page.locator("#all-records").bounding_box()["y"] - top) < 5
     assert page.evaluate("document.activeElement.textContent") == "Model"
@@ -439,8 +448,10 @@ def test_a_watched_page_is_read_again_as_it_was_left(opened, watched):
 
 def test_a_watched_page_can_be_paused_and_waits_for_its_reader(opened, watched):
     page = opened(place=watched)
+    pressed(page)
     assert page.locator("meta[http-equiv=refresh]").count() == 0
     page.locator("table.grid td a").first.click()
+    pressed(page)
     page.evaluate("() => { window.before = true; }")
     page.wait_for_timeout(2500)
     assert page.evaluate("window.before")  # a record is being read
