@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils import (
+    SAFETENSORS_WEIGHTS_NAME,
+    ModulesToSaveWrapper,
+    get_peft_model_state_dict,
+)
 from torch import Tensor
 
 from .config import PEFT_TYPE, OsoraConfig
 from .layer import OsoraLayer
-from .older_peft import needs
+from .older_peft import BEFORE_20, needs
 from .saving import as_new_files, save_tensors
 
 
@@ -110,19 +116,54 @@ def save_merged(model: PeftModel, folder: str | Path, adapter_name: str = "defau
             "the base is quantised, and merged weights would be rounded anew: export the adapter "
             "as LoRA"
         )
-    try:
-        from peft.utils.save_and_load import get_base_model_state_dict
-    except ImportError:
-        raise ValueError(
-            needs("a merged folder", "0.20") + "; model.merge_and_unload() works with any"
-        ) from None
-    base: Any = model.get_base_model()
+    _need_base_tensors()
     try:
         model.merge_adapter(adapter_names=[adapter_name], safe_merge=True)
-        tensors = get_base_model_state_dict(model)
-        base.save_pretrained(folder, state_dict=tensors)
-        as_new_files(Path(folder))
+        write_base(model, folder, adapter_name)
     finally:
         for layer in layers:
             if layer.merged:
                 layer.unmerge()
+
+
+def _need_base_tensors() -> None:
+    if BEFORE_20:
+        raise ValueError(
+            needs("a merged folder", "0.20") + "; model.merge_and_unload() works with any"
+        )
+
+
+def write_base(model: PeftModel, folder: str | Path, adapter_name: str) -> None:
+    """Write the base model as a model folder, its weights as they are now, and the modules that an
+    adapter trains whole (`modules_to_save`) as the adapter has them."""
+    from peft.utils.save_and_load import get_base_model_state_dict
+
+    base: Any = model.get_base_model()
+    tensors = get_base_model_state_dict(model)
+    for name, module in base.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
+            trained = module.modules_to_save[adapter_name].state_dict()
+            tensors.update({f"{name}.{key}": tensor for key, tensor in trained.items()})
+    with as_new_files(Path(folder)), _as_tied_as_it_is(base, adapter_name):
+        base.save_pretrained(folder, state_dict=tensors)
+
+
+@contextmanager
+def _as_tied_as_it_is(base: Any, adapter_name: str) -> Iterator[None]:
+    """Have the configuration say that output layer and embedding are two, within the block, where
+    an adapter trains one of a tied pair whole: who reads the folder would tie them again."""
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    own = [
+        end.modules_to_save[adapter_name]
+        for end in ends
+        if isinstance(end, ModulesToSaveWrapper) and adapter_name in end.modules_to_save
+    ]
+    tied = getattr(base.config, "tie_word_embeddings", False)
+    if not (tied and own) or (len(own) == 2 and own[0].weight is own[1].weight):
+        yield
+        return
+    base.config.tie_word_embeddings = False
+    try:
+        yield
+    finally:
+        base.config.tie_word_embeddings = True
