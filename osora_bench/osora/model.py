@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -42,7 +43,12 @@ class OsoraModel(Tuner):
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Add OSoRA layers to `model`, or none of them if something is wrong."""
+        """Add OSoRA layers to `model`, or none of them if something is wrong.
+
+        The adapter has a configuration of its own: what is found of the model is written into it,
+        and the caller's may be used for another model as well.
+        """
+        self.peft_config[adapter_name] = copy(self.peft_config[adapter_name])
         flags = {p: p.requires_grad for p in model.parameters()}
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)

@@ -100,6 +100,16 @@ def test_methods_of_peft_that_osora_has_no_part_in_say_so(tmp_path: Path) -> Non
         hotswap_adapter(model, str(tmp_path), adapter_name="default")
 
 
+def test_a_configuration_stays_as_it_was_given() -> None:
+    given = config(target_modules="all-linear", clip_rank=True)
+    before = copy.deepcopy(given)
+    model = peft.get_peft_model(make_base("llama"), given)
+    assert given == before
+    assert model.peft_config["default"].target_modules != "all-linear"
+    model.add_adapter("two", given)
+    assert model.peft_config["two"] is not given
+
+
 def test_merging_an_unknown_adapter() -> None:
     model = peft.get_peft_model(make_base("llama"), config())
     for merge in (model.merge_adapter, model.merge_and_unload):

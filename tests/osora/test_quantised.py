@@ -210,6 +210,15 @@ def test_another_quantisation_is_refused(
     assert [type(m) for m in base.modules()] == kinds
 
 
+def test_one_configuration_for_two_bases(tmp_path: Path) -> None:
+    shared = config()
+    models = {kind: peft.get_peft_model(make(kind), shared) for kind in ("nf4", None)}
+    assert shared.base_quantization is None
+    for kind, model in models.items():
+        model.save_pretrained(tmp_path / str(kind))
+        peft.PeftModel.from_pretrained(make(kind), tmp_path / str(kind))
+
+
 @kinds
 def test_other_weights_of_the_same_quantisation_are_refused(kind: str, tmp_path: Path) -> None:
     peft.get_peft_model(make(kind), config()).save_pretrained(tmp_path)
