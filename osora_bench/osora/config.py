@@ -84,6 +84,8 @@ class OsoraConfig(PeftConfig):
             frozen bytes on a 16-bit base; None: in float32 (float64 on a float64 base).
         base_quantization: Not an option: how the base was quantised, by bitsandbytes' names,
             written when the adapter is made.
+        start_saved: Not an option: whether S_0 (and DoRA's norms of the rows) are in the file
+            though save_projection is off, as they are once an adapter is or was in 16 bits.
         format_version: Raised when an option is added; a newer version's file is refused.
 
     Raises:
@@ -127,6 +129,7 @@ class OsoraConfig(PeftConfig):
     base_quantization: str | None = field(
         default=None, metadata={"help": "no option: how the base was quantised"}
     )
+    start_saved: bool = field(default=False, metadata={"help": "no option: S_0 is in the file"})
     format_version: int = field(default=1, metadata={"help": "of this configuration"})
 
     def __post_init__(self) -> None:
@@ -146,7 +149,8 @@ class OsoraConfig(PeftConfig):
                 setattr(self, name, set(value))
         self._check_values()
         self._check_combinations()
-        if self.projection_dtype is not None or self.base_quantization is not None:
+        newer = (self.projection_dtype, self.base_quantization)
+        if self.start_saved or newer != (None, None):
             self.format_version = FORMAT_VERSION
 
     def _check_values(self) -> None:
@@ -169,7 +173,7 @@ class OsoraConfig(PeftConfig):
             raise ValueError(f"o_init_std must be a positive number or None, not {std!r}")
         for name in (
             "clip_rank", "train_s", "train_o", "use_dora", "dora_detach_norm", "save_projection",
-            "fan_in_fan_out", "init_weights",
+            "fan_in_fan_out", "init_weights", "start_saved",
         ):  # fmt: skip
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")

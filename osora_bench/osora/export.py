@@ -33,7 +33,8 @@ def to_lora(
     is scaled instead), alpha = r. OSoRA+DoRA becomes LoRA with use_dora.
 
     Returns:
-        The configuration, and the tensors as PEFT stores them (float32).
+        The configuration, and the tensors as PEFT stores them, in float32 (float64 on such a base)
+        also where S and O are kept in 16 bits; modules and biases as they are.
 
     Raises:
         ValueError: No such OSoRA adapter, or a row of zeros under DoRA (LoRA divides by its norm).
@@ -58,12 +59,13 @@ def to_lora(
 
 
 def _layer_tensors(name: str, layer: OsoraLayer, adapter_name: str) -> dict[str, Tensor]:
-    a, b = layer.lora_factors(adapter_name)
+    wide = torch.promote_types(layer.osora_S[adapter_name].dtype, torch.float32)
+    a, b = layer.lora_factors(adapter_name, wide)
     tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     if adapter_name in layer.osora_magnitude:
         if not (layer.osora_norm0[adapter_name] > 0).all():
             raise ValueError(f"{name} has a row of zeros, which LoRA's use_dora cannot hold")
-        tensors[f"{name}.lora_magnitude_vector"] = layer.osora_magnitude[adapter_name]
+        tensors[f"{name}.lora_magnitude_vector"] = layer.osora_magnitude[adapter_name].to(wide)
     # a copy each: layers and adapters may share memory, which safetensors refuses
     return {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import FINGERPRINT_SIZE, fingerprint
-from .config import OsoraConfig
+from .config import FORMAT_VERSION, OsoraConfig
 from .older_peft import TunerLayer
 from .quantised import Kept, backend_of, weight_of
 from .store import decompose
 from .svd import Triplets
 
+FULL_BITS = 32
 START_NOISE = 0.3
 """Relative size of the random change of S and O with `init_weights=False`."""
 
@@ -49,6 +50,8 @@ class OsoraLayer(TunerLayer):
 
     # everything of an adapter that may be in a checkpoint
     tensor_names = adapter_layer_names + other_param_names[:-1]
+    # what S and the magnitude are changes of
+    start_names = ("osora_S0", "osora_norm0")
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = base_layer
@@ -62,6 +65,7 @@ class OsoraLayer(TunerLayer):
         self.osora_norm0 = BufferDict({})  # (d_out,), row norms of W0, only with DoRA
         self.osora_fingerprint = BufferDict({}, persistent=True)
         self.osora_config: dict[str, OsoraConfig] = {}
+        self._starts: dict[str, dict[str, Tensor]] = {}  # S_0 and norms as they were found here
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._disable_adapters = False
         self.merged_adapters = []
@@ -97,6 +101,13 @@ class OsoraLayer(TunerLayer):
             self.osora_norm0[adapter_name] = norm
             self.osora_magnitude[adapter_name] = nn.Parameter(norm.clone())
         self.osora_config[adapter_name] = config
+        self._starts[adapter_name] = {
+            attr: getattr(self, attr)[adapter_name].clone()
+            for attr in self.start_names
+            if adapter_name in getattr(self, attr)
+        }
+        if config.start_saved:
+            self._save_start(adapter_name)
         frozen = {"osora_S": not config.train_s, "osora_O": not config.train_o}
         self.frozen_peft_weight_names[adapter_name] = tuple(k for k, v in frozen.items() if v)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -131,27 +142,36 @@ class OsoraLayer(TunerLayer):
         weight: Tensor = base.weight.data if backend is None else weight_of(base, backend)
         return weight
 
-    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """(A, B) of shapes (r, d_in) and (d_out, r): the update of W0 is B A, before DoRA."""
-        a, b = self._factors(adapter_name)
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        return a.to(dtype), b.to(dtype)
+    def lora_factors(
+        self, adapter_name: str, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(A, B) of shapes (r, d_in) and (d_out, r): the update of W0 is B A, before DoRA.
 
-    def _factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        Computed in `dtype`, or (None) in the adapter's own.
+        """
+        a, b = self._factors(adapter_name, dtype)
+        wide = torch.promote_types(a.dtype, b.dtype)
+        return a.to(wide), b.to(wide)
+
+    def _factors(
+        self, adapter_name: str, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`lora_factors`, of which that which is only frozen is as it is kept."""
-        u, v = self.osora_U[adapter_name], self.osora_V[adapter_name]
-        s, s0, o, d_o = self._vectors(adapter_name)
+        u, v = (_as(d[adapter_name], dtype) for d in (self.osora_U, self.osora_V))
+        s, s0, o, d_o = self._vectors(adapter_name, dtype)
         # (n, r) as a product of (n, 2) and (2, r), where n is the length of O
         change = torch.stack((o, d_o), dim=1) @ torch.stack((s - s0, s0))
         if self.osora_config[adapter_name].o_side == "input":
             return v * change.T, u
         return v, u * change
 
-    def _vectors(self, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _vectors(
+        self, name: str, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """S, S_0, O and O - O_0."""
-        o = self.osora_O[name]
+        s, s0, o = (_as(d[name], dtype) for d in (self.osora_S, self.osora_S0, self.osora_O))
         o0 = self.osora_O0[name] if name in self.osora_O0 else 1.0  # noqa: SIM401 (has no get)
-        return self.osora_S[name], self.osora_S0[name], o, o - o0
+        return s, s0, o, o - o0
 
     def dora_scale(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         """m / ||W0 + B A|| of each row (d_out,), 1 at the start. A row of zeros stays zero."""
@@ -208,18 +228,55 @@ class OsoraLayer(TunerLayer):
             if adapter_name in tensors and not tensors[adapter_name].is_meta:
                 _replace(tensors, adapter_name, tensors[adapter_name].to(device))
 
-    def cast_adapter(self, adapter_name: str) -> None:
-        """Give an adapter's tensors the base weight's dtype; fingerprints stay float32."""
-        dtype = self.original_weight().dtype
+    def cast_adapter(self, adapter_name: str, autocast: bool) -> None:
+        """Give an adapter's tensors the base weight's dtype; with `autocast` at least float32, but
+        for U and V with ``projection_dtype="base"``. Fingerprints stay float32."""
+        low = self.original_weight().dtype
+        full = torch.promote_types(low, torch.float32) if autocast else low
+        frozen = low if self.osora_config[adapter_name].projection_dtype == "base" else full
         for attr in self.tensor_names:
             tensors = getattr(self, attr)
+            dtype = frozen if attr in ("osora_U", "osora_V") else full
             if adapter_name not in tensors or attr == "osora_fingerprint":
                 continue
             old = tensors[adapter_name]
+            if old.dtype == dtype:
+                continue
             value = old.detach().to(dtype)
             if isinstance(old, nn.Parameter):
                 value = nn.Parameter(value, requires_grad=old.requires_grad)
             _replace(tensors, adapter_name, value)
+        self._save_start_of_low()
+
+    def low_dtypes(self) -> set[torch.dtype]:
+        """Of the adapters' S: those with fewer digits than float32."""
+        return {s.dtype for s in self.osora_S.values() if torch.finfo(s.dtype).bits < FULL_BITS}
+
+    def _save_start_of_low(self) -> None:
+        """S in 16 bits is rounded as its own S_0 is, and means nothing beside one that is not."""
+        for name, s in self.osora_S.items():
+            if torch.finfo(s.dtype).bits < FULL_BITS:
+                self._save_start(name)
+
+    def _save_start(self, name: str) -> None:
+        """Have the start of an adapter saved with it, from now on."""
+        config = self.osora_config[name]
+        config.start_saved, config.format_version = True, FORMAT_VERSION
+        for attr in self._starts[name]:
+            buffers = getattr(self, attr)
+            buffers.register_buffer(name, buffers[name], persistent=True)
+
+    def load_start(self, tensors: dict[str, Tensor], prefix: str) -> None:
+        """Prepare for a checkpoint's `tensors`: take over a start that it brings; where it brings
+        none, S is a change of the start that was found here."""
+        for name, found in self._starts.items():
+            keys = {attr: f"{prefix}{attr}.{name}" for attr in found}
+            if f"{prefix}osora_S.{name}" not in tensors or self.osora_config[name].save_projection:
+                continue
+            if keys["osora_S0"] in tensors:
+                self._save_start(name)
+            elif self.osora_config[name].start_saved:
+                tensors.update({keys[attr]: start for attr, start in found.items()})
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the update of the weight has rank r: not with DoRA's scaling."""
@@ -344,6 +401,23 @@ class Linear(nn.Module, OsoraLayer):
             result[rows] = self._adapt(x[rows], base[rows], [name])
         return result
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As torch's, for `to`, `half` and the like; fingerprints stay float32."""
+        marks = dict(self.osora_fingerprint.items())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, mark in marks.items():
+            moved = self.osora_fingerprint[name]
+            if moved.dtype != mark.dtype:
+                _replace(self.osora_fingerprint, name, mark.to(moved.device))
+        self._save_start_of_low()
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        self.load_start(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def __repr__(self) -> str:
         return "osora." + super().__repr__()
 
@@ -355,6 +429,10 @@ def _replace(tensors: Any, name: str, value: Tensor) -> None:
         tensors.register_buffer(name, value, persistent=saved)
     else:
         tensors[name] = value
+
+
+def _as(values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return values if dtype is None else values.to(dtype)
 
 
 def _started(values: Tensor, config: OsoraConfig) -> Tensor:

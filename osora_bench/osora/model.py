@@ -10,6 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import _ExcludedModule, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules
@@ -185,11 +186,22 @@ class OsoraModel(Tuner):
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """With False, the adapter takes the base weight's dtype, as other methods' do; otherwise it
         stays float32, and U and V what `projection_dtype` says."""
-        if autocast_adapter_dtype:
-            return
         for module in self.model.modules():
             if isinstance(module, OsoraLayer) and adapter_name in module.osora_S:
-                module.cast_adapter(adapter_name)
+                module.cast_adapter(adapter_name, autocast_adapter_dtype)
+        if not autocast_adapter_dtype:
+            _tell_low(self._low_dtypes())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As torch's, for `to`, `half` and the like; S and O in fewer digits are told of."""
+        before = self._low_dtypes()
+        super()._apply(fn, recurse)
+        _tell_low(self._low_dtypes() - before)
+        return self
+
+    def _low_dtypes(self) -> set[torch.dtype]:
+        layers = [module for module in self.modules() if isinstance(module, OsoraLayer)]
+        return {dtype for layer in layers for dtype in layer.low_dtypes()}
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -253,6 +265,17 @@ class OsoraModel(Tuner):
                 handle.remove()
 
 
+def _tell_low(dtypes: set[torch.dtype]) -> None:
+    for dtype in dtypes:
+        warnings.warn(
+            f"S and O are kept in {str(dtype).removeprefix('torch.')}: training loses the changes "
+            f"that are below a step of it, {torch.finfo(dtype).eps:.2g} of a singular value. "
+            "autocast_adapter_dtype=True (the default) keeps both in float32 on a 16-bit base; "
+            "model.to(dtype) is for the base model, before it is adapted",
+            stacklevel=3,
+        )
+
+
 def _once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
     """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
     `modules_to_save`, under the wrapper's name less the adapter's."""
@@ -284,8 +307,10 @@ def _check_checkpoint(
     given: dict[str, Tensor],
     biases: dict[str, Tensor],
 ) -> None:
-    here = model.state_dict()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, OsoraLayer)}
+    for name, layer in layers.items():
+        layer.load_start(given, f"{name}.")
+    here = model.state_dict()
     expected = {
         key: here[key]
         for name, layer in layers.items()
