@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .checkpoint import FINGERPRINT_SIZE, fingerprint
+from .checkpoint import FINGERPRINT_SIZE, difference, fingerprint
 from .config import FORMAT_VERSION, OsoraConfig
 from .older_peft import TunerLayer
 from .quantised import Kept, backend_of, weight_of
@@ -66,6 +66,8 @@ class OsoraLayer(TunerLayer):
         self.osora_fingerprint = BufferDict({}, persistent=True)
         self.osora_config: dict[str, OsoraConfig] = {}
         self._starts: dict[str, dict[str, Tensor]] = {}  # S_0 and norms as they were found here
+        self._marks: dict[str, Tensor] = {}  # the fingerprint as it was found here
+        self._verified: dict[str, Tensor] = {}  # the stored one that was held against it
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._disable_adapters = False
         self.merged_adapters = []
@@ -94,6 +96,8 @@ class OsoraLayer(TunerLayer):
         low = weight.dtype if config.projection_dtype == "base" else s.dtype
         self._set_frozen(adapter_name, Triplets(u.to(low), s, vh.to(low)), config)
         self.osora_fingerprint[adapter_name] = mark
+        self._marks[adapter_name] = mark.clone()
+        self._verified.pop(adapter_name, None)
         self.osora_S[adapter_name] = nn.Parameter(_started(s.clone(), config))
         self._start_o(adapter_name, r, config, s)
         if config.use_dora:
@@ -130,6 +134,28 @@ class OsoraLayer(TunerLayer):
             self.osora_O0[name] = o.clone()
         self.osora_O[name] = nn.Parameter(_started(o, config))
 
+    def verify(self, adapter_name: str) -> None:
+        """Refuse an adapter whose stored fingerprint is not that of the base weight.
+
+        Loading with PEFT 0.21 does so before anything is changed. Not all ways into a layer lead by
+        there (`load_adapter` of a transformers model, older releases), so it is asked for again
+        when an adapter is first used after its tensors came.
+
+        Raises:
+            ValueError: It was trained on other base weights.
+        """
+        stored, found = self.osora_fingerprint[adapter_name], self._marks[adapter_name]
+        if stored is self._verified.get(adapter_name) or stored.is_meta or found.is_meta:
+            return
+        with_projection = self.osora_config[adapter_name].save_projection
+        told = difference(stored, found, with_projection)
+        if told is not None:
+            raise ValueError(
+                f"adapter {adapter_name!r} was trained on other base weights: {told}. Its layers "
+                "are in this model already: load the base model anew"
+            )
+        self._verified[adapter_name] = stored
+
     def original_weight(self) -> Tensor:
         """W0 as (d_out, d_in), also while adapters are merged into the base layer."""
         kept = self._unmerged_weight
@@ -147,8 +173,9 @@ class OsoraLayer(TunerLayer):
     ) -> tuple[Tensor, Tensor]:
         """(A, B) of shapes (r, d_in) and (d_out, r): the update of W0 is B A, before DoRA.
 
-        Computed in `dtype`, or (None) in the adapter's own.
+        Computed in `dtype`, or (None) in the adapter's own. ValueError as `verify`.
         """
+        self.verify(adapter_name)
         a, b = self._factors(adapter_name, dtype)
         wide = torch.promote_types(a.dtype, b.dtype)
         return a.to(wide), b.to(wide)
@@ -269,7 +296,8 @@ class OsoraLayer(TunerLayer):
     def load_start(self, tensors: dict[str, Tensor], prefix: str) -> None:
         """Prepare for a checkpoint's `tensors`: take over a start that it brings; where it brings
         none, S is a change of the start that was found here."""
-        for name, found in self._starts.items():
+        for name in self.osora_S:
+            found = self._starts[name]
             keys = {attr: f"{prefix}{attr}.{name}" for attr in found}
             if f"{prefix}osora_S.{name}" not in tensors or self.osora_config[name].save_projection:
                 continue
@@ -372,6 +400,8 @@ class Linear(nn.Module, OsoraLayer):
         return result.to(base.dtype)
 
     def _adapt_one(self, x: Tensor, base: Tensor, name: str) -> Tensor:
+        if not torch.compiler.is_compiling():  # `train` has asked, and this has no graph
+            self.verify(name)
         a, b = self._factors(name)
         if not torch.is_autocast_enabled(x.device.type):
             x = self._cast_input_dtype(x, a.dtype)
@@ -416,7 +446,14 @@ class Linear(nn.Module, OsoraLayer):
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         self.load_start(state_dict, prefix)
+        self._verified.clear()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def train(self, mode: bool = True) -> Any:
+        """As torch's, for `train` and `eval`; adapters that were loaded are verified."""
+        for name in self.osora_fingerprint:
+            self.verify(name)
+        return super().train(mode)
 
     def __repr__(self) -> str:
         return "osora." + super().__repr__()

@@ -62,27 +62,28 @@ class OsoraModel(Tuner):
             self._progress = None
         if self.peft_config[adapter_name].saved is not None:
             self._unfinished_loads = {**self._unfinished_loads, adapter_name: flags}
-            if BEFORE_21:
-                self.watch_loading()
+        if BEFORE_21:
+            self.watch_loading()
 
-    def waits(self) -> Iterable[str]:
-        """The adapters that were made for a checkpoint which is not loaded yet."""
-        return self._unfinished_loads
-
-    def finish_load(self, adapter_name: str, given: dict[str, Tensor]) -> None:
-        """Check a checkpoint by its names in this module, where PEFT has no hook for that.
+    def check_load(self, given: dict[str, Tensor]) -> None:
+        """Check what is about to be loaded, by its names in this module, where PEFT has no hook
+        for that: adapters that wait for it, and those whose fingerprints are in it.
 
         Raises:
-            ValueError: It does not fit; the adapter is taken out again.
+            ValueError: It does not fit; an adapter that was made for it is taken out again.
         """
-        loads = dict(self._unfinished_loads)
-        flags = loads.pop(adapter_name)
-        self._unfinished_loads = loads
-        try:
-            _check_checkpoint(self, self.peft_config[adapter_name], adapter_name, given, {})
-        except Exception:
-            self._withdraw(adapter_name, flags)
-            raise
+        brought = {key.rpartition(".")[2] for key in given if ".osora_fingerprint." in key}
+        waiting = set(self._unfinished_loads)
+        for name in [n for n in self.peft_config if n in brought | waiting]:
+            loads = dict(self._unfinished_loads)
+            flags = loads.pop(name, None)
+            self._unfinished_loads = loads
+            try:
+                _check_checkpoint(self, self.peft_config[name], name, given, {})
+            except Exception:
+                if flags is not None:
+                    self._withdraw(name, flags)
+                raise
 
     def _prepare_model(self, peft_config: OsoraConfig, model: nn.Module) -> None:
         """Check every target before the first layer is replaced."""

@@ -309,6 +309,62 @@ def test_a_bad_state_keeps_a_trained_adapter(tmp_path: Path) -> None:
     assert set(model.peft_config) == {"default"}
 
 
+def test_other_base_weights_are_refused_by_transformers_own_loading(tmp_path: Path) -> None:
+    """It asks the adapter for nothing, so the adapter asks itself: when it is first used."""
+    saved(tmp_path)
+    base = make_base("llama", seed=9)
+    layer_uses: list[Callable[[Any], object]] = [
+        lambda layer: layer(torch.ones(1, 32)),
+        lambda layer: layer.merge(),
+        lambda layer: layer.get_delta_weight("default"),
+        lambda layer: layer.eval(),
+        lambda layer: layer.train(),
+    ]
+
+    def load_and_use() -> None:
+        base.load_adapter(str(tmp_path))
+        logits(base, make_inputs("llama"))
+
+    with pytest.raises(ValueError, match="trained on other base weights: .*load the base model"):
+        load_and_use()
+    for use in layer_uses:
+        layer = base.model.layers[0].self_attn.q_proj
+        with pytest.raises(ValueError, match="trained on other base weights: the weight's Frob"):
+            use(layer)
+
+
+def test_other_base_weights_are_refused_for_an_adapter_that_is_there(tmp_path: Path) -> None:
+    saved(tmp_path)
+    model = peft.get_peft_model(make_base("llama", seed=9), config()).eval()
+    disturb(model, seed=3)
+    before = logits(model, make_inputs("llama"))
+    state = load_file(tmp_path / FILE)
+    with pytest.raises(ValueError, match="trained on other base weights: .*q_proj.*Frobenius"):
+        model.load_adapter(str(tmp_path), "default")
+    with pytest.raises(ValueError, match="trained on other base weights: .*q_proj.*Frobenius"):
+        peft.set_peft_model_state_dict(model, state)
+    assert torch.equal(logits(model, make_inputs("llama")), before)
+    # another that is there, and the base that it was trained on
+    right = peft.get_peft_model(make_base("llama"), config(r=3, target_modules=["k_proj"]), "first")
+    right.add_adapter("default", config())
+    right.load_adapter(str(tmp_path), "default")
+    assert "first" in right.peft_config
+
+
+def test_a_state_of_another_base_is_refused_when_it_is_used(tmp_path: Path) -> None:
+    """Not through PEFT at all: torch's own loading, all of the model's tensors or the adapter's."""
+    donor = peft.get_peft_model(make_base("llama"), config()).state_dict()
+    model = peft.get_peft_model(make_base("llama", seed=9), config()).eval()
+    logits(model, make_inputs("llama"))  # and verified before that
+
+    def load_and_use() -> None:
+        model.load_state_dict({k: v for k, v in donor.items() if ".osora_" in k}, strict=False)
+        logits(model, make_inputs("llama"))
+
+    with pytest.raises(ValueError, match="trained on other base weights"):
+        load_and_use()
+
+
 def test_a_meta_base_cannot_be_checked(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(ValueError, match="meta device"):
