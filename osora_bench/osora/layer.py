@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from .checkpoint import FINGERPRINT_SIZE, difference, fingerprint
 from .config import FORMAT_VERSION, OsoraConfig
 from .older_peft import TunerLayer
-from .quantised import Kept, backend_of, weight_of
+from .quantised import Kept, backend_of, number_dtype, weight_of
 from .store import decompose
 from .svd import Triplets
 
@@ -53,8 +53,9 @@ class OsoraLayer(TunerLayer):
     # what S and the magnitude are changes of
     start_names = ("osora_S0", "osora_norm0")
 
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: nn.Module, model_dtype: torch.dtype) -> None:
         self.base_layer = base_layer
+        self._model_dtype = model_dtype
         self.osora_S = nn.ParameterDict({})  # (r,)
         self.osora_O = nn.ParameterDict({})  # (d_out,) or, with O on the input, (d_in,)
         self.osora_magnitude = nn.ParameterDict({})  # (d_out,), only with DoRA
@@ -93,7 +94,7 @@ class OsoraLayer(TunerLayer):
         else:
             u, s, vh = decompose(weight, r)
             mark = fingerprint(weight, u, vh)
-        low = weight.dtype if config.projection_dtype == "base" else s.dtype
+        low = self.base_dtype if config.projection_dtype == "base" else s.dtype
         self._set_frozen(adapter_name, Triplets(u.to(low), s, vh.to(low)), config)
         self.osora_fingerprint[adapter_name] = mark
         self._marks[adapter_name] = mark.clone()
@@ -161,6 +162,11 @@ class OsoraLayer(TunerLayer):
         kept = self._unmerged_weight
         weight = self._stored_weight() if kept is None else kept
         return weight.T if self.fan_in_fan_out else weight
+
+    @property
+    def base_dtype(self) -> torch.dtype:
+        """Of the base weight as numbers."""
+        return number_dtype(self.get_base_layer(), self.quantization_backend, self._model_dtype)
 
     def _stored_weight(self) -> Tensor:
         """The base layer's weight in its own layout, as numbers where it is quantised."""
@@ -258,7 +264,7 @@ class OsoraLayer(TunerLayer):
     def cast_adapter(self, adapter_name: str, autocast: bool) -> None:
         """Give an adapter's tensors the base weight's dtype; with `autocast` at least float32, but
         for U and V with ``projection_dtype="base"``. Fingerprints stay float32."""
-        low = self.original_weight().dtype
+        low = self.base_dtype
         full = torch.promote_types(low, torch.float32) if autocast else low
         frozen = low if self.osora_config[adapter_name].projection_dtype == "base" else full
         for attr in self.tensor_names:
@@ -315,10 +321,15 @@ class Linear(nn.Module, OsoraLayer):
     """OSoRA on a `torch.nn.Linear` or a transformers `Conv1D`."""
 
     def __init__(
-        self, base_layer: nn.Module, adapter_name: str, r: int, config: OsoraConfig
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        r: int,
+        config: OsoraConfig,
+        model_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        OsoraLayer.__init__(self, base_layer)
+        OsoraLayer.__init__(self, base_layer, model_dtype)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, config)
 
@@ -454,6 +465,11 @@ class Linear(nn.Module, OsoraLayer):
         for name in self.osora_fingerprint:
             self.verify(name)
         return super().train(mode)
+
+    def extra_repr(self) -> str:
+        """As PEFT's other layers on quantised ones."""
+        backend = self.quantization_backend
+        return "" if backend is None else f"quantization_backend={backend.backend_name!r}"
 
     def __repr__(self) -> str:
         return "osora." + super().__repr__()

@@ -131,11 +131,16 @@ class OsoraModel(Tuner):
             target.update_layer(adapter_name, r, peft_config)
         else:
             r = rank_of(peft_config, current_key, target)
-            layer = Linear(target, adapter_name, r, peft_config)
+            layer = Linear(target, adapter_name, r, peft_config, _dtype_of(self.model))
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
         self._progress.update()
+
+    def _replace_module(self, parent: Any, name: str, new: nn.Module, old: nn.Module) -> None:
+        """PEFT would also move the new layer, whose tensors were made where they belong: on the
+        meta device those of one that is to be loaded stay."""
+        setattr(parent, name, new)
 
     def _withdraw(self, adapter_name: str, flags: Flags) -> None:
         """Take `adapter_name` out again, and put back what trained before."""
@@ -264,6 +269,14 @@ class OsoraModel(Tuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """Of the parameters that are not quantised and no adapter's."""
+    kinds = (
+        p.dtype for n, p in model.named_parameters() if p.is_floating_point() and ".osora_" not in n
+    )
+    return next(kinds, torch.float32)
 
 
 def _tell_low(dtypes: set[torch.dtype]) -> None:

@@ -136,9 +136,6 @@ class OldestTuner(OlderTuner):
             if self.prefix not in name:
                 parameter.requires_grad = False
 
-    def _replace_module(self, parent: Any, name: str, new: nn.Module, old: nn.Module) -> None:
-        setattr(parent, name, new)
-
     def _switch(self, enabled: bool) -> None:
         for module in self.model.modules():
             if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):

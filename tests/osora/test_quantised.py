@@ -31,7 +31,7 @@ def quantised(linear: nn.Linear, kind: str) -> nn.Module:
     else:
         layer = bnb.nn.Linear4bit(*sizes, quant_type=kind, compute_dtype=torch.float32)
         layer.support_avx512bf16_for_cpu = False  # another layout, with rounded scales: below
-    layer.load_state_dict(linear.state_dict())
+    layer.to(linear.weight.dtype).load_state_dict(linear.state_dict())
     return layer.to("cpu")
 
 
@@ -224,6 +224,99 @@ def test_other_weights_of_the_same_quantisation_are_refused(kind: str, tmp_path:
     peft.get_peft_model(make(kind), config()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="was trained on other base weights: .*q_proj"):
         peft.PeftModel.from_pretrained(make(kind, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("storage", [torch.bfloat16, torch.float32])
+def test_four_bits_may_be_stored_as_any_numbers(storage: torch.dtype, tmp_path: Path) -> None:
+    """`bnb_4bit_quant_storage`, as FSDP wants it: the weight looks like floats and is packed."""
+    torch.manual_seed(0)
+    linear, x = nn.Linear(64, 48), torch.randn(5, 64)
+
+    def base(kind: torch.dtype = storage) -> nn.ModuleDict:
+        layer = bnb.nn.Linear4bit(
+            64, 48, quant_type="nf4", compute_dtype=torch.float32, quant_storage=kind
+        )
+        layer.support_avx512bf16_for_cpu = False
+        layer.load_state_dict(linear.state_dict())
+        return nn.ModuleDict({"a": layer.to("cpu")})
+
+    assert base()["a"].weight.dtype == storage
+    before, cfg = base()["a"](x), OsoraConfig(r=8, target_modules=["a"])
+    model = peft.get_peft_model(base(), cfg)
+    layer = model.base_model.model["a"]
+    assert torch.equal(layer(x), before)
+    disturb(layer)
+
+    def packed() -> torch.Tensor:  # bytes: as numbers some are NaN
+        return layer.get_base_layer().weight.data.view(torch.uint8)
+
+    after, stored = layer(x), packed().clone()
+    # stored as bytes it is the same weight, and so the same adapter
+    model.save_pretrained(tmp_path)
+    for kind in (storage, torch.uint8):
+        loaded = peft.PeftModel.from_pretrained(base(kind), tmp_path).base_model.model["a"]
+        torch.testing.assert_close(loaded(x), after)
+    wanted = layer.original_weight() + layer.get_delta_weight("default")
+    layer.merge()
+    assert layer.get_base_layer().weight.dtype == storage
+    assert (layer._stored_weight() - wanted).norm() < 0.15 * wanted.norm()
+    layer.unmerge()
+    assert torch.equal(packed(), stored)
+    assert torch.equal(layer(x), after)
+
+
+def test_eight_bits_are_known_by_their_scales() -> None:
+    kept = nn.ModuleDict({"a": bnb.nn.Linear8bitLt(16, 16, has_fp16_weights=True)}).to("cpu")
+    with pytest.raises(ValueError, match=r"a .* in 16 bits \(has_fp16_weights=True\)"):
+        peft.get_peft_model(kept, OsoraConfig(r=2, target_modules=["a"]))
+    used = nn.ModuleDict({"a": quantised(nn.Linear(16, 16), "int8")})
+    with torch.no_grad():
+        used["a"](torch.randn(2, 16))  # its scales lie in its state from now on
+    peft.get_peft_model(used, OsoraConfig(r=2, target_modules=["a"]))
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_loading_by_way_of_the_meta_device(kind: str | None, tmp_path: Path) -> None:
+    inputs = make_inputs("llama")
+    model = peft.get_peft_model(make(kind), config()).eval()
+    disturb(model)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(make(kind), tmp_path, low_cpu_mem_usage=True).eval()
+    assert not any(p.is_meta for p in loaded.parameters())
+    assert torch.equal(logits(loaded, inputs), logits(model, inputs))
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_projections_are_of_the_models_precision(kind: str, dtype: torch.dtype) -> None:
+    """An 8-bit layer does not say what it was made of."""
+
+    def base() -> Any:
+        model = made(0).to(dtype)
+        for block in model.model.layers:
+            for name in TARGETS:
+                linear = getattr(block.self_attn, name)
+                setattr(block.self_attn, name, quantised(linear, kind))
+        return model.requires_grad_(False).eval()
+
+    inputs = make_inputs("llama")
+    before = logits(base(), inputs)
+    low = peft.get_peft_model(base(), config(projection_dtype="base"))
+    same = peft.get_peft_model(base(), config(), autocast_adapter_dtype=False)
+    for model in (low, same):
+        tensors = [*model.named_buffers(), *model.named_parameters()]
+        assert {t.dtype for n, t in tensors if ".osora_U" in n or ".osora_V" in n} == {dtype}
+        vectors = {t.dtype for n, t in tensors if ".osora_S." in n or ".osora_O." in n}
+        assert vectors == {dtype if model is same else torch.float32}
+        assert torch.equal(logits(model, inputs), before)
+
+
+@kinds
+def test_a_layer_shows_what_it_is_on(kind: str) -> None:
+    layer = layers_of(peft.get_peft_model(make(kind), config()))[0]
+    assert f"quantization_backend='bnb {'8' if kind == 'int8' else '4'}bit'" in repr(layer)
+    layer = layers_of(peft.get_peft_model(make(None), config()))[0]
+    assert "quantization_backend" not in repr(layer)
 
 
 def test_a_layer_that_is_not_quantised_yet_is_told() -> None:
