@@ -72,9 +72,14 @@ def difference(stored: Tensor, here: Tensor, with_projection: bool) -> str | Non
     if off[0]:
         return f"the weight's Frobenius norm is {stored[0]:.6g} there and {here[0]:.6g} here"
     if off[: 1 + WEIGHT_PROBES].any():
+        told = "the weight's norm agrees but its entries do not"
         return (
-            "the weight's norm agrees but its entries do not (if it is the same model in another "
-            "precision: load it in the first one, or save the adapter with save_projection=True)"
+            told
+            if with_projection
+            else (
+                f"{told} (if it is the same model in another precision: load it in the first one, or "
+                "save the adapter with save_projection=True)"
+            )
         )
     if off.any() and not with_projection:
         return (

@@ -11,7 +11,15 @@ import torch
 import transformers
 from torch import nn
 
-from osora_bench.osora import OsoraConfig, OsoraLayer, save_lora, save_merged
+from osora_bench.osora import (
+    OsoraConfig,
+    OsoraLayer,
+    SvdStore,
+    save_lora,
+    save_merged,
+    use_store,
+)
+from osora_bench.osora.commands import export_main, svd_main
 from osora_bench.osora.svd import top_triplets
 from tests.osora.conftest import LLAMA, VARIANTS, disturb, logits, make_inputs
 
@@ -196,18 +204,36 @@ def test_the_decomposition_is_of_the_quantised_weight() -> None:
     [
         ("nf4", None, "quantised to nf4, these are not quantised"),
         (None, "int8", "that were not quantised, these are quantised to int8"),
+        ("int8", None, "quantised to int8, these are not quantised"),
         ("nf4", "fp4", "quantised to nf4, these are quantised to fp4"),
+        ("nf4", "int8", "quantised to nf4, these are quantised to int8"),
     ],
 )
-def test_another_quantisation_is_refused(
-    there: str | None, here: str | None, told: str, tmp_path: Path
+@pytest.mark.parametrize("projection", [False, True])
+def test_another_quantisation_is_refused_or_works_as_the_error_says(
+    there: str | None, here: str | None, told: str, projection: bool, tmp_path: Path
 ) -> None:
-    peft.get_peft_model(make(there), config()).save_pretrained(tmp_path)
-    base = make(here)
+    inputs = make_inputs("llama")
+    model = peft.get_peft_model(make(there), config(save_projection=projection)).eval()
+    disturb(model)
+    model.save_pretrained(tmp_path / "osora")
+    update = logits(model, inputs) - logits(make(there), inputs)
+    base, plain = make(here), logits(make(here), inputs)
     kinds = [type(m) for m in base.modules()]
-    with pytest.raises(ValueError, match=f"was trained on base weights {told}"):
-        peft.PeftModel.from_pretrained(base, tmp_path)
-    assert [type(m) for m in base.modules()] == kinds
+    four_bits = "4" in f"{there} {here}"
+    if projection and not four_bits:
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "osora").eval()
+    else:
+        way = "save_lora" if four_bits else "save_projection=True"
+        with pytest.raises(ValueError, match=rf"was trained on base weights {told}.*{way}"):
+            peft.PeftModel.from_pretrained(base, tmp_path / "osora")
+        assert [type(m) for m in base.modules()] == kinds
+        if not four_bits:
+            return
+        save_lora(model, tmp_path / "lora")
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    moved = logits(loaded, inputs) - plain
+    assert (moved - update).norm() < (0.5 if four_bits else 0.1) * update.norm()
 
 
 def test_one_configuration_for_two_bases(tmp_path: Path) -> None:
@@ -217,6 +243,45 @@ def test_one_configuration_for_two_bases(tmp_path: Path) -> None:
     for kind, model in models.items():
         model.save_pretrained(tmp_path / str(kind))
         peft.PeftModel.from_pretrained(make(kind), tmp_path / str(kind))
+
+
+KEPT: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "int8": {"load_in_8bit": True},
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_commands_on_a_folder_that_is_quantised(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, kept, inputs = tmp_path / "base", tmp_path / "kept", make_inputs("llama")
+    made(0).save_pretrained(base)
+    options = transformers.BitsAndBytesConfig(**KEPT[kind])
+    transformers.AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=options, device_map={"": "cpu"}
+    ).save_pretrained(kept)
+
+    def load() -> Any:
+        return transformers.AutoModelForCausalLM.from_pretrained(kept, device_map={"": "cpu"})
+
+    store = ["--store", str(tmp_path / "store")]
+    assert svd_main(["build", *store, "--model", str(kept), "--rank", "4"]) == 0
+    stored = SvdStore(tmp_path / "store")
+    assert len(stored.entries()) == 4
+    with use_store(stored):
+        model = peft.get_peft_model(load(), config()).eval()
+    assert len(stored.entries()) == 4  # those of the command are what a layer looks for
+    disturb(model)
+    model.save_pretrained(tmp_path / "adapter")
+    argv = ["--adapter", str(tmp_path / "adapter"), "--output", str(tmp_path / "lora")]
+    assert export_main([*argv, "--model", str(base)]) == 2
+    told = capsys.readouterr().err
+    assert f"quantised to {kind}, these are not quantised: load the base as it was" in told
+    assert not (tmp_path / "lora").exists()
+    assert export_main([*argv, "--model", str(kept)]) == 0
+    as_lora = peft.PeftModel.from_pretrained(load(), tmp_path / "lora").eval()
+    torch.testing.assert_close(logits(as_lora, inputs), logits(model, inputs), rtol=1e-2, atol=1e-2)
 
 
 @kinds
@@ -331,8 +396,24 @@ def test_a_rank_above_the_layers_size_is_told_by_its_real_size() -> None:
 
 
 @kinds
-def test_a_merged_model_folder_is_refused_or_loads(kind: str, tmp_path: Path) -> None:
-    model = peft.get_peft_model(make(kind), config())
-    with pytest.raises(ValueError, match="quantised"):
-        save_merged(model, tmp_path)
-    copy.deepcopy(model)
+def test_a_merged_model_folder_is_refused(kind: str, tmp_path: Path) -> None:
+    inputs = make_inputs("llama")
+    model = peft.get_peft_model(make(kind), config()).eval()
+    disturb(model)
+    after, stored = logits(model, inputs), bytes_of(model)
+    with pytest.raises(ValueError, match="the base is quantised, .*: export the adapter as LoRA"):
+        save_merged(model, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    assert all(map(torch.equal, stored, bytes_of(model)))
+    assert torch.equal(logits(model, inputs), after)
+
+
+@kinds
+def test_a_copy_of_a_model_has_an_adapter_of_its_own(kind: str) -> None:
+    inputs = make_inputs("llama")
+    model = peft.get_peft_model(make(kind), config()).eval()
+    disturb(model)
+    after, twin = logits(model, inputs), copy.deepcopy(model)
+    disturb(model, seed=3)
+    assert torch.equal(logits(twin, inputs), after)
+    assert not torch.equal(logits(model, inputs), after)
