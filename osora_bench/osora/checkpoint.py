@@ -73,14 +73,11 @@ def difference(stored: Tensor, here: Tensor, with_projection: bool) -> str | Non
         return f"the weight's Frobenius norm is {stored[0]:.6g} there and {here[0]:.6g} here"
     if off[: 1 + WEIGHT_PROBES].any():
         told = "the weight's norm agrees but its entries do not"
-        return (
-            told
-            if with_projection
-            else (
-                f"{told} (if it is the same model in another precision: load it in the first one, or "
-                "save the adapter with save_projection=True)"
-            )
+        other_precision = (
+            " (if it is the same model in another precision: load it in the first one, or save the "
+            "adapter with save_projection=True)"
         )
+        return told if with_projection else told + other_precision
     if off.any() and not with_projection:
         return (
             "the weight agrees but its singular subspace could not be reproduced (close singular "
@@ -120,6 +117,16 @@ def check_folder(config: OsoraConfig, model: nn.Module) -> None:
                 problems.append(f"{key}.{name} has shape {shape}, the model needs {here}")
     if problems:
         raise ValueError("the checkpoint does not fit modules_to_save: " + shortened(problems))
+
+
+def each_once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
+    """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
+    `modules_to_save`, under the wrapper's name less the adapter's."""
+    here = model.state_dict().keys()
+    wrapper = f".modules_to_save.{adapter_name}."
+    biases = {key for key in here if wrapper in key and key.endswith(".bias")}
+    twice = {key.replace(wrapper, ".modules_to_save.") for key in biases} - here
+    return {key: tensor for key, tensor in given.items() if key not in twice}
 
 
 def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor], known: set[str]) -> None:

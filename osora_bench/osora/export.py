@@ -17,6 +17,7 @@ from peft.utils import (
 )
 from torch import Tensor
 
+from .checkpoint import each_once
 from .config import PEFT_TYPE, OsoraConfig
 from .layer import OsoraLayer
 from .older_peft import BEFORE_20, needs
@@ -44,9 +45,10 @@ def to_lora(
         names = [n for n, c in model.peft_config.items() if c.peft_type == PEFT_TYPE]
         there = f"there are: {', '.join(names)}" if names else "the model has none"
         raise ValueError(f"no OSoRA adapter is called {adapter_name!r}; {there}")
+    stored = get_peft_model_state_dict(model, adapter_name=adapter_name)
     tensors = {
-        key: tensor.detach().cpu().contiguous()
-        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
+        key: _own(tensor)
+        for key, tensor in each_once(model, stored, adapter_name).items()
         if ".osora_" not in key
     }
     ranks, turned = {}, False
@@ -66,8 +68,12 @@ def _layer_tensors(name: str, layer: OsoraLayer, adapter_name: str) -> dict[str,
         if not (layer.osora_norm0[adapter_name] > 0).all():
             raise ValueError(f"{name} has a row of zeros, which LoRA's use_dora cannot hold")
         tensors[f"{name}.lora_magnitude_vector"] = layer.osora_magnitude[adapter_name].to(wide)
-    # a copy each: layers and adapters may share memory, which safetensors refuses
-    return {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
+    return {key: _own(tensor) for key, tensor in tensors.items()}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy: layers, adapters and tied modules may share memory, which safetensors refuses."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _lora_config(config: OsoraConfig, ranks: dict[str, int], fan_in_fan_out: bool) -> LoraConfig:

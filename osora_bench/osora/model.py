@@ -17,7 +17,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import check_folder, check_tensors, difference, shortened
+from .checkpoint import check_folder, check_tensors, difference, each_once, shortened
 from .config import OsoraConfig
 from .layer import Linear, OsoraLayer
 from .older_peft import BEFORE_21, Tuner, remove_adapter
@@ -181,7 +181,7 @@ class OsoraModel(Tuner):
                 model, config, adapter_name, state_dict
             )
             biases = cls._get_learnable_bias_state_dict(model, model.state_dict(), config)
-            mapped = _once(model, mapped, adapter_name)
+            mapped = each_once(model, mapped, adapter_name)
             _check_checkpoint(model, config, adapter_name, mapped, biases)
         except Exception:
             if flags is not None and isinstance(tuner, OsoraModel):
@@ -288,16 +288,6 @@ def _tell_low(dtypes: set[torch.dtype]) -> None:
             "model.to(dtype) is for the base model, before it is adapted",
             stacklevel=3,
         )
-
-
-def _once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
-    """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
-    `modules_to_save`, under the wrapper's name less the adapter's."""
-    here = model.state_dict().keys()
-    wrapper = f".modules_to_save.{adapter_name}."
-    biases = {key for key in here if wrapper in key and key.endswith(".bias")}
-    twice = {key.replace(wrapper, ".modules_to_save.") for key in biases} - here
-    return {key: tensor for key, tensor in given.items() if key not in twice}
 
 
 def _with_names(

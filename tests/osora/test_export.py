@@ -87,6 +87,29 @@ def test_modules_to_save_go_along(tmp_path: Path) -> None:
 
 
 @needs_21
+@pytest.mark.parametrize("bias", ["all", "osora_only"])
+def test_biases_go_along_beside_whole_modules(bias: str, tmp_path: Path) -> None:
+    def base() -> Any:
+        torch.manual_seed(0)
+        one, other = torch.nn.Linear(6, 5), torch.nn.Linear(6, 4)
+        return torch.nn.ModuleDict({"a": one, "b": other, "c": torch.nn.Linear(6, 3)})
+
+    cfg = OsoraConfig(r=2, target_modules=["a"], modules_to_save=["b"], bias=bias)
+    model = peft.get_peft_model(base(), cfg)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    save_lora(model, tmp_path)
+    lora = PeftModel.from_pretrained(base(), tmp_path)
+    x = torch.randn(3, 6)
+    for name in "abc":
+        ours, theirs = (m.base_model.model[name](x) for m in (model, lora))
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(ours, base()[name](x)) == (name == "c" and bias != "all")
+
+
+@needs_21
 def test_peft_conversion_agrees() -> None:
     """PEFT's own conversion takes another SVD of the update; the products are equal."""
     model = adapted("llama")
