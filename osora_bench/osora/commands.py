@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import shortened
 from .config import OsoraConfig
-from .quantised import backend_of, weight_of
+from .quantised import MISSING, backend_of, weight_of
 from .store import DEFAULT_GB, SvdStore, size_limit
 from .targets import layer_problems
 
@@ -115,6 +116,9 @@ def _load(folder: Path) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    quantised = getattr(config, "quantization_config", None) or {}
+    if quantised.get("quant_method") == "bitsandbytes" and not find_spec("bitsandbytes"):
+        raise ValueError(f"{folder} is quantised, and {MISSING}")
     names = config.architectures or ["AutoModelForCausalLM"]
     kind = getattr(transformers, names[0], None)
     if kind is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,12 @@ O_INITS = ("ones", "gaussian")
 O_SIDES = ("output", "input")
 FORMAT_VERSION = 2
 """Files that use nothing newer stay of format 1, which older versions read."""
+OF_ITS_OWN = "OSoRA adapts linear layers, each with a weight of its own"
+NO_OPTIONS = {
+    "target_parameters": f"{OF_ITS_OWN}; name them in target_modules",
+    "layer_replication": "OSoRA repeats no layers; repeat them in the base model first",
+}
+"""What PEFT's LoRA has, by name, and may be asked of OSoRA as well."""
 BIASES = ("none", "all", "osora_only")
 PROJECTION_DTYPES = (None, "base")
 
@@ -131,9 +137,15 @@ class OsoraConfig(PeftConfig):
     )
     start_saved: bool = field(default=False, metadata={"help": "no option: S_0 is in the file"})
     format_version: int = field(default=1, metadata={"help": "of this configuration"})
+    target_parameters: InitVar[Any] = None
+    layer_replication: InitVar[Any] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, target_parameters: Any, layer_replication: Any) -> None:
         super().__post_init__()
+        asked = {"target_parameters": target_parameters, "layer_replication": layer_replication}
+        for name, why in NO_OPTIONS.items():
+            if asked[name]:
+                raise ValueError(f"{name} is no option of OsoraConfig: {why}")
         self.peft_type = PEFT_TYPE
         # not an option: where this configuration was read from
         self.saved: Saved | None = None

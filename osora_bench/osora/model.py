@@ -215,7 +215,7 @@ class OsoraModel(Tuner):
         """As PEFT's, but a name that no adapter has is an error (ValueError), and a weight that
         other modules share."""
         self._need_names(adapter_names or ())
-        self._need_own_weights()
+        self._need_own_weights(adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 
     def _unload_and_optionally_merge(
@@ -223,11 +223,17 @@ class OsoraModel(Tuner):
     ) -> Any:
         self._need_names(adapter_names or ())
         if kwargs.get("merge", args[0] if args else True):
-            self._need_own_weights()
+            self._need_own_weights(adapter_names)
         return super()._unload_and_optionally_merge(*args, adapter_names=adapter_names, **kwargs)
 
-    def _need_own_weights(self) -> None:
-        layers = {k: m for k, m in self.model.named_modules() if isinstance(m, OsoraLayer)}
+    def _need_own_weights(self, adapter_names: list[str] | None) -> None:
+        """Of the layers that adapters (None: the active ones) are on."""
+        names = set(adapter_names or self.active_adapters)
+        layers = {
+            key: module
+            for key, module in self.model.named_modules()
+            if isinstance(module, OsoraLayer) and not names.isdisjoint(module.osora_S.keys())
+        }
         shared = list(shared_weights(self.model, layers))
         if shared:
             raise ValueError(

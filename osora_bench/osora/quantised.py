@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .older_peft import BEFORE_20, needs
 
+INSTALL = 'pip install "osora-bench[quantised]"'
+MISSING = f"bitsandbytes is not installed: {INSTALL}"
 MERGEABLE = ("bnb 4bit", "bnb 8bit")
 """Names of PEFT's backends whose layers OSoRA works on."""
 

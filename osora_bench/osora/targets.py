@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .config import FORMAT_VERSION, OsoraConfig
+from .config import FORMAT_VERSION, OF_ITS_OWN, OsoraConfig
 from .older_peft import BEFORE_21, needs
-from .quantised import backend_of, kind_of, precision_of, problem_of, weight_shape
+from .quantised import MISSING, backend_of, kind_of, precision_of, problem_of, weight_shape
 
 AS_LORA = (
     ". 4 bits are too far from the rest for the adapter itself; its update goes onto any of them "
@@ -65,8 +66,6 @@ def rank_of(config: OsoraConfig, key: str, base: Any) -> int:
 
 def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Iterator[str]:
     """Which names of the configuration match no layer, and so would silently do nothing."""
-    if not targets:
-        return  # PEFT says so itself
     keys = [key for key, _ in model.named_modules()]
     names = {
         "target_modules": config.target_modules,
@@ -76,11 +75,27 @@ def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Ite
     }
     for option, values in names.items():
         for name in () if values is None or isinstance(values, str) else sorted(values):
-            if not any(f".{key}".endswith(f".{name}") for key in keys):
+            if any(f".{key}".endswith(f".{name}") for key in keys):
+                continue
+            owner = _owner(model, name)
+            if owner is not None:
+                yield f"{option} {name!r} is a parameter of {owner}, no module: {OF_ITS_OWN}"
+            elif targets:
                 yield f"{option} {name!r} matches nothing"
+    if not targets:
+        return  # PEFT says so itself
     for pattern in config.rank_pattern:
         if not any(get_pattern_key([pattern], key) == pattern for key in targets):
             yield f"rank_pattern {pattern!r} matches no adapted layer"
+
+
+def _owner(model: nn.Module, name: str) -> str | None:
+    """The first module with a parameter that is called so, and its class."""
+    for key, module in model.named_modules():
+        for own, _ in module.named_parameters(recurse=False):
+            if f".{key}.{own}".endswith(f".{name}"):
+                return f"{key} ({kind_of(module)})"
+    return None
 
 
 def layer_problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
@@ -110,6 +125,14 @@ def _too_large(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
         )
 
 
+def _how(quantisation: str | None) -> str:
+    """To load a base that is quantised so."""
+    if quantisation is None:
+        return ""
+    install = "" if find_spec("bitsandbytes") else f"; {MISSING}"
+    return f" (quantization_config of transformers{install})"
+
+
 def check_quantisation(config: OsoraConfig, targets: Mapping[str, nn.Module]) -> None:
     """Note how the base is quantised; refuse an adapter that was trained on it quantised otherwise.
 
@@ -127,7 +150,7 @@ def check_quantisation(config: OsoraConfig, targets: Mapping[str, nn.Module]) ->
             "the adapter was trained on base weights "
             f"{f'quantised to {there}' if there else 'that were not quantised'}, these are "
             f"{f'quantised to {here}' if here else 'not quantised'}: load the base as it was"
-            f"{' (quantization_config of transformers)' if there else ''}"
+            f"{_how(there)}"
             + (AS_LORA if four_bits else ", or save the adapter with save_projection=True")
         )
     config.base_quantization = here

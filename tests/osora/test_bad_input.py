@@ -1,6 +1,8 @@
 """Bad input gets an error that names the valid choices, before anything is changed."""
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from peft.utils.hotswap import hotswap_adapter
 from torch import nn
 
-from osora_bench.osora import OsoraConfig
+from osora_bench.osora import OsoraConfig, commands, targets
 from tests.osora.conftest import make_base
 from tests.osora.test_peft_features import config, same_weights
 
@@ -197,3 +199,24 @@ def test_safe_merge_refuses_a_broken_adapter_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="NaN or inf in the merged weight"):
         model.merge_adapter(safe_merge=True)
     assert torch.equal(weight, before)
+
+
+def test_bitsandbytes_that_is_missing_is_named_with_its_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install = 'bitsandbytes is not installed: pip install "osora-bench[quantised]"'
+    for module in (commands, targets):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    peft.get_peft_model(make_base("llama"), config()).save_pretrained(tmp_path / "adapter")
+    written = tmp_path / "adapter" / "adapter_config.json"
+    values = json.loads(written.read_text())
+    written.write_text(json.dumps({**values, "base_quantization": "nf4"}))
+    with pytest.raises(ValueError, match=re.escape(install)):
+        peft.PeftModel.from_pretrained(make_base("llama"), tmp_path / "adapter")
+    make_base("llama").save_pretrained(tmp_path / "base")
+    written = tmp_path / "base" / "config.json"
+    how = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    written.write_text(json.dumps({**json.loads(written.read_text()), "quantization_config": how}))
+    argv = ["build", "--store", str(tmp_path / "store"), "--model", str(tmp_path / "base")]
+    assert commands.svd_main(argv) == 2
+    assert f"base is quantised, and {install}" in capsys.readouterr().err
