@@ -149,6 +149,8 @@ class OsoraConfig(PeftConfig):
         self.peft_type = PEFT_TYPE
         # not an option: where this configuration was read from
         self.saved: Saved | None = None
+        # nor this: whether it is an adapter's
+        self.serves = False
         _need_whole("format_version", self.format_version)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(

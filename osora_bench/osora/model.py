@@ -46,10 +46,12 @@ class OsoraModel(Tuner):
     ) -> None:
         """Add OSoRA layers to `model`, or none of them if something is wrong.
 
-        The adapter has a configuration of its own: what is found of the model is written into it,
-        and the caller's may be used for another model as well.
+        What is found of the model is written into the adapter's configuration, so one that serves
+        another adapter already is copied. (The first has it itself: PEFT goes on to write into what
+        it was given.)
         """
-        self.peft_config[adapter_name] = copy(self.peft_config[adapter_name])
+        if self.peft_config[adapter_name].serves:
+            self.peft_config[adapter_name] = copy(self.peft_config[adapter_name])
         flags = {p: p.requires_grad for p in model.parameters()}
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -60,6 +62,7 @@ class OsoraModel(Tuner):
             if self._progress is not None:
                 self._progress.close()
             self._progress = None
+        self.peft_config[adapter_name].serves = True
         if self.peft_config[adapter_name].saved is not None:
             self._unfinished_loads = {**self._unfinished_loads, adapter_name: flags}
         if BEFORE_21:

@@ -1,6 +1,7 @@
 """Bad input gets an error that names the valid choices, before anything is changed."""
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -102,16 +103,20 @@ def test_methods_of_peft_that_osora_has_no_part_in_say_so(tmp_path: Path) -> Non
         hotswap_adapter(model, str(tmp_path), adapter_name="default")
 
 
-def test_a_configuration_stays_as_it_was_given() -> None:
-    given = config(target_modules="all-linear", clip_rank=True)
-    given.base_model_name_or_path = "base"  # PEFT writes it
-    before = copy.deepcopy(given)
+def test_each_adapter_has_a_configuration_of_its_own() -> None:
+    given = config()
     model = peft.get_peft_model(make_base("llama"), given)
-    given.base_model_name_or_path = "base"
-    assert given == before
-    assert model.peft_config["default"].target_modules != "all-linear"
     model.add_adapter("two", given)
-    assert model.peft_config["two"] is not given
+    other = peft.get_peft_model(make_base("llama"), given)
+    found = [model.peft_config["default"], model.peft_config["two"], other.peft_config["default"]]
+    assert len(set(map(id, found))) == 3
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(ValueError, match="r must"):
+        model.add_adapter("three", dataclasses.replace(given, r=0))
+    failing = config(r=20)
+    with pytest.raises(ValueError, match="rank 20 is too large"):
+        model.add_adapter("three", failing)
+    assert not failing.serves
 
 
 def test_merging_an_unknown_adapter() -> None:

@@ -269,23 +269,38 @@ def test_a_configuration_alone_starts_a_new_adapter(tmp_path: Path) -> None:
     assert model.get_nb_trainable_parameters()[0] > 0
 
 
-def test_a_classifier_keeps_its_head(tmp_path: Path) -> None:
-    """PEFT saves the head of a SEQ_CLS model, under either of the names that it may have."""
+CLASSIFIERS = {
+    "SEQ_CLS": (tf.LlamaForSequenceClassification, "score"),
+    "TOKEN_CLS": (tf.LlamaForTokenClassification, "score"),
+    "QUESTION_ANS": (tf.LlamaForQuestionAnswering, "qa_outputs"),
+}
+
+
+@pytest.mark.parametrize("task", CLASSIFIERS)
+def test_a_classifier_keeps_its_head(task: str, tmp_path: Path) -> None:
+    """PEFT saves the head of such a model, under each of the names that it may have, and writes
+    them into the configuration that it was given."""
+    kind, head = CLASSIFIERS[task]
+    shared = OsoraConfig(r=6, target_modules=["q_proj", "v_proj"], task_type=task)
 
     def make() -> Any:
         torch.manual_seed(3)
-        made = tf.LlamaForSequenceClassification(tf.LlamaConfig(**LLAMA, num_labels=3))
-        return made.eval()
+        return kind(tf.LlamaConfig(**LLAMA, num_labels=3)).eval()
 
-    options = OsoraConfig(r=6, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS")
-    model = peft.get_peft_model(make(), options).eval()
-    disturb(model)
-    with torch.no_grad():
-        model.base_model.model.score.modules_to_save["default"].weight.mul_(1.5)
-    model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(make(), tmp_path).eval()
-    inputs = {"input_ids": make_inputs("llama")["input_ids"]}
-    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
+    def first_output(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=make_inputs("llama")["input_ids"])[0]
+
+    for number in range(2):  # and once more, with a configuration that serves an adapter already
+        model = peft.get_peft_model(make(), shared).eval()
+        disturb(model)
+        with torch.no_grad():
+            getattr(model.base_model.model, head).modules_to_save["default"].weight.mul_(1.5)
+        folder = tmp_path / str(number)
+        model.save_pretrained(folder)
+        loaded = PeftModel.from_pretrained(make(), folder).eval()
+        torch.testing.assert_close(first_output(loaded), first_output(model))
+        assert not torch.allclose(first_output(loaded), first_output(make()))
 
 
 def test_a_newer_configuration_is_refused(tmp_path: Path) -> None:
