@@ -7,6 +7,7 @@ fingerprint of each layer's weight and of its subspace is stored beside them and
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from peft.utils import ModulesToSaveWrapper
@@ -120,13 +121,15 @@ def check_folder(config: OsoraConfig, model: nn.Module) -> None:
 
 
 def each_once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
-    """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
-    `modules_to_save`, under the wrapper's name less the adapter's."""
+    """A checkpoint without what PEFT writes beside an adapter's tensors: with ``bias="all"`` the
+    biases of `modules_to_save` a second time, under the wrapper's name less the adapter's; before
+    0.21 the tensors of the model's other adapters, whose names then follow this one's."""
     here = model.state_dict().keys()
     wrapper = f".modules_to_save.{adapter_name}."
     biases = {key for key in here if wrapper in key and key.endswith(".bias")}
     twice = {key.replace(wrapper, ".modules_to_save.") for key in biases} - here
-    return {key: tensor for key, tensor in given.items() if key not in twice}
+    others = re.compile(rf"\.osora_\w+\.{re.escape(adapter_name)}\.")
+    return {k: tensor for k, tensor in given.items() if k not in twice and not others.search(k)}
 
 
 def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor], known: set[str]) -> None:

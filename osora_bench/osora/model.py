@@ -82,7 +82,8 @@ class OsoraModel(Tuner):
             flags = loads.pop(name, None)
             self._unfinished_loads = loads
             try:
-                _check_checkpoint(self, self.peft_config[name], name, given, {})
+                own = each_once(self, given, name)
+                _check_checkpoint(self, self.peft_config[name], name, own, {})
             except Exception:
                 if flags is not None:
                     self._withdraw(name, flags)

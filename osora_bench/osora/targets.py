@@ -21,7 +21,8 @@ AS_LORA = (
 )
 """The way for an adapter that cannot go along."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+CLASSIFIER_NAMES = {"classifier", "score", "qa_outputs"}
+"""What a classifier's head may be called: PEFT adds the names, whichever the model has."""
 
 
 def target_problems(
@@ -70,8 +71,7 @@ def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Ite
     names = {
         "target_modules": config.target_modules,
         "exclude_modules": config.exclude_modules,
-        # PEFT adds the names that a classifier may have, whichever the model has
-        "modules_to_save": None if config.task_type in CLASSIFIERS else config.modules_to_save,
+        "modules_to_save": set(config.modules_to_save or ()) - CLASSIFIER_NAMES,
     }
     for option, values in names.items():
         for name in () if values is None or isinstance(values, str) else sorted(values):
