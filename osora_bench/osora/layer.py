@@ -338,24 +338,26 @@ class Linear(nn.Module, OsoraLayer):
         """Add the adapters to the base weight (Eq. 7).
 
         The original weight is kept until `unmerge`, which so restores it bit for bit. The merged
-        weight of a quantised layer is quantised anew, which is said.
+        weight of a quantised layer is quantised anew, once for all adapters, which is said.
 
         Raises:
-            ValueError: With `safe_merge`, if the merged weight would not be finite; nothing is
-                changed then.
+            ValueError: With `safe_merge`, if the merged weight would not be finite; nothing of this
+                layer is changed then, whichever of several adapters is broken.
         """
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name not in self.osora_S:
-                continue
-            before = self._stored_weight()
+        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.osora_S]
+        if not names:
+            return
+        before = self._stored_weight()
+        merged = before
+        for name in names:
             delta = self.get_delta_weight(name)
-            merged = (before.to(delta.dtype) + delta).to(before.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
+            merged = merged.to(torch.promote_types(merged.dtype, delta.dtype)) + delta
+            if safe_merge and not torch.isfinite(merged.to(before.dtype)).all():
                 raise ValueError(
                     f"NaN or inf in the merged weight: adapter {name!r} seems to be broken"
                 )
-            self._put(merged, before)
-            self.merged_adapters.append(name)
+        self._put(merged.to(before.dtype), before)
+        self.merged_adapters.extend(names)
 
     def _put(self, merged: Tensor, before: Tensor) -> None:
         """Make `merged` the base layer's weight, and keep the first that it had."""

@@ -204,6 +204,12 @@ def test_safe_merge_refuses_a_broken_adapter_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="NaN or inf in the merged weight"):
         model.merge_adapter(safe_merge=True)
     assert torch.equal(weight, before)
+    model.add_adapter("sound", config())
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    with pytest.raises(ValueError, match="adapter 'default' seems to be broken"):
+        layer.merge(safe_merge=True, adapter_names=["sound", "default"])
+    assert torch.equal(weight, before)
+    assert layer.merged_adapters == []
 
 
 def test_bitsandbytes_that_is_missing_is_named_with_its_install_command(
