@@ -30,6 +30,7 @@ NO_OPTIONS = {
 }
 """What PEFT's LoRA has, by name, and may be asked of OSoRA as well."""
 BIASES = ("none", "all", "osora_only")
+DECOMPOSITIONS = ("base", "original")
 PROJECTION_DTYPES = (None, "base")
 
 
@@ -88,6 +89,8 @@ class OsoraConfig(PeftConfig):
             output from the start: for tests. U, V and S_0 are those of the weight all the same.
         projection_dtype: "base": U_r and V_r are kept in the base weight's precision, half of the
             frozen bytes on a 16-bit base; None: in float32 (float64 on a float64 base).
+        decomposition: Of which weights, on a quantised base: "base", those that it has; "original",
+            those that it was quantised from, in the folder that it was read from.
         base_quantization: Not an option: how the base was quantised, by bitsandbytes' names,
             written when the adapter is made.
         start_saved: Not an option: whether S_0 (and DoRA's norms of the rows) are in the file
@@ -132,6 +135,9 @@ class OsoraConfig(PeftConfig):
     projection_dtype: str | None = field(
         default=None, metadata={"help": "'base': U and V in the base's precision"}
     )
+    decomposition: str = field(
+        default="base", metadata={"help": "'original': of the weights before quantisation"}
+    )
     base_quantization: str | None = field(
         default=None, metadata={"help": "no option: how the base was quantised"}
     )
@@ -163,8 +169,8 @@ class OsoraConfig(PeftConfig):
                 setattr(self, name, set(value))
         self._check_values()
         self._check_combinations()
-        newer = (self.projection_dtype, self.base_quantization)
-        if self.start_saved or newer != (None, None):
+        newer = (self.projection_dtype, self.base_quantization, self.decomposition)
+        if self.start_saved or newer != (None, None, "base"):
             self.format_version = FORMAT_VERSION
 
     def _check_values(self) -> None:
@@ -174,7 +180,7 @@ class OsoraConfig(PeftConfig):
             _need_whole(name, rank)
         for name, valid in {
             "o_init": O_INITS, "o_side": O_SIDES, "bias": BIASES,
-            "projection_dtype": PROJECTION_DTYPES,
+            "projection_dtype": PROJECTION_DTYPES, "decomposition": DECOMPOSITIONS,
         }.items():  # fmt: skip
             if getattr(self, name) not in valid:
                 raise ValueError(

@@ -79,9 +79,15 @@ class OsoraLayer(TunerLayer):
         self.out_features, self.in_features = self.original_weight().shape
 
     def update_layer(
-        self, adapter_name: str, r: int, config: OsoraConfig, inference_mode: bool = False
+        self,
+        adapter_name: str,
+        r: int,
+        config: OsoraConfig,
+        inference_mode: bool = False,
+        original: Tensor | None = None,
     ) -> None:
-        """Add an adapter of rank `r`: decompose the base weight, start S, O and the magnitude.
+        """Add an adapter of rank `r`: decompose the base weight, or the `original` that it was
+        quantised from, and start S, O and the magnitude.
 
         The adapter's tensors are float32 (float64 on a float64 base), U and V those of the base
         with ``projection_dtype="base"``. On the meta device they only have shapes.
@@ -92,7 +98,7 @@ class OsoraLayer(TunerLayer):
             shapes = ((self.out_features, r), (r,), (r, self.in_features), (FINGERPRINT_SIZE,))
             u, s, vh, mark = (torch.empty(n, dtype=dtype, device="meta") for n in shapes)
         else:
-            u, s, vh = decompose(weight, r)
+            u, s, vh = decompose(weight if original is None else original, r)
             mark = fingerprint(weight, u, vh)
         low = self.base_dtype if config.projection_dtype == "base" else s.dtype
         self._set_frozen(adapter_name, Triplets(u.to(low), s, vh.to(low)), config)
@@ -208,11 +214,12 @@ class OsoraLayer(TunerLayer):
 
     def dora_scale(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         """m / ||W0 + B A|| of each row (d_out,), 1 at the start. A row of zeros stays zero."""
-        detach = self.osora_config[name].dora_detach_norm
+        config = self.osora_config[name]
+        detach = config.dora_detach_norm
         if detach:
             a, b = a.detach(), b.detach()
         norm0 = self.osora_norm0[name]
-        if self.osora_config[name].o_side == "output":
+        if config.o_side == "output" and config.decomposition == "base":  # so W0 V_r = U_r S_0
             change = self._norm_change_output(name, detach)
         else:
             a = a.to(b.dtype)
@@ -326,12 +333,14 @@ class Linear(nn.Module, OsoraLayer):
         adapter_name: str,
         r: int,
         config: OsoraConfig,
+        *,
         model_dtype: torch.dtype = torch.float32,
+        original: Tensor | None = None,
     ) -> None:
         super().__init__()
         OsoraLayer.__init__(self, base_layer, model_dtype)
         self._active_adapter = adapter_name
-        self.update_layer(adapter_name, r, config)
+        self.update_layer(adapter_name, r, config, original=original)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

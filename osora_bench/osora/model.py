@@ -21,6 +21,8 @@ from .checkpoint import check_folder, check_tensors, difference, each_once, shor
 from .config import OsoraConfig
 from .layer import Linear, OsoraLayer
 from .older_peft import BEFORE_21, Tuner, remove_adapter
+from .originals import missing_originals, original_of
+from .quantised import backend_of, weight_of
 from .targets import check_quantisation, rank_of, shared_weights, target_problems
 
 PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
@@ -93,11 +95,11 @@ class OsoraModel(Tuner):
         """Check every target before the first layer is replaced."""
         _maybe_include_all_linear_layers(peft_config, model)
         targets = dict(self._targets(peft_config, model))
-        problems = list(target_problems(peft_config, model, targets))
-        if problems:
-            raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
+        _refuse(target_problems(peft_config, model, targets))
         check_folder(peft_config, model)
         check_quantisation(peft_config, targets)
+        if _asks_originals(peft_config):
+            _refuse(missing_originals(model, targets))
         self._progress = tqdm(
             total=len(targets), desc="OSoRA: SVD", unit="layer", delay=PROGRESS_DELAY, leave=False
         )
@@ -130,12 +132,22 @@ class OsoraModel(Tuner):
                 f"fan_in_fan_out=True has no effect on {current_key}, a torch.nn.Linear",
                 stacklevel=2,
             )
+        base = target.get_base_layer() if isinstance(target, OsoraLayer) else target
+        r = rank_of(peft_config, current_key, base)
+        original = None
+        if _asks_originals(peft_config):
+            original = original_of(self.model, current_key, weight_of(base, backend_of(base)))
         if isinstance(target, OsoraLayer):
-            r = rank_of(peft_config, current_key, target.get_base_layer())
-            target.update_layer(adapter_name, r, peft_config)
+            target.update_layer(adapter_name, r, peft_config, original=original)
         else:
-            r = rank_of(peft_config, current_key, target)
-            layer = Linear(target, adapter_name, r, peft_config, _dtype_of(self.model))
+            layer = Linear(
+                target,
+                adapter_name,
+                r,
+                peft_config,
+                model_dtype=_dtype_of(self.model),
+                original=original,
+            )
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
@@ -279,6 +291,18 @@ class OsoraModel(Tuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    found = list(problems)
+    if found:
+        raise ValueError("OSoRA cannot adapt this model: " + shortened(found))
+
+
+def _asks_originals(config: OsoraConfig) -> bool:
+    """Whether the weights before quantisation are needed: not where a file brings U_r and V_r."""
+    brought = config.saved is not None and config.save_projection
+    return config.decomposition == "original" and not brought
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

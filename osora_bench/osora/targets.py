@@ -153,6 +153,8 @@ def check_quantisation(config: OsoraConfig, targets: Mapping[str, nn.Module]) ->
             f"{_how(there)}"
             + (AS_LORA if four_bits else ", or save the adapter with save_projection=True")
         )
+    if here is None and config.decomposition == "original" and config.saved is None:
+        raise ValueError("decomposition='original' has no effect: the base is not quantised")
     config.base_quantization = here
     if here is not None:
         config.format_version = FORMAT_VERSION

@@ -43,6 +43,7 @@ from tests.osora.test_peft_features import config, same_weights
         ({"layers_to_transform": 1, "target_modules": "all-linear"}, "needs target_modules as a"),
         ({"format_version": 3}, "written by a newer version"),
         ({"projection_dtype": "int8"}, "projection_dtype must be one of None, base, not 'int8'"),
+        ({"decomposition": "other"}, "decomposition must be one of base, original, not 'other'"),
         ({"task_type": "POETRY"}, "Invalid task type: 'POETRY'"),
     ],
 )

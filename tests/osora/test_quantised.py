@@ -256,10 +256,7 @@ def test_commands_on_a_folder_that_is_quantised(
 ) -> None:
     base, kept, inputs = tmp_path / "base", tmp_path / "kept", make_inputs("llama")
     made(0).save_pretrained(base)
-    options = transformers.BitsAndBytesConfig(**KEPT[kind])
-    transformers.AutoModelForCausalLM.from_pretrained(
-        base, quantization_config=options, device_map={"": "cpu"}
-    ).save_pretrained(kept)
+    read(base, kind).save_pretrained(kept)
 
     def load() -> Any:
         return transformers.AutoModelForCausalLM.from_pretrained(kept, device_map={"": "cpu"})
@@ -416,3 +413,75 @@ def test_a_copy_of_a_model_has_an_adapter_of_its_own(kind: str) -> None:
     disturb(model, seed=3)
     assert torch.equal(logits(twin, inputs), after)
     assert not torch.equal(logits(model, inputs), after)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made(0).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def read(folder: Path, kind: str = "nf4") -> Any:
+    options = transformers.BitsAndBytesConfig(**KEPT[kind])
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=options, device_map={"": "cpu"}
+    ).eval()
+
+
+@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("variant", ["osora", "osora_k", "osora_dora", "dora_k"])
+def test_the_decomposition_may_be_of_the_weights_before_quantisation(
+    kind: str, variant: str, folder: Path, tmp_path: Path
+) -> None:
+    inputs, options = make_inputs("llama"), {**VARIANTS[variant], "decomposition": "original"}
+    argv = ["build", "--store", str(tmp_path / "store"), "--model", str(folder), "--rank", "6"]
+    assert svd_main(argv) == 0
+    store = SvdStore(tmp_path / "store")
+    before = logits(read(folder, kind), inputs)
+    with use_store(store):
+        model = peft.get_peft_model(read(folder, kind), config(**options)).eval()
+    assert len(store.entries()) == 4  # those of the folder's weights, which the command made
+    assert torch.equal(logits(model, inputs), before)
+    layer, linear = layers_of(model)[0], made(0).model.layers[0].self_attn.q_proj
+    expected = torch.linalg.svdvals(linear.weight.detach())[:6]
+    torch.testing.assert_close(layer.osora_S["default"].data, expected)
+    disturb(model)
+    w, a_b = layer.original_weight().double(), layer.lora_factors("default", torch.float64)
+    changed = w + a_b[1] @ a_b[0]
+    if layer.osora_config["default"].use_dora:
+        scale = layer.osora_magnitude["default"].double() / changed.norm(dim=1)
+        changed *= scale[:, None]
+    delta = layer.get_delta_weight("default").double()
+    torch.testing.assert_close(w + delta, changed, rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(read(folder, kind), tmp_path / "adapter").eval()
+    assert torch.equal(logits(loaded, inputs), logits(model, inputs))
+
+
+def test_weights_before_quantisation_that_are_not_there_are_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    cfg = config(decomposition="original")
+    with pytest.raises(ValueError, match="has no effect: the base is not quantised"):
+        peft.get_peft_model(make(None), cfg)
+    with pytest.raises(ValueError, match="needs the folder that the model was read from"):
+        peft.get_peft_model(make("nf4"), cfg)
+    for projection in (False, True):
+        model = peft.get_peft_model(
+            read(folder), config(decomposition="original", save_projection=projection)
+        )
+        disturb(model)
+        model.save_pretrained(tmp_path / f"adapter-{projection}")
+    base, other = read(folder), read(folder)
+    made(1).save_pretrained(folder)
+    kinds = [type(m) for m in other.modules()]
+    with pytest.raises(ValueError, match=r"q_proj.weight in .*base is not what the layer was quan"):
+        peft.get_peft_model(other, cfg)
+    assert [type(m) for m in other.modules()] == kinds
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="saved with save_projection=True does without"):
+        peft.PeftModel.from_pretrained(base, tmp_path / "adapter-False")
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter-True").eval()
+    assert torch.equal(
+        logits(loaded, make_inputs("llama")), logits(model.eval(), make_inputs("llama"))
+    )
