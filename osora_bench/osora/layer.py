@@ -7,24 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .checkpoint import FINGERPRINT_SIZE, difference, fingerprint
-from .config import FORMAT_VERSION, OsoraConfig
-from .older_peft import TunerLayer
-from .quantised import Kept, backend_of, number_dtype, weight_of
+from .checkpoint import FINGERPRINT_SIZE, fingerprint
+from .config import OsoraConfig
+from .quantised import Kept, backend_of, weight_of
 from .store import decompose
 from .svd import Triplets
+from .tensors import AdapterTensors
 
-FULL_BITS = 32
 START_NOISE = 0.3
 """Relative size of the random change of S and O with `init_weights=False`."""
 
 
-class OsoraLayer(TunerLayer):
+class OsoraLayer(AdapterTensors):
     """The state of OSoRA on one layer: S and O (and DoRA's magnitude) for each adapter.
 
     The update is kept in the residual-free form: since diag(O) U_r diag(S) V_r^T and the part that
@@ -40,35 +38,12 @@ class OsoraLayer(TunerLayer):
     base_layer: nn.Module
     merged_adapters: list[str]
     active_adapters: list[str]
-    get_base_layer: Callable[[], Any]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
-    adapter_layer_names = ("osora_S", "osora_O", "osora_magnitude")
-    other_param_names = (
-        "osora_U", "osora_V", "osora_S0", "osora_O0", "osora_norm0", "osora_fingerprint",
-        "osora_config",
-    )  # fmt: skip
-
-    # everything of an adapter that may be in a checkpoint
-    tensor_names = adapter_layer_names + other_param_names[:-1]
-    # what S and the magnitude are changes of
-    start_names = ("osora_S0", "osora_norm0")
 
     def __init__(self, base_layer: nn.Module, model_dtype: torch.dtype) -> None:
         self.base_layer = base_layer
         self._model_dtype = model_dtype
-        self.osora_S = nn.ParameterDict({})  # (r,)
-        self.osora_O = nn.ParameterDict({})  # (d_out,) or, with O on the input, (d_in,)
-        self.osora_magnitude = nn.ParameterDict({})  # (d_out,), only with DoRA
-        self.osora_U = BufferDict({})  # (d_out, r)
-        self.osora_V = BufferDict({})  # (r, d_in)
-        self.osora_S0 = BufferDict({})  # (r,)
-        self.osora_O0 = BufferDict({}, persistent=True)  # like O, only where its start is random
-        self.osora_norm0 = BufferDict({})  # (d_out,), row norms of W0, only with DoRA
-        self.osora_fingerprint = BufferDict({}, persistent=True)
-        self.osora_config: dict[str, OsoraConfig] = {}
-        self._starts: dict[str, dict[str, Tensor]] = {}  # S_0 and norms as they were found here
-        self._marks: dict[str, Tensor] = {}  # the fingerprint as it was found here
-        self._verified: dict[str, Tensor] = {}  # the stored one that was held against it
+        self._make_tensors()
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._disable_adapters = False
         self.merged_adapters = []
@@ -103,8 +78,6 @@ class OsoraLayer(TunerLayer):
         low = self.base_dtype if config.projection_dtype == "base" else s.dtype
         self._set_frozen(adapter_name, Triplets(u.to(low), s, vh.to(low)), config)
         self.osora_fingerprint[adapter_name] = mark
-        self._marks[adapter_name] = mark.clone()
-        self._verified.pop(adapter_name, None)
         self.osora_S[adapter_name] = nn.Parameter(_started(s.clone(), config))
         self._start_o(adapter_name, r, config, s)
         if config.use_dora:
@@ -112,13 +85,7 @@ class OsoraLayer(TunerLayer):
             self.osora_norm0[adapter_name] = norm
             self.osora_magnitude[adapter_name] = nn.Parameter(norm.clone())
         self.osora_config[adapter_name] = config
-        self._starts[adapter_name] = {
-            attr: getattr(self, attr)[adapter_name].clone()
-            for attr in self.start_names
-            if adapter_name in getattr(self, attr)
-        }
-        if config.start_saved:
-            self._save_start(adapter_name)
+        self._note_found(adapter_name)
         frozen = {"osora_S": not config.train_s, "osora_O": not config.train_o}
         self.frozen_peft_weight_names[adapter_name] = tuple(k for k, v in frozen.items() if v)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -141,38 +108,11 @@ class OsoraLayer(TunerLayer):
             self.osora_O0[name] = o.clone()
         self.osora_O[name] = nn.Parameter(_started(o, config))
 
-    def verify(self, adapter_name: str) -> None:
-        """Refuse an adapter whose stored fingerprint is not that of the base weight.
-
-        Loading with PEFT 0.21 does so before anything is changed. Not all ways into a layer lead by
-        there (`load_adapter` of a transformers model, older releases), so it is asked for again
-        when an adapter is first used after its tensors came.
-
-        Raises:
-            ValueError: It was trained on other base weights.
-        """
-        stored, found = self.osora_fingerprint[adapter_name], self._marks[adapter_name]
-        if stored is self._verified.get(adapter_name) or stored.is_meta or found.is_meta:
-            return
-        with_projection = self.osora_config[adapter_name].save_projection
-        told = difference(stored, found, with_projection)
-        if told is not None:
-            raise ValueError(
-                f"adapter {adapter_name!r} was trained on other base weights: {told}. Its layers "
-                "are in this model already: load the base model anew"
-            )
-        self._verified[adapter_name] = stored
-
     def original_weight(self) -> Tensor:
         """W0 as (d_out, d_in), also while adapters are merged into the base layer."""
         kept = self._unmerged_weight
         weight = self._stored_weight() if kept is None else kept
         return weight.T if self.fan_in_fan_out else weight
-
-    @property
-    def base_dtype(self) -> torch.dtype:
-        """Of the base weight as numbers."""
-        return number_dtype(self.get_base_layer(), self.quantization_backend, self._model_dtype)
 
     def _stored_weight(self) -> Tensor:
         """The base layer's weight in its own layout, as numbers where it is quantised."""
@@ -256,68 +196,6 @@ class OsoraLayer(TunerLayer):
             scale = self.dora_scale(adapter, a, b)[:, None]
             delta = (scale - 1) * self.original_weight().to(delta.dtype) + scale * delta
         return delta.T if self.fan_in_fan_out else delta
-
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
-        # PEFT would also cast to the base's dtype, and so round U, V and S of a bfloat16 base.
-        device = self.get_base_layer().weight.device if device is None else device
-        if device.type == "meta":
-            return
-        for tensors in (getattr(self, name) for name in self.tensor_names):
-            if adapter_name in tensors and not tensors[adapter_name].is_meta:
-                _replace(tensors, adapter_name, tensors[adapter_name].to(device))
-
-    def cast_adapter(self, adapter_name: str, autocast: bool) -> None:
-        """Give an adapter's tensors the base weight's dtype; with `autocast` at least float32, but
-        for U and V with ``projection_dtype="base"``. Fingerprints stay float32."""
-        low = self.base_dtype
-        full = torch.promote_types(low, torch.float32) if autocast else low
-        frozen = low if self.osora_config[adapter_name].projection_dtype == "base" else full
-        for attr in self.tensor_names:
-            tensors = getattr(self, attr)
-            dtype = frozen if attr in ("osora_U", "osora_V") else full
-            if adapter_name not in tensors or attr == "osora_fingerprint":
-                continue
-            old = tensors[adapter_name]
-            if old.dtype == dtype:
-                continue
-            value = old.detach().to(dtype)
-            if isinstance(old, nn.Parameter):
-                value = nn.Parameter(value, requires_grad=old.requires_grad)
-            _replace(tensors, adapter_name, value)
-        self._save_start_of_low()
-
-    def low_dtypes(self) -> set[torch.dtype]:
-        """Of the adapters' S: those with fewer digits than float32."""
-        return {s.dtype for s in self.osora_S.values() if torch.finfo(s.dtype).bits < FULL_BITS}
-
-    def _save_start_of_low(self) -> None:
-        """S in 16 bits is rounded as its own S_0 is, and means nothing beside one that is not."""
-        for name, s in self.osora_S.items():
-            if torch.finfo(s.dtype).bits < FULL_BITS:
-                self._save_start(name)
-
-    def _save_start(self, name: str) -> None:
-        """Have the start of an adapter saved with it, from now on."""
-        config = self.osora_config[name]
-        config.start_saved, config.format_version = True, FORMAT_VERSION
-        for attr in self._starts[name]:
-            buffers = getattr(self, attr)
-            buffers.register_buffer(name, buffers[name], persistent=True)
-
-    def load_start(self, tensors: dict[str, Tensor], prefix: str) -> None:
-        """Prepare for a checkpoint's `tensors`: take over a start that it brings; where it brings
-        none, S is a change of the start that was found here."""
-        for name in self.osora_S:
-            found = self._starts[name]
-            keys = {attr: f"{prefix}{attr}.{name}" for attr in found}
-            if f"{prefix}osora_S.{name}" not in tensors or self.osora_config[name].save_projection:
-                continue
-            if keys["osora_S0"] in tensors:
-                self._save_start(name)
-            elif self.osora_config[name].start_saved:
-                tensors.update({keys[attr]: start for attr, start in found.items()})
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the update of the weight has rank r: not with DoRA's scaling."""
@@ -457,11 +335,7 @@ class Linear(nn.Module, OsoraLayer):
         """As torch's, for `to`, `half` and the like; fingerprints stay float32."""
         marks = dict(self.osora_fingerprint.items())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, mark in marks.items():
-            moved = self.osora_fingerprint[name]
-            if moved.dtype != mark.dtype:
-                _replace(self.osora_fingerprint, name, mark.to(moved.device))
-        self._save_start_of_low()
+        self.after_cast(marks)
         return self
 
     def _load_from_state_dict(
@@ -484,15 +358,6 @@ class Linear(nn.Module, OsoraLayer):
 
     def __repr__(self) -> str:
         return "osora." + super().__repr__()
-
-
-def _replace(tensors: Any, name: str, value: Tensor) -> None:
-    """Put a tensor in another's place. A `BufferDict` would forget whether it is to be saved."""
-    if isinstance(tensors, BufferDict):
-        saved = name not in tensors._non_persistent_buffers_set
-        tensors.register_buffer(name, value, persistent=saved)
-    else:
-        tensors[name] = value
 
 
 def _as(values: Tensor, dtype: torch.dtype | None) -> Tensor:
