@@ -140,7 +140,7 @@ $(OLDEST)/.installed $(OLDER)/.installed: pyproject.toml | $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) $(PACKAGES)
 	@touch $@
 
-OSORA_TESTS = $(addprefix tests/osora/test_,special_layers.py older_peft.py equations.py checkpoint.py export.py bad_input.py peft_features.py)
+OSORA_TESTS = $(addprefix tests/osora/test_,special_layers.py older_peft.py equations.py checkpoint.py export.py bad_input.py initialisation.py peft_features.py)
 test-releases: $(OLDEST)/.installed $(OLDER)/.installed  ## OSoRA's tests with two older releases of PEFT and transformers (3 minutes, 260 MB)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest $(OSORA_TESTS) -m "not slow"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(OLDER) $(BIN)/python -m pytest $(OSORA_TESTS) -m "not slow"
