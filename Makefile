@@ -14,10 +14,11 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help setup demo compare sweep-rank plan tables report toy-model test test-fast test-quantised test-releases field test-slow mutants bench check clean \
 	table1 table2 table3 table4 table5 table6 table7 table8 figure1 figure3 params \
 	smollm2 smollm2-commonsense smollm2-rank smollm2-math \
-	smollm2-cloze smollm2-arithmetic smollm2-cloze-rank smollm2-cloze-rows at-size
+	smollm2-cloze smollm2-cloze-parameters smollm2-cloze-transfer smollm2-cloze-rank smollm2-cloze-rows \
+	smollm2-arithmetic smollm2-arithmetic-parameters at-size
 
 help:  ## this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-29s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## install the locked versions into .venv (3 minutes, 2.3 GB; more with CUDA)
 
@@ -87,9 +88,12 @@ smollm2-rank:  ## run and render a rank sweep on SmolLM2-135M
 smollm2-math:  ## run and render mathematics on SmolLM2-135M
 smollm2-cloze:  ## run and render every method on commonsense, answers written out, SmolLM2-135M
 smollm2-arithmetic:  ## run and render every method on made-up word problems, SmolLM2-135M
+smollm2-cloze-parameters:  ## smollm2-cloze with as many trainable parameters as can be
+smollm2-arithmetic-parameters:  ## smollm2-arithmetic likewise
+smollm2-cloze-transfer:  ## adapters of smollm2-cloze on sets that were not trained on
 smollm2-cloze-rank:  ## run and render smollm2-cloze by rank
 smollm2-cloze-rows:  ## run and render smollm2-cloze by training rows
-smollm2-commonsense smollm2-rank smollm2-math smollm2-cloze smollm2-arithmetic smollm2-cloze-rank smollm2-cloze-rows: $(STAMP)
+smollm2-commonsense smollm2-rank smollm2-math smollm2-cloze smollm2-cloze-parameters smollm2-cloze-transfer smollm2-cloze-rank smollm2-cloze-rows smollm2-arithmetic smollm2-arithmetic-parameters: $(STAMP)
 	$(BIN)/osora-bench run experiment=$@ $(HOW) $(AT_SCALE)
 	$(BIN)/osora-bench tables experiment=$@ $(AT_SCALE)
 
@@ -136,7 +140,7 @@ $(OLDEST)/.installed $(OLDER)/.installed: pyproject.toml | $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) $(PACKAGES)
 	@touch $@
 
-OSORA_TESTS = $(addprefix tests/osora/test_,special_layers.py older_peft.py equations.py checkpoint.py export.py bad_input.py peft_features.py)
+OSORA_TESTS = $(addprefix tests/osora/test_,special_layers.py older_peft.py equations.py checkpoint.py export.py bad_input.py initialisation.py peft_features.py)
 test-releases: $(OLDEST)/.installed $(OLDER)/.installed  ## OSoRA's tests with two older releases of PEFT and transformers (3 minutes, 260 MB)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest $(OSORA_TESTS) -m "not slow"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/$(OLDER) $(BIN)/python -m pytest $(OSORA_TESTS) -m "not slow"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from osora_bench.cli import smoke
-from osora_bench.cli.options import CELLS_HELP, experiment_option
+from osora_bench.cli.options import CELLS_HELP, OF_THE_GRID, experiment_option
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.compose import check_overrides
 from osora_bench.planning.config import plain
@@ -26,7 +26,7 @@ the rows and the questions, no model and no GPU.
 def leakage_verb(arguments: Sequence[str]) -> int:
     """Count them, and print a table."""
     name, overrides = experiment_option(arguments)
-    check_overrides(overrides, also=("scale",))
+    check_overrides(overrides, also=OF_THE_GRID)
     experiment = load_experiment(name)
     pairs: dict[str, Cell] = {}
     for cell in smoke.planned(experiment, overrides).everything:

@@ -15,6 +15,9 @@ from osora_bench.sweep.slurm import profile
 HOW = ("workers", "retries", "allow_changed", "wait")
 """Options that say how cells are run."""
 
+OF_THE_GRID = ("scale", "methods")
+"""Options that say which cells are meant."""
+
 HOW_HELP = """\
   workers=N            in N processes, which go on without this one; workers=auto: as many as fit
   retries=N            how often a cell is started again whose process was killed; by default once
@@ -27,6 +30,7 @@ HOW_HELP = """\
 CELLS_HELP = """\
   scale=smoke          the same rows and columns on tiny random models and made-up data
   scale=full           with what the experiment sets under `full`
+  methods=A,B          of the experiment's methods these alone
   KEY=VALUE            any configuration key for all cells, e.g. trainer.max_steps=1
 """
 """What every verb takes that has an experiment's cells."""
@@ -63,7 +67,7 @@ def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
         raise UserError(f"wait={options.wait} is for SLURM jobs: it needs hydra/launcher=slurm")
     if launcher:
         profile.profile(launcher)
-    compose.check_overrides(overrides, also=(*HOW, "scale"))
+    compose.check_overrides(overrides, also=(*HOW, *OF_THE_GRID))
     return options, overrides
 
 

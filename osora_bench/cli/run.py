@@ -6,6 +6,7 @@ from osora_bench.cli import smoke
 from osora_bench.cli.options import CELLS_HELP, HOW_HELP, experiment_option, run_options
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.experiments import Experiment, load_experiment
+from osora_bench.planning.grid import expansion
 from osora_bench.records import code_state
 from osora_bench.reporting import tabulate
 from osora_bench.sweep.multirun import main as hydra_main
@@ -42,7 +43,10 @@ def run_verb(arguments: Sequence[str]) -> int:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
     plan = smoke.planned(experiment, overrides)
-    check_shown(experiment, plan.everything)
+    whole = [o for o in overrides if not o.startswith("methods=")]  # tables show what has a record
+    check_shown(
+        experiment, (plan if whole == overrides else expansion(experiment, whole)).everything
+    )
     return run_experiment(experiment, overrides, options, plan)
 
 

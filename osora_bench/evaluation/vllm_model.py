@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from peft.utils.save_and_load import get_base_model_state_dict
 
 from osora_bench.common.errors import UserError
 from osora_bench.evaluation.checks import check_installed
@@ -18,6 +17,7 @@ from osora_bench.evaluation.in_memory_model import Finished, InMemoryModel
 from osora_bench.models import merging
 from osora_bench.models.context import UNBOUNDED
 from osora_bench.osora import OsoraConfig, save_lora
+from osora_bench.osora.export import write_base
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Those that vLLM can be told to make room for."""
@@ -115,14 +115,16 @@ def exported(model: Any, source: str | None, folder: Path) -> tuple[str, Path | 
 def lora_rank(model: Any) -> int | None:
     """The rank that vLLM must make room for; None where the adapter is no LoRA that it can serve.
 
-    It serves no DoRA and no rank above 512. A start of PEFT's own other than LoRA's (PiSSA, OLoRA,
-    ...) changes the base weights.
+    It serves no DoRA, no whole modules, no biases and no rank above 512. A start of PEFT's own
+    other than LoRA's (PiSSA, OLoRA, ...) changes the base weights.
     """
     config = model.active_peft_config
     plain = isinstance(config, OsoraConfig) or (
         type(config) is peft.LoraConfig and isinstance(config.init_lora_weights, bool)
     )
     if not plain or config.use_dora or getattr(config, "use_rslora", False):
+        return None
+    if config.modules_to_save or config.bias != "none":
         return None
     rank = max(config.r, *config.rank_pattern.values(), 0)
     return next((size for size in LORA_RANKS if size >= rank), None)
@@ -136,8 +138,7 @@ def _merged(model: Any, folder: Path) -> Path:
         safe=True,
     )
     try:
-        tensors = get_base_model_state_dict(model)
-        model.get_base_model().save_pretrained(folder, state_dict=tensors)
+        write_base(model, folder, model.active_adapter)
     finally:
         model.unmerge_adapter()
     return folder

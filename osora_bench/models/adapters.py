@@ -157,8 +157,8 @@ def save(
         tensors: the model's, by name; None: as it holds them.
     """
     options = {} if tensors is None else {"state_dict": tensors}
-    model.save_pretrained(str(cell.paths.adapter), **options)
-    write_origin(cell.paths.adapter, base, cell.config.method)
-    if cell.config.method.full:  # a whole model, then
-        base.tokenizer.save_pretrained(cell.paths.adapter)
-    as_new_files(cell.paths.adapter)
+    with as_new_files(cell.paths.adapter):
+        model.save_pretrained(str(cell.paths.adapter), **options)
+        write_origin(cell.paths.adapter, base, cell.config.method)
+        if cell.config.method.full:  # a whole model, then
+            base.tokenizer.save_pretrained(cell.paths.adapter)

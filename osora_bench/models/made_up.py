@@ -24,8 +24,8 @@ def write_models(models: Mapping[Path, dict[str, Any]], *, whole: bool = False) 
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
                 temporary = Path(scratch) / folder.name  # the other is for its owner alone
-                write_model(architecture, temporary, whole=whole)
-                as_new_files(temporary)
+                with as_new_files(temporary):
+                    write_model(architecture, temporary, whole=whole)
                 temporary.rename(folder)
 
 

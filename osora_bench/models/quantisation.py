@@ -9,12 +9,13 @@ from osora_bench.common.errors import UserError
 from osora_bench.planning.config import ModelConfig
 
 LAYOUT_SWITCH = "support_avx512bf16_for_cpu"
-INSTALL = 'pip install "osora-bench[quantised]"'
 
 
 def check_library(model: ModelConfig) -> None:
     """Raise UserError if a model is to be quantised and bitsandbytes is not installed."""
     if model.quantization is not None and find_spec("bitsandbytes") is None:
+        from osora_bench.osora.quantised import INSTALL
+
         raise UserError(
             f"model.quantization={model.quantization} needs bitsandbytes, which is not installed: "
             f"{INSTALL}"

@@ -7,6 +7,7 @@ fingerprint of each layer's weight and of its subspace is stored beside them and
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from peft.utils import ModulesToSaveWrapper
@@ -72,10 +73,12 @@ def difference(stored: Tensor, here: Tensor, with_projection: bool) -> str | Non
     if off[0]:
         return f"the weight's Frobenius norm is {stored[0]:.6g} there and {here[0]:.6g} here"
     if off[: 1 + WEIGHT_PROBES].any():
-        return (
-            "the weight's norm agrees but its entries do not (if it is the same model in another "
-            "precision: load it in the first one, or save the adapter with save_projection=True)"
+        told = "the weight's norm agrees but its entries do not"
+        other_precision = (
+            " (if it is the same model in another precision: load it in the first one, or save the "
+            "adapter with save_projection=True)"
         )
+        return told if with_projection else told + other_precision
     if off.any() and not with_projection:
         return (
             "the weight agrees but its singular subspace could not be reproduced (close singular "
@@ -115,6 +118,18 @@ def check_folder(config: OsoraConfig, model: nn.Module) -> None:
                 problems.append(f"{key}.{name} has shape {shape}, the model needs {here}")
     if problems:
         raise ValueError("the checkpoint does not fit modules_to_save: " + shortened(problems))
+
+
+def each_once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
+    """A checkpoint without what PEFT writes beside an adapter's tensors: with ``bias="all"`` the
+    biases of `modules_to_save` a second time, under the wrapper's name less the adapter's; before
+    0.21 the tensors of the model's other adapters, whose names then follow this one's."""
+    here = model.state_dict().keys()
+    wrapper = f".modules_to_save.{adapter_name}."
+    biases = {key for key in here if wrapper in key and key.endswith(".bias")}
+    twice = {key.replace(wrapper, ".modules_to_save.") for key in biases} - here
+    others = re.compile(rf"\.osora_\w+\.{re.escape(adapter_name)}\.")
+    return {k: tensor for k, tensor in given.items() if k not in twice and not others.search(k)}
 
 
 def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor], known: set[str]) -> None:

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from .checkpoint import shortened
+from .config import OsoraConfig
+from .quantised import MISSING, backend_of, weight_of
 from .store import DEFAULT_GB, SvdStore, size_limit
+from .targets import layer_problems
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
@@ -31,7 +36,10 @@ def export_main(argv: Sequence[str] | None = None) -> int:
         "load, or merged into its base model.",
     )
     parser.add_argument("--adapter", required=True, type=Path, help="folder of the OSoRA adapter")
-    parser.add_argument("--model", required=True, type=Path, help="folder of its base model")
+    parser.add_argument(
+        "--model", required=True, type=Path,
+        help="folder of its base model, quantised if it was trained on that",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, help="folder to write, new or empty")
     parser.add_argument(
         "--format", choices=("lora", "merged"), default="lora", help="default: lora"
@@ -108,6 +116,9 @@ def _load(folder: Path) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    quantised = getattr(config, "quantization_config", None) or {}
+    if quantised.get("quant_method") == "bitsandbytes" and not find_spec("bitsandbytes"):
+        raise ValueError(f"{folder} is quantised, and {MISSING}")
     names = config.architectures or ["AutoModelForCausalLM"]
     kind = getattr(transformers, names[0], None)
     if kind is None:
@@ -133,27 +144,37 @@ def _export(args: argparse.Namespace) -> None:
     print(f"wrote {args.output}")
 
 
-def _layers(model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    for key, module in model.named_modules():
-        if key.rpartition(".")[2] in names and isinstance(module, nn.Linear | Conv1D):
-            weight = module.weight.data
-            yield key, weight.T if isinstance(module, Conv1D) else weight
+def _name(key: str) -> str:
+    """A layer's own name, without those of the modules that it is in."""
+    return key.rpartition(".")[2]
+
+
+def _weight(layer: Any) -> Tensor:
+    """The weight (d_out, d_in) that an adapter decomposes; of a quantised layer as numbers."""
+    backend = backend_of(layer)
+    if backend is not None:
+        return weight_of(layer, backend)
+    weight: Tensor = layer.weight.data
+    return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def _build(store: SvdStore, args: argparse.Namespace) -> None:
-    model = _load(args.model)
-    layers = dict(_layers(model, args.modules))
-    unmatched = sorted(set(args.modules) - {key.rpartition(".")[2] for key in layers})
+    layers = {
+        key: module
+        for key, module in _load(args.model).named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    chosen = {key: layer for key, layer in layers.items() if _name(key) in args.modules}
+    unmatched = sorted(set(args.modules) - set(map(_name, chosen)))
     if unmatched:
-        linear = {
-            k.rpartition(".")[2]
-            for k, m in model.named_modules()
-            if isinstance(m, nn.Linear | Conv1D)
-        }
-        raise ValueError(
-            f"no layer is called {' or '.join(unmatched)}; there are {', '.join(sorted(linear))}"
-        )
-    for weight in tqdm(layers.values(), desc="SVD", unit="layer"):
+        there = ", ".join(sorted(set(map(_name, layers))))
+        raise ValueError(f"no layer is called {' or '.join(unmatched)}; there are {there}")
+    smallest = OsoraConfig(r=1)
+    problems = [p for key, layer in chosen.items() for p in layer_problems(smallest, key, layer)]
+    if problems:
+        raise ValueError(f"{args.model}: {shortened(problems)}")
+    for layer in tqdm(chosen.values(), desc="SVD", unit="layer"):
+        weight = _weight(layer)
         store.get(weight, min(args.rank, *weight.shape))
     _list(store, args)
 

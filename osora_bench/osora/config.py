@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,14 @@ O_INITS = ("ones", "gaussian")
 O_SIDES = ("output", "input")
 FORMAT_VERSION = 2
 """Files that use nothing newer stay of format 1, which older versions read."""
+OF_ITS_OWN = "OSoRA adapts linear layers, each with a weight of its own"
+NO_OPTIONS = {
+    "target_parameters": f"{OF_ITS_OWN}; name them in target_modules",
+    "layer_replication": "OSoRA repeats no layers; repeat them in the base model first",
+}
+"""What PEFT's LoRA has, by name, and may be asked of OSoRA as well."""
 BIASES = ("none", "all", "osora_only")
+DECOMPOSITIONS = ("base", "original")
 PROJECTION_DTYPES = (None, "base")
 
 
@@ -82,8 +89,12 @@ class OsoraConfig(PeftConfig):
             output from the start: for tests. U, V and S_0 are those of the weight all the same.
         projection_dtype: "base": U_r and V_r are kept in the base weight's precision, half of the
             frozen bytes on a 16-bit base; None: in float32 (float64 on a float64 base).
+        decomposition: Of which weights, on a quantised base: "base", those that it has; "original",
+            those that it was quantised from, in the folder that it was read from.
         base_quantization: Not an option: how the base was quantised, by bitsandbytes' names,
             written when the adapter is made.
+        start_saved: Not an option: whether S_0 (and DoRA's norms of the rows) are in the file
+            though save_projection is off, as they are once an adapter is or was in 16 bits.
         format_version: Raised when an option is added; a newer version's file is refused.
 
     Raises:
@@ -124,16 +135,28 @@ class OsoraConfig(PeftConfig):
     projection_dtype: str | None = field(
         default=None, metadata={"help": "'base': U and V in the base's precision"}
     )
+    decomposition: str = field(
+        default="base", metadata={"help": "'original': of the weights before quantisation"}
+    )
     base_quantization: str | None = field(
         default=None, metadata={"help": "no option: how the base was quantised"}
     )
+    start_saved: bool = field(default=False, metadata={"help": "no option: S_0 is in the file"})
     format_version: int = field(default=1, metadata={"help": "of this configuration"})
+    target_parameters: InitVar[Any] = None
+    layer_replication: InitVar[Any] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, target_parameters: Any, layer_replication: Any) -> None:
         super().__post_init__()
+        asked = {"target_parameters": target_parameters, "layer_replication": layer_replication}
+        for name, why in NO_OPTIONS.items():
+            if asked[name]:
+                raise ValueError(f"{name} is no option of OsoraConfig: {why}")
         self.peft_type = PEFT_TYPE
         # not an option: where this configuration was read from
         self.saved: Saved | None = None
+        # nor this: whether it is an adapter's
+        self.serves = False
         _need_whole("format_version", self.format_version)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(
@@ -146,7 +169,8 @@ class OsoraConfig(PeftConfig):
                 setattr(self, name, set(value))
         self._check_values()
         self._check_combinations()
-        if self.projection_dtype is not None or self.base_quantization is not None:
+        newer = (self.projection_dtype, self.base_quantization, self.decomposition)
+        if self.start_saved or newer != (None, None, "base"):
             self.format_version = FORMAT_VERSION
 
     def _check_values(self) -> None:
@@ -156,7 +180,7 @@ class OsoraConfig(PeftConfig):
             _need_whole(name, rank)
         for name, valid in {
             "o_init": O_INITS, "o_side": O_SIDES, "bias": BIASES,
-            "projection_dtype": PROJECTION_DTYPES,
+            "projection_dtype": PROJECTION_DTYPES, "decomposition": DECOMPOSITIONS,
         }.items():  # fmt: skip
             if getattr(self, name) not in valid:
                 raise ValueError(
@@ -169,7 +193,7 @@ class OsoraConfig(PeftConfig):
             raise ValueError(f"o_init_std must be a positive number or None, not {std!r}")
         for name in (
             "clip_rank", "train_s", "train_o", "use_dora", "dora_detach_norm", "save_projection",
-            "fan_in_fan_out", "init_weights",
+            "fan_in_fan_out", "init_weights", "start_saved",
         ):  # fmt: skip
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils import (
+    SAFETENSORS_WEIGHTS_NAME,
+    ModulesToSaveWrapper,
+    get_peft_model_state_dict,
+)
 from torch import Tensor
 
+from .checkpoint import each_once
 from .config import PEFT_TYPE, OsoraConfig
 from .layer import OsoraLayer
-from .older_peft import needs
+from .older_peft import BEFORE_20, needs
 from .saving import as_new_files, save_tensors
 
 
@@ -27,7 +34,8 @@ def to_lora(
     is scaled instead), alpha = r. OSoRA+DoRA becomes LoRA with use_dora.
 
     Returns:
-        The configuration, and the tensors as PEFT stores them (float32).
+        The configuration, and the tensors as PEFT stores them, in float32 (float64 on such a base)
+        also where S and O are kept in 16 bits; modules and biases as they are.
 
     Raises:
         ValueError: No such OSoRA adapter, or a row of zeros under DoRA (LoRA divides by its norm).
@@ -37,9 +45,10 @@ def to_lora(
         names = [n for n, c in model.peft_config.items() if c.peft_type == PEFT_TYPE]
         there = f"there are: {', '.join(names)}" if names else "the model has none"
         raise ValueError(f"no OSoRA adapter is called {adapter_name!r}; {there}")
+    stored = get_peft_model_state_dict(model, adapter_name=adapter_name)
     tensors = {
-        key: tensor.detach().cpu().contiguous()
-        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
+        key: _own(tensor)
+        for key, tensor in each_once(model, stored, adapter_name).items()
         if ".osora_" not in key
     }
     ranks, turned = {}, False
@@ -52,14 +61,19 @@ def to_lora(
 
 
 def _layer_tensors(name: str, layer: OsoraLayer, adapter_name: str) -> dict[str, Tensor]:
-    a, b = layer.lora_factors(adapter_name)
+    wide = torch.promote_types(layer.osora_S[adapter_name].dtype, torch.float32)
+    a, b = layer.lora_factors(adapter_name, wide)
     tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     if adapter_name in layer.osora_magnitude:
         if not (layer.osora_norm0[adapter_name] > 0).all():
             raise ValueError(f"{name} has a row of zeros, which LoRA's use_dora cannot hold")
-        tensors[f"{name}.lora_magnitude_vector"] = layer.osora_magnitude[adapter_name]
-    # a copy each: layers and adapters may share memory, which safetensors refuses
-    return {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
+        tensors[f"{name}.lora_magnitude_vector"] = layer.osora_magnitude[adapter_name].to(wide)
+    return {key: _own(tensor) for key, tensor in tensors.items()}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy: layers, adapters and tied modules may share memory, which safetensors refuses."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _lora_config(config: OsoraConfig, ranks: dict[str, int], fan_in_fan_out: bool) -> LoraConfig:
@@ -110,19 +124,54 @@ def save_merged(model: PeftModel, folder: str | Path, adapter_name: str = "defau
             "the base is quantised, and merged weights would be rounded anew: export the adapter "
             "as LoRA"
         )
-    try:
-        from peft.utils.save_and_load import get_base_model_state_dict
-    except ImportError:
-        raise ValueError(
-            needs("a merged folder", "0.20") + "; model.merge_and_unload() works with any"
-        ) from None
-    base: Any = model.get_base_model()
+    _need_base_tensors()
     try:
         model.merge_adapter(adapter_names=[adapter_name], safe_merge=True)
-        tensors = get_base_model_state_dict(model)
-        base.save_pretrained(folder, state_dict=tensors)
-        as_new_files(Path(folder))
+        write_base(model, folder, adapter_name)
     finally:
         for layer in layers:
             if layer.merged:
                 layer.unmerge()
+
+
+def _need_base_tensors() -> None:
+    if BEFORE_20:
+        raise ValueError(
+            needs("a merged folder", "0.20") + "; model.merge_and_unload() works with any"
+        )
+
+
+def write_base(model: PeftModel, folder: str | Path, adapter_name: str) -> None:
+    """Write the base model as a model folder, its weights as they are now, and the modules that an
+    adapter trains whole (`modules_to_save`) as the adapter has them."""
+    from peft.utils.save_and_load import get_base_model_state_dict
+
+    base: Any = model.get_base_model()
+    tensors = get_base_model_state_dict(model)
+    for name, module in base.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
+            trained = module.modules_to_save[adapter_name].state_dict()
+            tensors.update({f"{name}.{key}": tensor for key, tensor in trained.items()})
+    with as_new_files(Path(folder)), _as_tied_as_it_is(base, adapter_name):
+        base.save_pretrained(folder, state_dict=tensors)
+
+
+@contextmanager
+def _as_tied_as_it_is(base: Any, adapter_name: str) -> Iterator[None]:
+    """Have the configuration say that output layer and embedding are two, within the block, where
+    an adapter trains one of a tied pair whole: who reads the folder would tie them again."""
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    own = [
+        end.modules_to_save[adapter_name]
+        for end in ends
+        if isinstance(end, ModulesToSaveWrapper) and adapter_name in end.modules_to_save
+    ]
+    tied = getattr(base.config, "tie_word_embeddings", False)
+    if not (tied and own) or (len(own) == 2 and own[0].weight is own[1].weight):
+        yield
+        return
+    base.config.tie_word_embeddings = False
+    try:
+        yield
+    finally:
+        base.config.tie_word_embeddings = True

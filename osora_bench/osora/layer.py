@@ -7,23 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .checkpoint import FINGERPRINT_SIZE, fingerprint
 from .config import OsoraConfig
-from .older_peft import TunerLayer
 from .quantised import Kept, backend_of, weight_of
 from .store import decompose
 from .svd import Triplets
+from .tensors import AdapterTensors
 
 START_NOISE = 0.3
 """Relative size of the random change of S and O with `init_weights=False`."""
 
 
-class OsoraLayer(TunerLayer):
+class OsoraLayer(AdapterTensors):
     """The state of OSoRA on one layer: S and O (and DoRA's magnitude) for each adapter.
 
     The update is kept in the residual-free form: since diag(O) U_r diag(S) V_r^T and the part that
@@ -39,29 +38,12 @@ class OsoraLayer(TunerLayer):
     base_layer: nn.Module
     merged_adapters: list[str]
     active_adapters: list[str]
-    get_base_layer: Callable[[], Any]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
-    adapter_layer_names = ("osora_S", "osora_O", "osora_magnitude")
-    other_param_names = (
-        "osora_U", "osora_V", "osora_S0", "osora_O0", "osora_norm0", "osora_fingerprint",
-        "osora_config",
-    )  # fmt: skip
 
-    # everything of an adapter that may be in a checkpoint
-    tensor_names = adapter_layer_names + other_param_names[:-1]
-
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: nn.Module, model_dtype: torch.dtype) -> None:
         self.base_layer = base_layer
-        self.osora_S = nn.ParameterDict({})  # (r,)
-        self.osora_O = nn.ParameterDict({})  # (d_out,) or, with O on the input, (d_in,)
-        self.osora_magnitude = nn.ParameterDict({})  # (d_out,), only with DoRA
-        self.osora_U = BufferDict({})  # (d_out, r)
-        self.osora_V = BufferDict({})  # (r, d_in)
-        self.osora_S0 = BufferDict({})  # (r,)
-        self.osora_O0 = BufferDict({}, persistent=True)  # like O, only where its start is random
-        self.osora_norm0 = BufferDict({})  # (d_out,), row norms of W0, only with DoRA
-        self.osora_fingerprint = BufferDict({}, persistent=True)
-        self.osora_config: dict[str, OsoraConfig] = {}
+        self._model_dtype = model_dtype
+        self._make_tensors()
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._disable_adapters = False
         self.merged_adapters = []
@@ -72,9 +54,15 @@ class OsoraLayer(TunerLayer):
         self.out_features, self.in_features = self.original_weight().shape
 
     def update_layer(
-        self, adapter_name: str, r: int, config: OsoraConfig, inference_mode: bool = False
+        self,
+        adapter_name: str,
+        r: int,
+        config: OsoraConfig,
+        inference_mode: bool = False,
+        original: Tensor | None = None,
     ) -> None:
-        """Add an adapter of rank `r`: decompose the base weight, start S, O and the magnitude.
+        """Add an adapter of rank `r`: decompose the base weight, or the `original` that it was
+        quantised from, and start S, O and the magnitude.
 
         The adapter's tensors are float32 (float64 on a float64 base), U and V those of the base
         with ``projection_dtype="base"``. On the meta device they only have shapes.
@@ -85,9 +73,9 @@ class OsoraLayer(TunerLayer):
             shapes = ((self.out_features, r), (r,), (r, self.in_features), (FINGERPRINT_SIZE,))
             u, s, vh, mark = (torch.empty(n, dtype=dtype, device="meta") for n in shapes)
         else:
-            u, s, vh = decompose(weight, r)
+            u, s, vh = decompose(weight if original is None else original, r)
             mark = fingerprint(weight, u, vh)
-        low = weight.dtype if config.projection_dtype == "base" else s.dtype
+        low = self.base_dtype if config.projection_dtype == "base" else s.dtype
         self._set_frozen(adapter_name, Triplets(u.to(low), s, vh.to(low)), config)
         self.osora_fingerprint[adapter_name] = mark
         self.osora_S[adapter_name] = nn.Parameter(_started(s.clone(), config))
@@ -97,6 +85,7 @@ class OsoraLayer(TunerLayer):
             self.osora_norm0[adapter_name] = norm
             self.osora_magnitude[adapter_name] = nn.Parameter(norm.clone())
         self.osora_config[adapter_name] = config
+        self._note_found(adapter_name)
         frozen = {"osora_S": not config.train_s, "osora_O": not config.train_o}
         self.frozen_peft_weight_names[adapter_name] = tuple(k for k, v in frozen.items() if v)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -131,35 +120,46 @@ class OsoraLayer(TunerLayer):
         weight: Tensor = base.weight.data if backend is None else weight_of(base, backend)
         return weight
 
-    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """(A, B) of shapes (r, d_in) and (d_out, r): the update of W0 is B A, before DoRA."""
-        a, b = self._factors(adapter_name)
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        return a.to(dtype), b.to(dtype)
+    def lora_factors(
+        self, adapter_name: str, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(A, B) of shapes (r, d_in) and (d_out, r): the update of W0 is B A, before DoRA.
 
-    def _factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        Computed in `dtype`, or (None) in the adapter's own. ValueError as `verify`.
+        """
+        self.verify(adapter_name)
+        a, b = self._factors(adapter_name, dtype)
+        wide = torch.promote_types(a.dtype, b.dtype)
+        return a.to(wide), b.to(wide)
+
+    def _factors(
+        self, adapter_name: str, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`lora_factors`, of which that which is only frozen is as it is kept."""
-        u, v = self.osora_U[adapter_name], self.osora_V[adapter_name]
-        s, s0, o, d_o = self._vectors(adapter_name)
+        u, v = (_as(d[adapter_name], dtype) for d in (self.osora_U, self.osora_V))
+        s, s0, o, d_o = self._vectors(adapter_name, dtype)
         # (n, r) as a product of (n, 2) and (2, r), where n is the length of O
         change = torch.stack((o, d_o), dim=1) @ torch.stack((s - s0, s0))
         if self.osora_config[adapter_name].o_side == "input":
             return v * change.T, u
         return v, u * change
 
-    def _vectors(self, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _vectors(
+        self, name: str, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """S, S_0, O and O - O_0."""
-        o = self.osora_O[name]
+        s, s0, o = (_as(d[name], dtype) for d in (self.osora_S, self.osora_S0, self.osora_O))
         o0 = self.osora_O0[name] if name in self.osora_O0 else 1.0  # noqa: SIM401 (has no get)
-        return self.osora_S[name], self.osora_S0[name], o, o - o0
+        return s, s0, o, o - o0
 
     def dora_scale(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         """m / ||W0 + B A|| of each row (d_out,), 1 at the start. A row of zeros stays zero."""
-        detach = self.osora_config[name].dora_detach_norm
+        config = self.osora_config[name]
+        detach = config.dora_detach_norm
         if detach:
             a, b = a.detach(), b.detach()
         norm0 = self.osora_norm0[name]
-        if self.osora_config[name].o_side == "output":
+        if config.o_side == "output" and config.decomposition == "base":  # so W0 V_r = U_r S_0
             change = self._norm_change_output(name, detach)
         else:
             a = a.to(b.dtype)
@@ -197,30 +197,6 @@ class OsoraLayer(TunerLayer):
             delta = (scale - 1) * self.original_weight().to(delta.dtype) + scale * delta
         return delta.T if self.fan_in_fan_out else delta
 
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
-        # PEFT would also cast to the base's dtype, and so round U, V and S of a bfloat16 base.
-        device = self.get_base_layer().weight.device if device is None else device
-        if device.type == "meta":
-            return
-        for tensors in (getattr(self, name) for name in self.tensor_names):
-            if adapter_name in tensors and not tensors[adapter_name].is_meta:
-                _replace(tensors, adapter_name, tensors[adapter_name].to(device))
-
-    def cast_adapter(self, adapter_name: str) -> None:
-        """Give an adapter's tensors the base weight's dtype; fingerprints stay float32."""
-        dtype = self.original_weight().dtype
-        for attr in self.tensor_names:
-            tensors = getattr(self, attr)
-            if adapter_name not in tensors or attr == "osora_fingerprint":
-                continue
-            old = tensors[adapter_name]
-            value = old.detach().to(dtype)
-            if isinstance(old, nn.Parameter):
-                value = nn.Parameter(value, requires_grad=old.requires_grad)
-            _replace(tensors, adapter_name, value)
-
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the update of the weight has rank r: not with DoRA's scaling."""
         return not self.osora_config[adapter_name].use_dora
@@ -230,36 +206,45 @@ class Linear(nn.Module, OsoraLayer):
     """OSoRA on a `torch.nn.Linear` or a transformers `Conv1D`."""
 
     def __init__(
-        self, base_layer: nn.Module, adapter_name: str, r: int, config: OsoraConfig
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        r: int,
+        config: OsoraConfig,
+        *,
+        model_dtype: torch.dtype = torch.float32,
+        original: Tensor | None = None,
     ) -> None:
         super().__init__()
-        OsoraLayer.__init__(self, base_layer)
+        OsoraLayer.__init__(self, base_layer, model_dtype)
         self._active_adapter = adapter_name
-        self.update_layer(adapter_name, r, config)
+        self.update_layer(adapter_name, r, config, original=original)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the adapters to the base weight (Eq. 7).
 
         The original weight is kept until `unmerge`, which so restores it bit for bit. The merged
-        weight of a quantised layer is quantised anew, which is said.
+        weight of a quantised layer is quantised anew, once for all adapters, which is said.
 
         Raises:
-            ValueError: With `safe_merge`, if the merged weight would not be finite; nothing is
-                changed then.
+            ValueError: With `safe_merge`, if the merged weight would not be finite; nothing of this
+                layer is changed then, whichever of several adapters is broken.
         """
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name not in self.osora_S:
-                continue
-            before = self._stored_weight()
+        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.osora_S]
+        if not names:
+            return
+        before = self._stored_weight()
+        merged = before
+        for name in names:
             delta = self.get_delta_weight(name)
-            merged = (before.to(delta.dtype) + delta).to(before.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
+            merged = merged.to(torch.promote_types(merged.dtype, delta.dtype)) + delta
+            if safe_merge and not torch.isfinite(merged.to(before.dtype)).all():
                 raise ValueError(
                     f"NaN or inf in the merged weight: adapter {name!r} seems to be broken"
                 )
-            self._put(merged, before)
-            self.merged_adapters.append(name)
+        self._put(merged.to(before.dtype), before)
+        self.merged_adapters.extend(names)
 
     def _put(self, merged: Tensor, before: Tensor) -> None:
         """Make `merged` the base layer's weight, and keep the first that it had."""
@@ -315,6 +300,8 @@ class Linear(nn.Module, OsoraLayer):
         return result.to(base.dtype)
 
     def _adapt_one(self, x: Tensor, base: Tensor, name: str) -> Tensor:
+        if not torch.compiler.is_compiling():  # `train` has asked, and this has no graph
+            self.verify(name)
         a, b = self._factors(name)
         if not torch.is_autocast_enabled(x.device.type):
             x = self._cast_input_dtype(x, a.dtype)
@@ -344,17 +331,37 @@ class Linear(nn.Module, OsoraLayer):
             result[rows] = self._adapt(x[rows], base[rows], [name])
         return result
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As torch's, for `to`, `half` and the like; fingerprints stay float32."""
+        marks = dict(self.osora_fingerprint.items())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.after_cast(marks)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        self.load_start(state_dict, prefix)
+        self._verified.clear()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def train(self, mode: bool = True) -> Any:
+        """As torch's, for `train` and `eval`; adapters that were loaded are verified."""
+        for name in self.osora_fingerprint:
+            self.verify(name)
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        """As PEFT's other layers on quantised ones."""
+        backend = self.quantization_backend
+        return "" if backend is None else f"quantization_backend={backend.backend_name!r}"
+
     def __repr__(self) -> str:
         return "osora." + super().__repr__()
 
 
-def _replace(tensors: Any, name: str, value: Tensor) -> None:
-    """Put a tensor in another's place. A `BufferDict` would forget whether it is to be saved."""
-    if isinstance(tensors, BufferDict):
-        saved = name not in tensors._non_persistent_buffers_set
-        tensors.register_buffer(name, value, persistent=saved)
-    else:
-        tensors[name] = value
+def _as(values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return values if dtype is None else values.to(dtype)
 
 
 def _started(values: Tensor, config: OsoraConfig) -> Tensor:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import _ExcludedModule, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, _get_submodules
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import check_folder, check_tensors, difference, shortened
+from .checkpoint import check_folder, check_tensors, difference, each_once, shortened
 from .config import OsoraConfig
 from .layer import Linear, OsoraLayer
 from .older_peft import BEFORE_21, Tuner, remove_adapter
+from .originals import missing_originals, original_of
+from .quantised import backend_of, weight_of
 from .targets import check_quantisation, rank_of, shared_weights, target_problems
 
 PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
@@ -42,7 +46,14 @@ class OsoraModel(Tuner):
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Add OSoRA layers to `model`, or none of them if something is wrong."""
+        """Add OSoRA layers to `model`, or none of them if something is wrong.
+
+        What is found of the model is written into the adapter's configuration, so one that serves
+        another adapter already is copied. (The first has it itself: PEFT goes on to write into what
+        it was given.)
+        """
+        if self.peft_config[adapter_name].serves:
+            self.peft_config[adapter_name] = copy(self.peft_config[adapter_name])
         flags = {p: p.requires_grad for p in model.parameters()}
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -53,39 +64,42 @@ class OsoraModel(Tuner):
             if self._progress is not None:
                 self._progress.close()
             self._progress = None
+        self.peft_config[adapter_name].serves = True
         if self.peft_config[adapter_name].saved is not None:
             self._unfinished_loads = {**self._unfinished_loads, adapter_name: flags}
-            if BEFORE_21:
-                self.watch_loading()
+        if BEFORE_21:
+            self.watch_loading()
 
-    def waits(self) -> Iterable[str]:
-        """The adapters that were made for a checkpoint which is not loaded yet."""
-        return self._unfinished_loads
-
-    def finish_load(self, adapter_name: str, given: dict[str, Tensor]) -> None:
-        """Check a checkpoint by its names in this module, where PEFT has no hook for that.
+    def check_load(self, given: dict[str, Tensor]) -> None:
+        """Check what is about to be loaded, by its names in this module, where PEFT has no hook
+        for that: adapters that wait for it, and those whose fingerprints are in it.
 
         Raises:
-            ValueError: It does not fit; the adapter is taken out again.
+            ValueError: It does not fit; an adapter that was made for it is taken out again.
         """
-        loads = dict(self._unfinished_loads)
-        flags = loads.pop(adapter_name)
-        self._unfinished_loads = loads
-        try:
-            _check_checkpoint(self, self.peft_config[adapter_name], adapter_name, given, {})
-        except Exception:
-            self._withdraw(adapter_name, flags)
-            raise
+        brought = {key.rpartition(".")[2] for key in given if ".osora_fingerprint." in key}
+        waiting = set(self._unfinished_loads)
+        for name in [n for n in self.peft_config if n in brought | waiting]:
+            loads = dict(self._unfinished_loads)
+            flags = loads.pop(name, None)
+            self._unfinished_loads = loads
+            try:
+                own = each_once(self, given, name)
+                _check_checkpoint(self, self.peft_config[name], name, own, {})
+            except Exception:
+                if flags is not None:
+                    self._withdraw(name, flags)
+                raise
 
     def _prepare_model(self, peft_config: OsoraConfig, model: nn.Module) -> None:
         """Check every target before the first layer is replaced."""
         _maybe_include_all_linear_layers(peft_config, model)
         targets = dict(self._targets(peft_config, model))
-        problems = list(target_problems(peft_config, model, targets))
-        if problems:
-            raise ValueError("OSoRA cannot adapt this model: " + shortened(problems))
+        _refuse(target_problems(peft_config, model, targets))
         check_folder(peft_config, model)
         check_quantisation(peft_config, targets)
+        if _asks_originals(peft_config):
+            _refuse(missing_originals(model, targets))
         self._progress = tqdm(
             total=len(targets), desc="OSoRA: SVD", unit="layer", delay=PROGRESS_DELAY, leave=False
         )
@@ -118,16 +132,31 @@ class OsoraModel(Tuner):
                 f"fan_in_fan_out=True has no effect on {current_key}, a torch.nn.Linear",
                 stacklevel=2,
             )
+        base = target.get_base_layer() if isinstance(target, OsoraLayer) else target
+        r = rank_of(peft_config, current_key, base)
+        original = None
+        if _asks_originals(peft_config):
+            original = original_of(self.model, current_key, weight_of(base, backend_of(base)))
         if isinstance(target, OsoraLayer):
-            r = rank_of(peft_config, current_key, target.get_base_layer())
-            target.update_layer(adapter_name, r, peft_config)
+            target.update_layer(adapter_name, r, peft_config, original=original)
         else:
-            r = rank_of(peft_config, current_key, target)
-            layer = Linear(target, adapter_name, r, peft_config)
+            layer = Linear(
+                target,
+                adapter_name,
+                r,
+                peft_config,
+                model_dtype=_dtype_of(self.model),
+                original=original,
+            )
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
         self._progress.update()
+
+    def _replace_module(self, parent: Any, name: str, new: nn.Module, old: nn.Module) -> None:
+        """PEFT would also move the new layer, whose tensors were made where they belong: on the
+        meta device those of one that is to be loaded stay."""
+        setattr(parent, name, new)
 
     def _withdraw(self, adapter_name: str, flags: Flags) -> None:
         """Take `adapter_name` out again, and put back what trained before."""
@@ -168,7 +197,7 @@ class OsoraModel(Tuner):
                 model, config, adapter_name, state_dict
             )
             biases = cls._get_learnable_bias_state_dict(model, model.state_dict(), config)
-            mapped = _once(model, mapped, adapter_name)
+            mapped = each_once(model, mapped, adapter_name)
             _check_checkpoint(model, config, adapter_name, mapped, biases)
         except Exception:
             if flags is not None and isinstance(tuner, OsoraModel):
@@ -179,11 +208,22 @@ class OsoraModel(Tuner):
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """With False, the adapter takes the base weight's dtype, as other methods' do; otherwise it
         stays float32, and U and V what `projection_dtype` says."""
-        if autocast_adapter_dtype:
-            return
         for module in self.model.modules():
             if isinstance(module, OsoraLayer) and adapter_name in module.osora_S:
-                module.cast_adapter(adapter_name)
+                module.cast_adapter(adapter_name, autocast_adapter_dtype)
+        if not autocast_adapter_dtype:
+            _tell_low(self._low_dtypes())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As torch's, for `to`, `half` and the like; S and O in fewer digits are told of."""
+        before = self._low_dtypes()
+        super()._apply(fn, recurse)
+        _tell_low(self._low_dtypes() - before)
+        return self
+
+    def _low_dtypes(self) -> set[torch.dtype]:
+        layers = [module for module in self.modules() if isinstance(module, OsoraLayer)]
+        return {dtype for layer in layers for dtype in layer.low_dtypes()}
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -191,7 +231,7 @@ class OsoraModel(Tuner):
         """As PEFT's, but a name that no adapter has is an error (ValueError), and a weight that
         other modules share."""
         self._need_names(adapter_names or ())
-        self._need_own_weights()
+        self._need_own_weights(adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 
     def _unload_and_optionally_merge(
@@ -199,11 +239,17 @@ class OsoraModel(Tuner):
     ) -> Any:
         self._need_names(adapter_names or ())
         if kwargs.get("merge", args[0] if args else True):
-            self._need_own_weights()
+            self._need_own_weights(adapter_names)
         return super()._unload_and_optionally_merge(*args, adapter_names=adapter_names, **kwargs)
 
-    def _need_own_weights(self) -> None:
-        layers = {k: m for k, m in self.model.named_modules() if isinstance(m, OsoraLayer)}
+    def _need_own_weights(self, adapter_names: list[str] | None) -> None:
+        """Of the layers that adapters (None: the active ones) are on."""
+        names = set(adapter_names or self.active_adapters)
+        layers = {
+            key: module
+            for key, module in self.model.named_modules()
+            if isinstance(module, OsoraLayer) and not names.isdisjoint(module.osora_S.keys())
+        }
         shared = list(shared_weights(self.model, layers))
         if shared:
             raise ValueError(
@@ -247,14 +293,35 @@ class OsoraModel(Tuner):
                 handle.remove()
 
 
-def _once(model: nn.Module, given: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
-    """A checkpoint without what PEFT writes a second time: with ``bias="all"`` the biases of
-    `modules_to_save`, under the wrapper's name less the adapter's."""
-    here = model.state_dict().keys()
-    wrapper = f".modules_to_save.{adapter_name}."
-    biases = {key for key in here if wrapper in key and key.endswith(".bias")}
-    twice = {key.replace(wrapper, ".modules_to_save.") for key in biases} - here
-    return {key: tensor for key, tensor in given.items() if key not in twice}
+def _refuse(problems: Iterable[str]) -> None:
+    found = list(problems)
+    if found:
+        raise ValueError("OSoRA cannot adapt this model: " + shortened(found))
+
+
+def _asks_originals(config: OsoraConfig) -> bool:
+    """Whether the weights before quantisation are needed: not where a file brings U_r and V_r."""
+    brought = config.saved is not None and config.save_projection
+    return config.decomposition == "original" and not brought
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """Of the parameters that are not quantised and no adapter's."""
+    kinds = (
+        p.dtype for n, p in model.named_parameters() if p.is_floating_point() and ".osora_" not in n
+    )
+    return next(kinds, torch.float32)
+
+
+def _tell_low(dtypes: set[torch.dtype]) -> None:
+    for dtype in dtypes:
+        warnings.warn(
+            f"S and O are kept in {str(dtype).removeprefix('torch.')}: training loses the changes "
+            f"that are below a step of it, {torch.finfo(dtype).eps:.2g} of a singular value. "
+            "autocast_adapter_dtype=True (the default) keeps both in float32 on a 16-bit base; "
+            "model.to(dtype) is for the base model, before it is adapted",
+            stacklevel=3,
+        )
 
 
 def _with_names(
@@ -278,8 +345,10 @@ def _check_checkpoint(
     given: dict[str, Tensor],
     biases: dict[str, Tensor],
 ) -> None:
-    here = model.state_dict()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, OsoraLayer)}
+    for name, layer in layers.items():
+        layer.load_start(given, f"{name}.")
+    here = model.state_dict()
     expected = {
         key: here[key]
         for name, layer in layers.items()

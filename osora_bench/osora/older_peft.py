@@ -8,7 +8,7 @@ classes where those have it all. What cannot be had with an old release says so 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -84,13 +84,11 @@ class OlderTuner(BaseTuner):
     """A tuner whose adapters are checked as their tensors are loaded."""
 
     active_adapters: list[str]
-    finish_load: Callable[[str, dict[str, Tensor]], None]
-    """Check an adapter's tensors, by their names in this module, before they are taken over."""
-    waits: Callable[[], Iterable[str]]
-    """The adapters that were made for tensors which are still to come."""
+    check_load: Callable[[dict[str, Tensor]], None]
+    """Check adapters' tensors, by their names in this module, before they are taken over."""
 
     def watch_loading(self) -> None:
-        """Have `finish_load` called before tensors are taken over."""
+        """Have `check_load` called before tensors are taken over."""
         if not getattr(self, "_watched", False):
             self._watched = True
             self.register_load_state_dict_pre_hook(_before_loading)
@@ -106,9 +104,7 @@ class OlderTuner(BaseTuner):
 def _before_loading(
     tuner: OlderTuner, state: dict[str, Tensor], prefix: str, *_: Any, **__: Any
 ) -> None:
-    given = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    for name in list(tuner.waits()):
-        tuner.finish_load(name, given)
+    tuner.check_load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
 class OldestTuner(OlderTuner):
@@ -139,9 +135,6 @@ class OldestTuner(OlderTuner):
         for name, parameter in model.named_parameters():
             if self.prefix not in name:
                 parameter.requires_grad = False
-
-    def _replace_module(self, parent: Any, name: str, new: nn.Module, old: nn.Module) -> None:
-        setattr(parent, name, new)
 
     def _switch(self, enabled: bool) -> None:
         for module in self.model.modules():

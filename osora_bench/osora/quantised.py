@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .older_peft import BEFORE_20, needs
 
+INSTALL = 'pip install "osora-bench[quantised]"'
+MISSING = f"bitsandbytes is not installed: {INSTALL}"
 MERGEABLE = ("bnb 4bit", "bnb 8bit")
 """Names of PEFT's backends whose layers OSoRA works on."""
 
@@ -33,7 +35,7 @@ def precision_of(base: Any) -> str | None:
     backend = backend_of(base)
     if backend is None:
         return None
-    if backend.backend_name == "bnb 4bit":
+    if is_4bit(backend):
         return str(base.weight.quant_type)
     return "int8" if backend.backend_name == "bnb 8bit" else str(backend.backend_name)
 
@@ -47,9 +49,36 @@ def problem_of(base: Any, backend: Any) -> str | None:
             f"is a quantised layer ({kind_of(base)}); OSoRA works on those of bitsandbytes "
             "(Linear4bit, Linear8bitLt), float32 and 16 bits"
         )
-    if base.weight.is_floating_point():
+    if not is_4bit(backend) and base.state.has_fp16_weights:
+        return (
+            f"({kind_of(base)}) keeps its weight in 16 bits (has_fp16_weights=True); OSoRA works "
+            "on has_fp16_weights=False, as transformers' load_in_8bit=True makes it"
+        )
+    if not _is_quantised(base, backend):
         return f"({kind_of(base)}) is not quantised yet: move the model to its device first"
     return None
+
+
+def _is_quantised(base: Any, backend: Any) -> bool:
+    """Whether a layer has its scales. The type of the numbers does not tell: four bits may be
+    stored as any (`bnb_4bit_quant_storage`, FSDP's way)."""
+    holders = [base.weight, getattr(base, "state", None), base]
+    name = "quant_state" if is_4bit(backend) else "SCB"
+    return any(getattr(holder, name, None) is not None for holder in holders)
+
+
+def number_dtype(base: Any, backend: Any, model: torch.dtype) -> torch.dtype:
+    """What the weight of a layer is as numbers. An 8-bit one does not know what it was made of:
+    that is the rest of the `model`."""
+    if backend is None:
+        dtype: torch.dtype = base.weight.dtype
+        return dtype
+    return cast(torch.dtype, base.weight.quant_state.dtype) if is_4bit(backend) else model
+
+
+def is_4bit(backend: Any) -> bool:
+    """Whether a backend is that of bitsandbytes' 4-bit layers."""
+    return bool(backend.backend_name == MERGEABLE[0])
 
 
 def weight_of(base: Any, backend: Any) -> Tensor:

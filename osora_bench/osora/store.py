@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -134,11 +134,11 @@ class SvdStore:
         for entry in entries:
             if total <= limit:
                 break
-            if entry.path != keep and (not own or entry.owner == os.geteuid()):
+            if entry.path != keep and (not own or entry.owner == _this_user()):
                 entry.path.unlink(missing_ok=True)
                 total -= entry.size
                 removed.append(entry)
-        if own and total > limit and any(entry.owner != os.geteuid() for entry in entries):
+        if own and total > limit and any(entry.owner != _this_user() for entry in entries):
             self._tell(
                 "full",
                 f"holds {total / 1e9:.3g} GB, above its limit of {limit / 1e9:.3g}: other users' "
@@ -178,7 +178,7 @@ class SvdStore:
         with contextlib.ExitStack() as held:
             try:
                 handle = held.enter_context(_lock_file(self.root / "locks" / key))
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                _lock(handle)
             except OSError as error:
                 # files are written whole: without a lock two processes may only compute one twice
                 if error.errno in REFUSED | {errno.ENOENT}:
@@ -186,8 +186,8 @@ class SvdStore:
                 else:
                     self._tell(
                         "unlocked",
-                        f"is on a file system without locks (flock: {error.strerror}): processes "
-                        "that start together may each compute the same decomposition",
+                        f"has no locks here (flock: {error.strerror}): processes that start "
+                        "together may each compute the same decomposition",
                     )
             yield
 
@@ -263,6 +263,20 @@ def _lock_file(path: Path) -> IO[str]:
         if error.errno not in REFUSED:
             raise
         return path.open()
+
+
+def _lock(handle: IO[str]) -> None:
+    """Wait for the lock on a file; OSError where there are none, as on Windows."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(errno.ENOSYS, f"not on {sys.platform}") from error
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _this_user() -> int:
+    """As files give their owner: 0 for all of them where users have no numbers (Windows)."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
 def size_limit(value: float | str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,12 +11,18 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .config import FORMAT_VERSION, OsoraConfig
+from .config import FORMAT_VERSION, OF_ITS_OWN, OsoraConfig
 from .older_peft import BEFORE_21, needs
-from .quantised import backend_of, kind_of, precision_of, problem_of, weight_shape
+from .quantised import MISSING, backend_of, kind_of, precision_of, problem_of, weight_shape
 
+AS_LORA = (
+    ". 4 bits are too far from the rest for the adapter itself; its update goes onto any of them "
+    "as LoRA: load it where it was trained, and osora_bench.osora.save_lora(model, folder)"
+)
+"""The way for an adapter that cannot go along."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+CLASSIFIER_NAMES = {"classifier", "score", "qa_outputs"}
+"""What a classifier's head may be called: PEFT adds the names, whichever the model has."""
 
 
 def target_problems(
@@ -23,7 +30,7 @@ def target_problems(
 ) -> Iterator[str]:
     """Why OSoRA cannot adapt the layers `targets` (by name) of `model` as `config` says."""
     for key, layer in targets.items():
-        yield from _problems(config, key, layer)
+        yield from layer_problems(config, key, layer)
     yield from _unmatched(config, model, list(targets))
     yield from _several_names(model, targets)
     if BEFORE_21 and config.bias != "none":
@@ -60,25 +67,38 @@ def rank_of(config: OsoraConfig, key: str, base: Any) -> int:
 
 def _unmatched(config: OsoraConfig, model: nn.Module, targets: list[str]) -> Iterator[str]:
     """Which names of the configuration match no layer, and so would silently do nothing."""
-    if not targets:
-        return  # PEFT says so itself
     keys = [key for key, _ in model.named_modules()]
     names = {
         "target_modules": config.target_modules,
         "exclude_modules": config.exclude_modules,
-        # PEFT adds the names that a classifier may have, whichever the model has
-        "modules_to_save": None if config.task_type in CLASSIFIERS else config.modules_to_save,
+        "modules_to_save": set(config.modules_to_save or ()) - CLASSIFIER_NAMES,
     }
     for option, values in names.items():
         for name in () if values is None or isinstance(values, str) else sorted(values):
-            if not any(f".{key}".endswith(f".{name}") for key in keys):
+            if any(f".{key}".endswith(f".{name}") for key in keys):
+                continue
+            owner = _owner(model, name)
+            if owner is not None:
+                yield f"{option} {name!r} is a parameter of {owner}, no module: {OF_ITS_OWN}"
+            elif targets:
                 yield f"{option} {name!r} matches nothing"
+    if not targets:
+        return  # PEFT says so itself
     for pattern in config.rank_pattern:
         if not any(get_pattern_key([pattern], key) == pattern for key in targets):
             yield f"rank_pattern {pattern!r} matches no adapted layer"
 
 
-def _problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
+def _owner(model: nn.Module, name: str) -> str | None:
+    """The first module with a parameter that is called so, and its class."""
+    for key, module in model.named_modules():
+        for own, _ in module.named_parameters(recurse=False):
+            if f".{key}.{own}".endswith(f".{name}"):
+                return f"{key} ({kind_of(module)})"
+    return None
+
+
+def layer_problems(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
     """Why OSoRA cannot adapt the layer `base`, which is called `key`."""
     kind = kind_of(base)
     backend = backend_of(base)
@@ -105,22 +125,36 @@ def _too_large(config: OsoraConfig, key: str, base: nn.Module) -> Iterator[str]:
         )
 
 
+def _how(quantisation: str | None) -> str:
+    """To load a base that is quantised so."""
+    if quantisation is None:
+        return ""
+    install = "" if find_spec("bitsandbytes") else f"; {MISSING}"
+    return f" (quantization_config of transformers{install})"
+
+
 def check_quantisation(config: OsoraConfig, targets: Mapping[str, nn.Module]) -> None:
     """Note how the base is quantised; refuse an adapter that was trained on it quantised otherwise.
 
+    With U_r and V_r of its own an adapter goes between 8 bits and none: the weights differ by a
+    hundredth, less than the fingerprints of two models do. 4 bits change them by a tenth.
+
     Raises:
-        ValueError: It was, and does not bring its own U_r and V_r.
+        ValueError: It was, and does not bring its own U_r and V_r, or 4 bits are one of the two.
     """
     found = sorted({precision_of(base) or "" for base in targets.values()} - {""})
-    here = ", ".join(found) or None
-    if config.saved is not None and here != config.base_quantization and not config.save_projection:
-        there = config.base_quantization
+    here, there = ", ".join(found) or None, config.base_quantization
+    four_bits = "4" in f"{here} {there}"
+    if config.saved is not None and here != there and (four_bits or not config.save_projection):
         raise ValueError(
             "the adapter was trained on base weights "
             f"{f'quantised to {there}' if there else 'that were not quantised'}, these are "
-            f"{f'quantised to {here}' if here else 'not quantised'}: load the base as it was, or "
-            "save the adapter with save_projection=True"
+            f"{f'quantised to {here}' if here else 'not quantised'}: load the base as it was"
+            f"{_how(there)}"
+            + (AS_LORA if four_bits else ", or save the adapter with save_projection=True")
         )
+    if here is None and config.decomposition == "original" and config.saved is None:
+        raise ValueError("decomposition='original' has no effect: the base is not quantised")
     config.base_quantization = here
     if here is not None:
         config.format_version = FORMAT_VERSION

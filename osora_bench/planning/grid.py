@@ -82,7 +82,8 @@ def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansio
     """All cells of an experiment in its order, each once, `overrides` on top of its settings.
 
     `scale=smoke` among the overrides makes each cell its tiny version (smoke.py), `scale=full` adds
-    what the experiment sets under `full`. Hydra composes each distinct choice once; values, ranks
+    what the experiment sets under `full`, `methods=a,b` leaves the cells of its other methods out.
+    Hydra composes each distinct choice once; values, ranks
     and seeds are set on copies of it before interpolations are resolved, which gives what composing
     every cell would. Cells share what they have in common: a configuration is read, never changed.
 
@@ -93,7 +94,7 @@ def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansio
     waiting: dict[str, Waiting] = {}
     grid = _grid(experiment, overrides)
     with composer():
-        for block in grid.experiment.blocks:
+        for block in grid.blocks:
             for entry in grid.block(block):
                 if isinstance(entry, Waiting):
                     waiting.setdefault(entry.cell.run_id, entry)
@@ -101,7 +102,7 @@ def expansion(experiment: Experiment, overrides: Sequence[str] = ()) -> Expansio
                     cells.setdefault(entry.run_id, entry)
     notes = dict.fromkeys(
         f"{key}: {block.search.space[key]} is not extended where the best is at its end"
-        for block in grid.experiment.blocks
+        for block in grid.blocks
         if block.search is not None
         for key in block.search.fixed
     )
@@ -125,6 +126,7 @@ def made_up(experiment: Experiment, overrides: Sequence[str] = ()) -> smoke.Made
 def _grid(experiment: Experiment, overrides: Sequence[str]) -> "Grid":
     """The grid of an experiment, `overrides` checked; raises UserError."""
     scale, overrides = _scale(overrides)
+    methods, overrides = _methods(experiment, overrides)
     check_overrides(overrides)
     for override in overrides:
         if override.split("=")[0] in ("model", "method", "seed", "method.rank"):
@@ -133,7 +135,7 @@ def _grid(experiment: Experiment, overrides: Sequence[str]) -> "Grid":
                 "and seeds are run; `python -m osora_bench -m` runs a grid of your own"
             )
     _check_not_tuned(experiment, overrides)
-    return Grid(experiment, overrides, scale)
+    return Grid(experiment, overrides, scale, methods)
 
 
 def _check_not_tuned(experiment: Experiment, overrides: Sequence[str]) -> None:
@@ -150,10 +152,28 @@ def _check_not_tuned(experiment: Experiment, overrides: Sequence[str]) -> None:
 
 
 def _scale(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
-    scales = [o.removeprefix("scale=") for o in overrides if o.startswith("scale=")]
-    if scales and scales[-1] not in smoke.SCALES:
-        raise UserError(unknown("scale", scales[-1], smoke.SCALES))
-    return scales[-1] if scales else None, [o for o in overrides if not o.startswith("scale=")]
+    scale, others = _taken(overrides, "scale")
+    if scale is not None and scale not in smoke.SCALES:
+        raise UserError(unknown("scale", scale, smoke.SCALES))
+    return scale, others
+
+
+def _methods(experiment: Experiment, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which of an experiment's methods are meant: all, or those that `methods=a,b` names."""
+    given, others = _taken(overrides, "methods")
+    available = list(dict.fromkeys(m for block in experiment.blocks for m in block.method))
+    if given is None:
+        return available, others
+    names = given.strip("[]").split(",")
+    for name in set(names) - set(available):
+        raise UserError(unknown(f"method of experiment {experiment.name}", name, available))
+    return names, others
+
+
+def _taken(overrides: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """What `name=` says, the last time that it stands there, and the other overrides."""
+    values = [o.partition("=")[2] for o in overrides if o.startswith(f"{name}=")]
+    return values[-1] if values else None, [o for o in overrides if not o.startswith(f"{name}=")]
 
 
 Values = dict[str, Any]
@@ -167,7 +187,15 @@ class Grid:
     experiment: Experiment
     overrides: Sequence[str]
     scale: str | None
+    methods: Sequence[str]  # those of the experiment's that are meant
     content: dict[str, str] = field(default_factory=dict)  # of files, by path
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """The experiment's, with the methods that are meant."""
+        for block in self.experiment.blocks:
+            if names := [name for name in block.method if name in self.methods]:
+                yield replace(block, method=names)
 
     def block(self, block: Block) -> Iterator[Cell | Waiting]:
         """The cells of a block; of one whose settings are chosen, first those that try them."""

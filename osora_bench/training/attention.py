@@ -10,6 +10,7 @@ one, as does a GPU.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,23 @@ def trained_with(model: Any, attention: str, *, on_cpu: bool) -> Iterator[None]:
         base.set_attn_implementation(own)
 
 
+_TAKES: WeakKeyDictionary[Any, dict[tuple[str, ...], bool]] = WeakKeyDictionary()
+"""What `_takes_grouped` found of a base model, by its attention and the kinds of its adapters."""
+
+
 def _takes_grouped(model: Any) -> bool:
+    """Whether a model computes the same with `grouped_attention`; tried once for a base model and
+    a kind of adapter, since seeds, ranks and rates change no attention."""
+    base = inside(model)
+    known = _TAKES.setdefault(base, {})
+    kinds = sorted(str(c.peft_type) for c in getattr(model, "peft_config", {}).values())
+    key = (base.config.get_text_config()._attn_implementation, *kinds)
+    if key not in known:
+        known[key] = _losses_stay(model)
+    return known[key]
+
+
+def _losses_stay(model: Any) -> bool:
     """Whether the losses of short texts stay the same."""
     base, training = inside(model), model.training
     own = base.config.get_text_config()._attn_implementation

@@ -12,9 +12,9 @@ from osora_bench.models.trial import plain_losses, trial_texts
 from osora_bench.planning.config import MethodConfig
 from osora_bench.training.hidden_state import mark
 
-ROWS, TOKENS = 8, 256
-"""Training rows whose answers are compared, and how many of a row's last tokens are read: a method
-may act on tokens that no made-up text has."""
+ROWS, TOKENS = 64, 256
+"""Training rows whose answers are compared at most, and how many of a row's last tokens are read: a
+method may act on tokens that few texts have."""
 FEW = 10
 """Steps whose changes numbers of 16 bits may round away."""
 
@@ -43,9 +43,9 @@ class Effect(TrainerCallback):
         self.rates, self.steps = 0.0, 0
         self.checked = False
         self.start = dict(_marks(model))
+        self.kept = {} if _is_whole(model) else {n: p.detach().clone() for n, p in _trained(model)}
         ends = [row["input_ids"][-TOKENS:] for row in rows[:ROWS]]
-        self.texts = [*trial_texts(model), *(end for end in ends if len(end) > 1)]
-        self.answers = self._answers(model)
+        self.texts = [*(end for end in ends if len(end) > 1), *trial_texts(model)]
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -67,7 +67,7 @@ class Effect(TrainerCallback):
                 f"changes nothing: after {state.global_step} steps every gradient is 0, the loss "
                 "does not depend on what is trained"
             )
-        trained = (p for p in model.parameters() if p.requires_grad)
+        trained = (parameter for _, parameter in _trained(model))
         if not self.checked and self.steps >= self.STEPS and self._enough(args, trained):
             self.checked = True
             if all(self.start.get(name) == now for name, now in _marks(model)):
@@ -77,42 +77,76 @@ class Effect(TrainerCallback):
                 )
 
     def check_answers(self, model: Any, args: Any) -> None:
-        """Once the training is over and the model's forward pass its own again.
+        """Once the training is over and the model's forward pass its own again: some text's loss is
+        another with the trained tensors than with those of the start, which the first one shows of
+        nearly every method. Where every weight is trained there is nothing beside the model.
 
         Raises:
-            NoEffect: each loss of the texts is bit for bit what it was.
+            NoEffect: the loss of each token of each text is bit for bit what it was.
         """
-        if not self._enough(args, model.parameters()):
+        if not self.kept or not self._enough(args, model.parameters()):
             return
-        if torch.equal(self._answers(model), self.answers):
-            raise NoEffect(
-                f"changes nothing: after {self.steps} steps the model gives every token of "
-                f"{len(self.texts)} texts, training rows among them, the probability that it gave "
-                "it before any: what is trained does not act, or trainer.learning_rate="
-                f"{args.learning_rate} is far too small"
-            )
+        with _evaluated(model):
+            trained = {name: parameter.data for name, parameter in _trained(model)}
+            for text in self.texts:
+                now, before = (_losses(model, text, by) for by in (trained, self.kept))
+                if not torch.equal(now, before):
+                    return
+        raise NoEffect(
+            f"changes nothing: after {self.steps} steps the model gives every token of "
+            f"{len(self.texts)} texts, training rows among them, the probability that it gave "
+            "it before any: what is trained does not act, or trainer.learning_rate="
+            f"{args.learning_rate} is far too small"
+        )
 
     def _enough(self, args: Any, tensors: Any) -> bool:
         """Whether the steps so far, by their rates, must have changed tensors of such numbers."""
         exact = all(torch.finfo(t.dtype).bits >= 32 for t in tensors if t.is_floating_point())
         return self.rates > 0 and self.rates >= args.learning_rate * (1 if exact else FEW)
 
-    def _answers(self, model: Any) -> torch.Tensor:
-        """The loss of each token of the texts; the model is left in its modes."""
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
+
+def _losses(model: Any, text: Sequence[int], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss of each token of a text with these trained tensors in place of the model's own,
+    which are given back also where a forward pass replaces them. One whose shape is not the
+    parameter's is not put there."""
+    pairs = [(p, tensors[name]) for name, p in _trained(model) if name in tensors]
+    pairs = [(parameter, value) for parameter, value in pairs if parameter.shape == value.shape]
+    own = [parameter.data for parameter, _ in pairs]
+    for parameter, value in pairs:
+        parameter.data = value
+    try:
+        return plain_losses(model, text)
+    finally:
+        for (parameter, _), value in zip(pairs, own, strict=True):
+            parameter.data = value
+
+
+@contextmanager
+def _evaluated(model: Any) -> Iterator[None]:
+    """Without dropout; afterwards every module is in its mode again, and what is drawn is what
+    would have been."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
         with torch.random.fork_rng():
-            losses = torch.cat([plain_losses(model, text) for text in self.texts])
+            yield
+    finally:
         for module, training in modes:
             module.training = training
-        return losses
+
+
+def _trained(model: Any) -> Iterator[tuple[str, Any]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _is_whole(model: Any) -> bool:
+    """Whether every weight is trained."""
+    return all(p.requires_grad for p in model.parameters())
 
 
 def _marks(model: Any) -> Iterator[tuple[str, Any]]:
     """What tells each trained tensor from another."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            yield name, mark(parameter)
+    return ((name, mark(parameter)) for name, parameter in _trained(model))
 
 
 @contextmanager

@@ -116,6 +116,25 @@ def test_answers_are_those_of_the_model_in_memory(kind, rank, engines, tmp_path)
     assert cut == [ours[0].split(stop)[0]]
 
 
+@pytest.mark.parametrize("kind", [peft.LoraConfig, OsoraConfig])
+def test_whole_modules_and_biases_go_into_the_merged_model(kind, engines, tmp_path):
+    """vLLM takes neither with a LoRA adapter."""
+    torch.manual_seed(0)
+    options = {"r": 4, "target_modules": TARGETS}
+    biased = peft.get_peft_model(LlamaForCausalLM.from_pretrained(TOY), kind(**options, bias="all"))
+    assert lora_rank(biased) is None
+    base = LlamaForCausalLM.from_pretrained(TOY)
+    model = peft.get_peft_model(base, kind(**options, modules_to_save=["lm_head"])).eval()
+    with torch.no_grad():
+        model.base_model.model.lm_head.modules_to_save["default"].weight.normal_(std=0.3)
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
+    made = InMemoryModel(model, tokenizer, chat=True, label="test").generate(PROMPTS[:3], 6)
+    settings = {"source": TOY, "untouched": True, "folder": tmp_path}
+    theirs = VllmModel(model, tokenizer, chat=True, label="test", **settings)
+    assert engines[0].lora == {}
+    assert theirs.generate(PROMPTS[:3], 6) == made
+
+
 def test_the_suite_names_the_backend(engines, make_cell):
     model, _ = adapter("lora")
     cell = make_cell("eval.backend=vllm", "eval.datasets.0.limit=4", "eval.datasets.1.limit=4")

@@ -1,6 +1,9 @@
 """Bad input gets an error that names the valid choices, before anything is changed."""
 
 import copy
+import dataclasses
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from peft.utils.hotswap import hotswap_adapter
 from torch import nn
 
-from osora_bench.osora import OsoraConfig
+from osora_bench.osora import OsoraConfig, commands, targets
 from tests.osora.conftest import make_base
 from tests.osora.test_peft_features import config, same_weights
 
@@ -40,6 +43,7 @@ from tests.osora.test_peft_features import config, same_weights
         ({"layers_to_transform": 1, "target_modules": "all-linear"}, "needs target_modules as a"),
         ({"format_version": 3}, "written by a newer version"),
         ({"projection_dtype": "int8"}, "projection_dtype must be one of None, base, not 'int8'"),
+        ({"decomposition": "other"}, "decomposition must be one of base, original, not 'other'"),
         ({"task_type": "POETRY"}, "Invalid task type: 'POETRY'"),
     ],
 )
@@ -98,6 +102,22 @@ def test_methods_of_peft_that_osora_has_no_part_in_say_so(tmp_path: Path) -> Non
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="OSORA"):
         hotswap_adapter(model, str(tmp_path), adapter_name="default")
+
+
+def test_each_adapter_has_a_configuration_of_its_own() -> None:
+    given = config()
+    model = peft.get_peft_model(make_base("llama"), given)
+    model.add_adapter("two", given)
+    other = peft.get_peft_model(make_base("llama"), given)
+    found = [model.peft_config["default"], model.peft_config["two"], other.peft_config["default"]]
+    assert len(set(map(id, found))) == 3
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(ValueError, match="r must"):
+        model.add_adapter("three", dataclasses.replace(given, r=0))
+    failing = config(r=20)
+    with pytest.raises(ValueError, match="rank 20 is too large"):
+        model.add_adapter("three", failing)
+    assert not failing.serves
 
 
 def test_merging_an_unknown_adapter() -> None:
@@ -185,3 +205,30 @@ def test_safe_merge_refuses_a_broken_adapter_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="NaN or inf in the merged weight"):
         model.merge_adapter(safe_merge=True)
     assert torch.equal(weight, before)
+    model.add_adapter("sound", config())
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    with pytest.raises(ValueError, match="adapter 'default' seems to be broken"):
+        layer.merge(safe_merge=True, adapter_names=["sound", "default"])
+    assert torch.equal(weight, before)
+    assert layer.merged_adapters == []
+
+
+def test_bitsandbytes_that_is_missing_is_named_with_its_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install = 'bitsandbytes is not installed: pip install "osora-bench[quantised]"'
+    for module in (commands, targets):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    peft.get_peft_model(make_base("llama"), config()).save_pretrained(tmp_path / "adapter")
+    written = tmp_path / "adapter" / "adapter_config.json"
+    values = json.loads(written.read_text())
+    written.write_text(json.dumps({**values, "base_quantization": "nf4"}))
+    with pytest.raises(ValueError, match=re.escape(install)):
+        peft.PeftModel.from_pretrained(make_base("llama"), tmp_path / "adapter")
+    make_base("llama").save_pretrained(tmp_path / "base")
+    written = tmp_path / "base" / "config.json"
+    how = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    written.write_text(json.dumps({**json.loads(written.read_text()), "quantization_config": how}))
+    argv = ["build", "--store", str(tmp_path / "store"), "--model", str(tmp_path / "base")]
+    assert commands.svd_main(argv) == 2
+    assert f"base is quantised, and {install}" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from osora_bench.osora import OsoraConfig
+from osora_bench.osora import OsoraConfig, OsoraLayer, to_lora
 from osora_bench.osora.checkpoint import difference, fingerprint, shortened
 from tests.osora.conftest import LLAMA, VARIANTS, disturb, logits, make_base, make_inputs, needs_21
 from tests.osora.test_peft_features import config, same_weights
@@ -269,23 +269,38 @@ def test_a_configuration_alone_starts_a_new_adapter(tmp_path: Path) -> None:
     assert model.get_nb_trainable_parameters()[0] > 0
 
 
-def test_a_classifier_keeps_its_head(tmp_path: Path) -> None:
-    """PEFT saves the head of a SEQ_CLS model, under either of the names that it may have."""
+CLASSIFIERS = {
+    "SEQ_CLS": (tf.LlamaForSequenceClassification, "score"),
+    "TOKEN_CLS": (tf.LlamaForTokenClassification, "score"),
+    "QUESTION_ANS": (tf.LlamaForQuestionAnswering, "qa_outputs"),
+}
+
+
+@pytest.mark.parametrize("task", CLASSIFIERS)
+def test_a_classifier_keeps_its_head(task: str, tmp_path: Path) -> None:
+    """PEFT saves the head of such a model, under each of the names that it may have, and writes
+    them into the configuration that it was given."""
+    kind, head = CLASSIFIERS[task]
+    shared = OsoraConfig(r=6, target_modules=["q_proj", "v_proj"], task_type=task)
 
     def make() -> Any:
         torch.manual_seed(3)
-        made = tf.LlamaForSequenceClassification(tf.LlamaConfig(**LLAMA, num_labels=3))
-        return made.eval()
+        return kind(tf.LlamaConfig(**LLAMA, num_labels=3)).eval()
 
-    options = OsoraConfig(r=6, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS")
-    model = peft.get_peft_model(make(), options).eval()
-    disturb(model)
-    with torch.no_grad():
-        model.base_model.model.score.modules_to_save["default"].weight.mul_(1.5)
-    model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(make(), tmp_path).eval()
-    inputs = {"input_ids": make_inputs("llama")["input_ids"]}
-    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
+    def first_output(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=make_inputs("llama")["input_ids"])[0]
+
+    for number in range(2):  # and once more, with a configuration that serves an adapter already
+        model = peft.get_peft_model(make(), shared).eval()
+        disturb(model)
+        with torch.no_grad():
+            getattr(model.base_model.model, head).modules_to_save["default"].weight.mul_(1.5)
+        folder = tmp_path / str(number)
+        model.save_pretrained(folder)
+        loaded = PeftModel.from_pretrained(make(), folder).eval()
+        torch.testing.assert_close(first_output(loaded), first_output(model))
+        assert not torch.allclose(first_output(loaded), first_output(make()))
 
 
 def test_a_newer_configuration_is_refused(tmp_path: Path) -> None:
@@ -309,6 +324,62 @@ def test_a_bad_state_keeps_a_trained_adapter(tmp_path: Path) -> None:
     assert set(model.peft_config) == {"default"}
 
 
+def test_other_base_weights_are_refused_by_transformers_own_loading(tmp_path: Path) -> None:
+    """It asks the adapter for nothing, so the adapter asks itself: when it is first used."""
+    saved(tmp_path)
+    base = make_base("llama", seed=9)
+    layer_uses: list[Callable[[Any], object]] = [
+        lambda layer: layer(torch.ones(1, 32)),
+        lambda layer: layer.merge(),
+        lambda layer: layer.get_delta_weight("default"),
+        lambda layer: layer.eval(),
+        lambda layer: layer.train(),
+    ]
+
+    def load_and_use() -> None:
+        base.load_adapter(str(tmp_path))
+        logits(base, make_inputs("llama"))
+
+    with pytest.raises(ValueError, match="trained on other base weights: .*load the base model"):
+        load_and_use()
+    for use in layer_uses:
+        layer = base.model.layers[0].self_attn.q_proj
+        with pytest.raises(ValueError, match="trained on other base weights: the weight's Frob"):
+            use(layer)
+
+
+def test_other_base_weights_are_refused_for_an_adapter_that_is_there(tmp_path: Path) -> None:
+    saved(tmp_path)
+    model = peft.get_peft_model(make_base("llama", seed=9), config()).eval()
+    disturb(model, seed=3)
+    before = logits(model, make_inputs("llama"))
+    state = load_file(tmp_path / FILE)
+    with pytest.raises(ValueError, match="trained on other base weights: .*q_proj.*Frobenius"):
+        model.load_adapter(str(tmp_path), "default")
+    with pytest.raises(ValueError, match="trained on other base weights: .*q_proj.*Frobenius"):
+        peft.set_peft_model_state_dict(model, state)
+    assert torch.equal(logits(model, make_inputs("llama")), before)
+    # another that is there, and the base that it was trained on
+    right = peft.get_peft_model(make_base("llama"), config(r=3, target_modules=["k_proj"]), "first")
+    right.add_adapter("default", config())
+    right.load_adapter(str(tmp_path), "default")
+    assert "first" in right.peft_config
+
+
+def test_a_state_of_another_base_is_refused_when_it_is_used(tmp_path: Path) -> None:
+    """Not through PEFT at all: torch's own loading, all of the model's tensors or the adapter's."""
+    donor = peft.get_peft_model(make_base("llama"), config()).state_dict()
+    model = peft.get_peft_model(make_base("llama", seed=9), config()).eval()
+    logits(model, make_inputs("llama"))  # and verified before that
+
+    def load_and_use() -> None:
+        model.load_state_dict({k: v for k, v in donor.items() if ".osora_" in k}, strict=False)
+        logits(model, make_inputs("llama"))
+
+    with pytest.raises(ValueError, match="trained on other base weights"):
+        load_and_use()
+
+
 def test_a_meta_base_cannot_be_checked(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(ValueError, match="meta device"):
@@ -329,3 +400,119 @@ def test_a_list_of_problems_is_cut_where_it_is_long() -> None:
     assert shortened(["a", "b"]) == "a; b"
     assert shortened(list("abcde")) == "a; b; c; d; e"
     assert shortened(list("abcdefg")) == "a; b; c; d; e; and 2 more"
+
+
+LOW = (torch.bfloat16, torch.float16)
+
+
+def update(model: Any) -> torch.Tensor:
+    """All that an adapter does to the weights, from its numbers as they are, in float32."""
+    _, tensors = to_lora(model)
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    names = [name for name in tensors if name.endswith("lora_A.weight")]
+    return torch.cat(
+        [(tensors[n.replace("lora_A", "lora_B")] @ tensors[n]).flatten() for n in names]
+    )
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("route", ["peft", "low_cpu_mem_usage", "transformers"])
+def test_a_start_in_16_bits_comes_back_in_any_precision(
+    dtype: torch.dtype, variant: str, route: str, tmp_path: Path
+) -> None:
+    """S and its rounded S_0 belong together: beside an S_0 that is not rounded, an adapter that was
+    never trained is an update, the rounding of S."""
+
+    def load(folder: Path, autocast: bool) -> Any:
+        base = make_base("llama", dtype)
+        if route == "transformers":
+            base.load_adapter(str(folder))
+            return base
+        options = {"low_cpu_mem_usage": True} if route == "low_cpu_mem_usage" else {}
+        return PeftModel.from_pretrained(
+            base, folder, autocast_adapter_dtype=autocast, **options
+        ).eval()
+
+    inputs = make_inputs("llama")
+    before = logits(make_base("llama", dtype), inputs)
+    with pytest.warns(UserWarning, match=f"S and O are kept in {str(dtype)[6:]}: training loses"):
+        model = peft.get_peft_model(
+            make_base("llama", dtype), config(**VARIANTS[variant]), autocast_adapter_dtype=False
+        )
+    model.save_pretrained(tmp_path / "low")
+    for autocast in (True, False):
+        assert torch.equal(logits(load(tmp_path / "low", autocast), inputs), before)
+    high = load(tmp_path / "low", True)
+    found = {p.dtype for n, p in high.named_parameters() if ".osora_" in n}
+    assert found == {torch.float32}
+    if route == "transformers":
+        return
+    high.save_pretrained(tmp_path / "high")
+    for autocast in (True, False):
+        assert torch.equal(logits(load(tmp_path / "high", autocast), inputs), before)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("variant", ["osora", "osora_g", "osora_k"])
+def test_an_update_in_16_bits_comes_back_in_any_precision(
+    dtype: torch.dtype, variant: str, tmp_path: Path
+) -> None:
+    def load(folder: Path, autocast: bool) -> Any:
+        base = make_base("llama", dtype)
+        return PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=autocast).eval()
+
+    options = config(**VARIANTS[variant])
+    model = peft.get_peft_model(make_base("llama", dtype), options, autocast_adapter_dtype=False)
+    disturb(model, size=0.01)
+    model.save_pretrained(tmp_path / "low")
+    high = load(tmp_path / "low", True)
+    high.save_pretrained(tmp_path / "high")
+    low = load(tmp_path / "high", False)
+    for name, tensor in peft.get_peft_model_state_dict(model).items():
+        for other in (high, low):
+            assert torch.equal(peft.get_peft_model_state_dict(other)[name].to(tensor.dtype), tensor)
+    assert torch.equal(update(low), update(model))
+    # U and V are those of the weight in float32 there, and rounded here
+    rounding = torch.finfo(dtype).eps / 2
+    exact = update(high)
+    assert (update(model) - exact).norm() < rounding * exact.norm()
+    layers = [[m for m in x.modules() if isinstance(m, OsoraLayer)] for x in (model, high)]
+    for mine, theirs in zip(*layers, strict=True):
+        mine.osora_U["default"], mine.osora_V["default"] = (
+            theirs.osora_U["default"], theirs.osora_V["default"],
+        )  # fmt: skip
+    assert (update(model) - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_a_model_that_is_cast_with_its_adapter_keeps_what_it_can(tmp_path: Path) -> None:
+    dtype, inputs = torch.bfloat16, make_inputs("llama")
+    model = peft.get_peft_model(make_base("llama", dtype), config(use_dora=True)).eval()
+    before = logits(model, inputs)
+    with pytest.warns(UserWarning, match="S and O are kept in bfloat16: training loses"):
+        model.to(dtype)
+    kinds = {n.split(".")[-2]: t.dtype for n, t in model.state_dict().items() if ".osora_" in n}
+    assert kinds.pop("osora_fingerprint") == torch.float32
+    assert kinds == dict.fromkeys(
+        ["osora_S", "osora_O", "osora_magnitude", "osora_S0", "osora_norm0"], dtype
+    )
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(make_base("llama", dtype), tmp_path).eval()
+    assert torch.equal(logits(loaded, inputs), before)
+
+
+def test_an_adapter_in_float32_is_loaded_over_one_in_16_bits(tmp_path: Path) -> None:
+    """A file without S_0 means the weight's own, whatever an earlier file brought."""
+    dtype = torch.bfloat16
+    for name, autocast in (("low", False), ("high", True)):
+        model = peft.get_peft_model(
+            make_base("llama", dtype), config(use_dora=True), autocast_adapter_dtype=autocast
+        )
+        disturb(model)
+        model.save_pretrained(tmp_path / name)
+    assert "osora_S0" not in " ".join(load_file(tmp_path / "high" / FILE))
+    wanted = update(model)
+    loaded = PeftModel.from_pretrained(make_base("llama", dtype), tmp_path / "low")
+    assert not torch.allclose(update(loaded), wanted)
+    loaded.load_adapter(str(tmp_path / "high"), "default")
+    assert torch.equal(update(loaded), wanted)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 import transformers
 from peft import PeftModel
 
-from osora_bench.osora import SvdStore, save_lora, save_merged, to_lora
+from osora_bench.osora import OsoraConfig, SvdStore, save_lora, save_merged, to_lora
 from osora_bench.osora.commands import export_main, svd_main
 from tests.osora.conftest import (
     FAMILIES,
+    LLAMA,
     VARIANTS,
     disturb,
     logits,
@@ -26,6 +28,7 @@ from tests.osora.conftest import (
     needs_21,
 )
 from tests.osora.test_peft_features import adapted, config, same_weights
+from tests.osora.test_special_layers import tied
 
 PLAIN_PEFT = """
 import sys
@@ -84,6 +87,29 @@ def test_modules_to_save_go_along(tmp_path: Path) -> None:
 
 
 @needs_21
+@pytest.mark.parametrize("bias", ["all", "osora_only"])
+def test_biases_go_along_beside_whole_modules(bias: str, tmp_path: Path) -> None:
+    def base() -> Any:
+        torch.manual_seed(0)
+        one, other = torch.nn.Linear(6, 5), torch.nn.Linear(6, 4)
+        return torch.nn.ModuleDict({"a": one, "b": other, "c": torch.nn.Linear(6, 3)})
+
+    cfg = OsoraConfig(r=2, target_modules=["a"], modules_to_save=["b"], bias=bias)
+    model = peft.get_peft_model(base(), cfg)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    save_lora(model, tmp_path)
+    lora = PeftModel.from_pretrained(base(), tmp_path)
+    x = torch.randn(3, 6)
+    for name in "abc":
+        ours, theirs = (m.base_model.model[name](x) for m in (model, lora))
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(ours, base()[name](x)) == (name == "c" and bias != "all")
+
+
+@needs_21
 def test_peft_conversion_agrees() -> None:
     """PEFT's own conversion takes another SVD of the update; the products are equal."""
     model = adapted("llama")
@@ -116,6 +142,84 @@ def test_merged_model(family: str, variant: str, tmp_path: Path) -> None:
     model.merge_adapter()
     with pytest.raises(ValueError, match="merged already"):
         save_merged(model, tmp_path)
+
+
+def whole_module(base: Any, adapter: str, factor: float) -> None:
+    """Move what an adapter trains whole away from its start."""
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            if f".modules_to_save.{adapter}." in name:
+                parameter.mul_(factor)
+
+
+def classifier() -> Any:
+    torch.manual_seed(3)
+    return transformers.LlamaForSequenceClassification(
+        transformers.LlamaConfig(**LLAMA, num_labels=3)
+    ).eval()
+
+
+MADE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lm_head": (lambda: make_base("llama"), {"modules_to_save": ["lm_head"]}),
+    "two": (lambda: make_base("llama"), {"modules_to_save": ["lm_head", "embed_tokens"]}),
+    "classifier": (classifier, {"task_type": "SEQ_CLS"}),
+    "tied head": (tied, {"modules_to_save": ["lm_head"]}),
+    "tied embedding": (tied, {"modules_to_save": ["embed_tokens"]}),
+}
+
+
+@needs_20
+@pytest.mark.parametrize("which", MADE)
+def test_a_merged_model_has_the_modules_that_were_trained_whole(which: str, tmp_path: Path) -> None:
+    make, options = MADE[which]
+
+    def cfg() -> OsoraConfig:
+        return OsoraConfig(r=6, target_modules=["q_proj", "v_proj"], **options)
+
+    model = peft.get_peft_model(make(), cfg()).eval()
+    model.add_adapter("two", cfg())
+    inputs = {"input_ids": make_inputs("llama")["input_ids"]}
+    after = {}
+    for adapter, factor in (("two", 0.2), ("default", 1.5)):
+        model.set_adapter(adapter)
+        disturb(model, adapter, seed=len(adapter))
+        whole_module(model, adapter, factor)
+        after[adapter] = logits(model, inputs)
+    state = copy.deepcopy(model.state_dict())
+    for adapter, output in after.items():  # "two" while it is not the active one
+        save_merged(model, tmp_path / adapter, adapter)
+        merged = type(make()).from_pretrained(tmp_path / adapter).eval()
+        torch.testing.assert_close(logits(merged, inputs), output, rtol=1e-4, atol=1e-5)
+        # who reads the folder is not told to tie what is not
+        assert merged.config.tie_word_embeddings is False
+    assert same_weights(model, state)
+    assert model.get_base_model().config.tie_word_embeddings == which.startswith("tied")
+    unloaded = model.merge_and_unload()
+    merged = type(make()).from_pretrained(tmp_path / "default").eval()
+    torch.testing.assert_close(logits(merged, inputs), logits(unloaded, inputs))
+
+
+@needs_20
+def test_a_merged_model_leaves_other_files_in_its_folder_as_they_are(tmp_path: Path) -> None:
+    modes = {"secret.key": 0o600, "run.sh": 0o755, "below/id": 0o600}
+    for name, mode in modes.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+        (tmp_path / name).chmod(mode)
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):  # and where it writes over its own
+            save_merged(adapted("llama"), tmp_path)
+    finally:
+        os.umask(before)
+    found = {
+        str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode)
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
+    assert {name: found.pop(name) for name in modes} == modes
+    assert set(found.values()) == {0o640}
+    assert "model.safetensors" in found
 
 
 def test_wrong_adapters_are_refused() -> None:

@@ -5,6 +5,8 @@ import fcntl
 import os
 import re
 import stat
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -163,4 +165,32 @@ def test_a_store_without_locks_is_used_and_says_so_once(number, tmp_path, monkey
     values, said, computed = asking(tmp_path, 0, 1, 0)()
     assert (values, computed) == (right(0, 1, 0), 2)
     assert len(said) == 1
-    assert "is on a file system without locks (flock: " in said[0]
+    assert "has no locks here (flock: " in said[0]
+
+
+ELSEWHERE = """
+import os, sys, warnings
+sys.modules["fcntl"] = None
+for name in ("geteuid", "getuid"):
+    delattr(os, name)
+import peft, torch
+from osora_bench.osora import OsoraConfig, SvdStore, save_lora, use_store
+base = torch.nn.ModuleDict({"a": torch.nn.Linear(12, 8)})
+with warnings.catch_warnings(record=True) as said, use_store(SvdStore(sys.argv[1])) as _:
+    warnings.simplefilter("always")
+    model = peft.get_peft_model(base, OsoraConfig(r=2, target_modules=["a"]))
+model.save_pretrained(sys.argv[1] + "/adapter")
+save_lora(model, sys.argv[1] + "/lora")
+print(*(w.message for w in said if "store" in str(w.message)), sep="\\n")
+print(len(SvdStore(sys.argv[1], 1e-9).evict(0, own=True)))
+"""
+
+
+def test_a_system_without_posix_has_it_all_but_the_locks(tmp_path):
+    """Windows has no fcntl and no numbers of users."""
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said, removed = done.stdout.splitlines()
+    assert f"{tmp_path} has no locks here (flock: not on {sys.platform})" in said
+    assert removed == "1"

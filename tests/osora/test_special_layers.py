@@ -52,6 +52,28 @@ def test_a_tied_output_layer_is_adapted_alone(tmp_path: Path) -> None:
     assert logits(model.unload(), inputs).equal(before)
 
 
+def test_an_adapter_beside_one_on_a_tied_layer_is_merged() -> None:
+    inputs = make_inputs("llama")
+    model = peft.get_peft_model(tied(), config()).eval()
+    disturb(model)
+    after = logits(model, inputs)
+    model.add_adapter("head", config(target_modules=["lm_head"]))
+    for names in (["default"], None):  # by name, and as the active one
+        model.merge_adapter(names)
+        torch.testing.assert_close(logits(model, inputs), after, rtol=1e-4, atol=1e-5)
+        model.unmerge_adapter()
+    for names in (["head"], ["default", "head"]):
+        with pytest.raises(ValueError, match="lm_head shares its weight"):
+            model.merge_adapter(names)
+    model.set_adapter("head")
+    with pytest.raises(ValueError, match="lm_head shares its weight"):
+        model.merge_adapter()
+    model.set_adapter("default")
+    torch.testing.assert_close(
+        logits(model.merge_and_unload(), inputs), after, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_an_output_layer_of_its_own_is_merged() -> None:
     base, inputs = make_base("llama"), make_inputs("llama")
     model = peft.get_peft_model(base, config(target_modules=["lm_head"])).eval()
@@ -77,7 +99,9 @@ def test_fused_experts_are_refused_and_what_is_around_them_works() -> None:
     refuse(
         mixtral(), "experts is no linear layer but a .*MixtralExperts", target_modules=["experts"]
     )
-    refuse(mixtral(), "gate_up_proj", target_modules=["gate_up_proj"])
+    told = r"'{}' is a parameter of model.layers.0.mlp.experts \(.*MixtralExperts\), no module"
+    for names in (["gate_up_proj"], ["q_proj", "gate_up_proj"], ["experts.down_proj"]):
+        refuse(mixtral(), told.format(names[-1]), target_modules=names)
     base = mixtral()
     before = logits(base, inputs)
     model = peft.get_peft_model(base, config(target_modules="all-linear", clip_rank=True)).eval()
@@ -93,8 +117,19 @@ def test_fused_experts_are_refused_and_what_is_around_them_works() -> None:
 
 
 def test_parameters_without_a_module_are_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="target_parameters"):
-        OsoraConfig(target_parameters=["experts.gate_up_proj"])  # type: ignore[call-arg]
+    with pytest.raises(
+        ValueError, match="target_parameters is no option of OsoraConfig: OSoRA adapts linear"
+    ):
+        OsoraConfig(target_parameters=["experts.gate_up_proj"])
+
+
+def test_replication_is_refused_by_name() -> None:
+    with pytest.raises(
+        ValueError, match="layer_replication is no option of OsoraConfig: OSoRA repeats no layers"
+    ):
+        OsoraConfig(layer_replication=[(0, 2), (1, 2)])
+    nothing = OsoraConfig(target_parameters=None, layer_replication=None)
+    assert not set(nothing.to_dict()) & {"target_parameters", "layer_replication"}
 
 
 class Twice(nn.Module):

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from osora_bench.planning.config import MethodConfig
 from osora_bench.records import record
 from osora_bench.training import checkpoint
 from osora_bench.training.checks import check_sharing
-from osora_bench.training.effect import Effect
+from osora_bench.training.effect import Effect, NoEffect
 from osora_bench.training.hidden_state import ChangingState, mark
 from tests.conftest import QUICK
 from tests.more_methods import EVERY
@@ -288,14 +289,27 @@ def test_a_training_that_goes_on_is_held_against_its_start(own, make_cell, sessi
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_the_look_at_a_model_before_its_training_changes_nothing_in_it(method, make_cell, session):
+def test_the_look_at_a_models_answers_changes_nothing_in_it(method, make_cell, session):
     cell = make_cell(f"method={method}")
     base = session.workspace.base(cell.config)
     rows = session.tokenised(cell, base.tokenizer).rows
     model = session._started(cell, base)
     before, drawn = ChangingState(model), torch.get_rng_state()
     modes = [module.training for module in model.modules()]
-    Effect(model, rows)
+    effect = Effect(model, rows[:2])
+    effect.rates = 1.0  # as after a training that has left all as it was
+    with pytest.raises(NoEffect, match="gives every token of 5 texts"):
+        effect.check_answers(model, SimpleNamespace(learning_rate=1e-2))
+    with torch.no_grad():  # as after one that has not
+        trained = [p for p in model.parameters() if p.requires_grad]
+        moved = [p + 0.1 for p in trained]
+    start = [p.data for p in trained]
+    for parameter, value in zip(trained, moved, strict=True):
+        parameter.data = value
+    effect.check_answers(model, SimpleNamespace(learning_rate=1e-2))
+    assert all(map(torch.equal, trained, moved))
+    for parameter, value in zip(trained, start, strict=True):
+        parameter.data = value
     kept = ("_seed_shadow_state",)  # of the last forward pass; each begins with its own
     changed = {p for p, v in before.take().items() if before.start.get(p) != mark(v)}
     assert [place for place in changed if place[-1] not in kept] == []

@@ -47,7 +47,13 @@ TUNED = [
     "smollm2-arithmetic",
     "llm-adapters",
 ]
-SWEPT = ["smollm2-cloze-rank", "smollm2-cloze-rows"]
+SWEPT = [
+    "smollm2-cloze-rank",
+    "smollm2-cloze-rows",
+    "smollm2-cloze-parameters",
+    "smollm2-cloze-transfer",
+    "smollm2-arithmetic-parameters",
+]
 """Of the same kinds of cells; at smoke scale all numbers of training rows are one."""
 PAPER = ["table1", "table2", "table3", "table3-clean", "table4", "table5", "table6", "figure3"]
 

@@ -234,6 +234,20 @@ def test_the_grid_of_an_experiment_cannot_be_bent_from_outside():
         cells_of("demo", ["method.rank=3"])
 
 
+def test_some_of_its_methods_have_the_cells_that_they_have_among_all():
+    every, some = cells_of("demo"), cells_of("demo", ["methods=none,osora"])
+    wanted = {"none", "osora"}
+    assert [c.run_id for c in some] == [c.run_id for c in every if c.config.method.name in wanted]
+    smoke = [["scale=smoke"], ["scale=smoke", "methods=vera"]]
+    whole, part = ({c.run_id for c in cells_of("table3", given)} for given in smoke)
+    assert part < whole
+
+
+def test_a_method_that_the_experiment_has_not_is_told():
+    with pytest.raises(UserError, match="unknown method of experiment demo 'ora'.*Did you mean"):
+        cells_of("demo", ["methods=lora,ora"])
+
+
 def test_states_follow_the_files(make_cell):
     cell = make_cell()
     assert cell.state == "missing"

@@ -8,6 +8,7 @@ import torch
 import transformers as tf
 
 from osora_bench.common.errors import UserError
+from osora_bench.training import attention
 from osora_bench.training.attention import GROUPED, LONGEST, grouped_attention, trained_with
 from osora_bench.training.checks import check_attention
 
@@ -112,6 +113,23 @@ def test_a_model_of_another_kind_keeps_its_own(config):
     own = model.config._attn_implementation
     with trained_with(model, "auto", on_cpu=True):
         assert model.config._attn_implementation == own
+
+
+def test_a_base_model_is_tried_once_for_a_kind_of_adapter(monkeypatch):
+    tried = []
+    losses = attention.trial_losses
+    monkeypatch.setattr(attention, "trial_losses", lambda m: tried.append(m) or losses(m))
+    base = made(FAMILIES["llama"]())
+    for settings in (
+        peft.LoraConfig(target_modules="all-linear", r=2),
+        peft.LoraConfig(target_modules="all-linear", r=4),
+        peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+    ):
+        model = peft.get_peft_model(base, settings)
+        with trained_with(model, "auto", on_cpu=True):
+            assert base.config._attn_implementation == GROUPED
+        base = model.unload() if hasattr(model, "unload") else base
+    assert len(tried) == 2 * 2  # with its own attention and with the other
 
 
 def test_scores_that_are_changed_on_the_way_are_refused():

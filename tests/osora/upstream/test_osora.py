@@ -145,7 +145,20 @@ class TestOsora:
         assert any("osora_S" in name for name, _ in model.named_parameters())
 
     def test_beside_another_method_on_another_layer(self, mlp, x):
-        lora = get_peft_model(mlp, LoraConfig(target_modules=["lin1"], r=2)).merge_and_unload()
-        before = lora(x)
-        model = get_peft_model(lora, OsoraConfig(target_modules=["lin0"], r=2))
-        assert torch.equal(model(x), before)
+        plain = mlp(x)
+        lora = LoraConfig(target_modules=["lin1"], r=2, init_lora_weights=False)
+        model = inject_adapter_in_model(lora, mlp, "lora")
+        with_lora = model(x)
+        assert not torch.allclose(with_lora, plain)
+        osora = OsoraConfig(target_modules=["lin0"], r=2)
+        model = inject_adapter_in_model(osora, model, "osora")
+        assert torch.equal(model(x), with_lora)
+
+        model.lin0.osora_S["osora"].data.mul_(2)
+        hidden = x @ (model.lin0.base_layer.weight + model.lin0.get_delta_weight("osora")).T
+        hidden = model.relu(hidden + model.lin0.base_layer.bias)
+        update = model.lin1.get_delta_weight("lora")
+        expected = model.lin1.base_layer(hidden) + hidden @ update.T
+        torch.testing.assert_close(model(x), expected)
+        model(x).sum().backward()
+        assert model.lin0.osora_S["osora"].grad is not None
