@@ -62,7 +62,8 @@ writes them with figures. What has a record is not run again.
   task=T               a file of conf/task; by default toy
   eval=S               a file of conf/eval; by default named like the task
   seeds=N              0 to N-1; by default 3
-  rates=A,B,C          learning rates; by default the trainer's own, a third and three times of it
+  rates=A,B,C          learning rates; by default the trainer's own (trainer.learning_rate=X: X),
+                       a third and three times of it
   held_out=N           rows that no run trains on, whose loss chooses the rate; by default the
                        task's own (task.validation_rows), else 200
   baseline=A           what the others are held against; by default the first method
@@ -82,6 +83,7 @@ def compare_verb(arguments: Sequence[str]) -> int:
     values, rest = own_options(arguments, OPTIONS)
     options, overrides = run_options(rest)
     comparison, config = _comparison(values, overrides)
+    overrides = _of_cells(overrides)
     experiment = comparison.experiment()
     plan = smoke.planned(experiment, overrides)
     check_shown(experiment, plan.everything)
@@ -159,14 +161,23 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
         held_out=_held_out(values.get("held_out"), config),
         ranks={} if budget is None else _matched(methods, others, budget),
         budget=budget,
-        settings=[o for o in overrides if o.partition("=")[0] not in PLACES],
+        settings=[o for o in _of_cells(overrides) if o.partition("=")[0] not in PLACES],
     )
     return comparison, config
 
 
+def _of_cells(overrides: Sequence[str]) -> list[str]:
+    """What is set in every cell: a learning rate that is given is the middle of those tried."""
+    return [o for o in overrides if _key(o) != RATE]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
 def _check_said_once(values: dict[str, str], settings: Sequence[str]) -> None:
     """Refuse a key that an option of this verb sets: one of the two would go unheard."""
-    keys = {o.partition("=")[0].lstrip("+~"): o for o in settings}
+    keys = {_key(o): o for o in settings}
     if VALIDATION in keys:
         raise UserError(f"{keys[VALIDATION]}: held_out=N says how many rows choose the rate")
     if RATE in keys and "rates" in values:
