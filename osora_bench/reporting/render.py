@@ -17,7 +17,7 @@ def _for_reading(table: Table) -> pd.DataFrame:
         display[repeated] = display[repeated].where(frame[SOURCE].eq("ours"), "")
     if "Model" in frame:
         same_model = frame["Model"].eq(frame["Model"].shift())
-        for column in ("Model", *(() if table.numbers else SETTINGS)):
+        for column in ("Model", *(c for c in SETTINGS if c in frame and not table.numbers)):
             display[column] = display[column].mask(
                 frame[column].eq(frame[column].shift()) & same_model, ""
             )
