@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from osora_bench.cli import smoke
 from osora_bench.cli.options import (
-    CELLS_HELP,
     HOW_HELP,
+    KEYS_HELP,
+    SCALE_HELP,
     count_option,
     members,
     own_options,
@@ -73,7 +74,8 @@ writes them with figures. What has a record is not run again.
   task.retained=FILE   plain text whose loss before and after training is a cost (what is
                        forgotten): pkg://osora_bench.toy/pretraining.txt is the toy's
 {HOW_HELP}
-{CELLS_HELP}""",
+{SCALE_HELP}\
+{KEYS_HELP}""",
 }
 
 
@@ -81,7 +83,7 @@ def compare_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of a comparison, and show it."""
     code_state.code()
     values, rest = own_options(arguments, OPTIONS)
-    options, overrides = run_options(rest)
+    options, overrides = run_options(rest, OPTIONS)
     comparison, config = _comparison(values, overrides)
     overrides = _of_cells(overrides)
     experiment = comparison.experiment()
@@ -130,11 +132,13 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
     Raises:
         UserError: anything that it names and is not there.
     """
-    if "methods" not in values:
+    if not values.get("methods"):
         raise UserError(
             f"name the methods: methods=A,B. Valid: {', '.join(members(None, 'method'))}"
         )
-    methods = list(dict.fromkeys(members(values["methods"], "method")))
+    methods = members(values["methods"], "method")
+    if repeated := sorted(name for name in set(methods) if methods.count(name) > 1):
+        raise UserError(f"methods={values['methods']}: {repeated[0]} is named twice")
     if "none" in methods:
         raise UserError("methods=none: the untrained model stands beside them in any case")
     model, task = (_one(values.get(group, "toy"), group) for group in ("model", "task"))

@@ -56,6 +56,10 @@ def test_a_comparison_is_made_up_at_smoke_scale(places, session, tmp_path, monke
     ("given", "message"),
     [
         ([], "name the methods: methods=A,B. Valid: "),
+        (["methods="], "name the methods: methods=A,B. Valid: "),
+        (["methods=lora,osora,lora"], "methods=lora,osora,lora: lora is named twice"),
+        (["methods=lora", "sedes=2"], "unknown key 'sedes'. Did you mean 'seeds'"),
+        (["methods=lora", "ratse=1e-3"], "unknown key 'ratse'. Did you mean 'rates'"),
         (["methods=lora,osra"], "unknown method 'osra'. Did you mean 'osora'"),
         (["methods=lora,none"], "the untrained model stands beside them in any case"),
         (["methods=lora", "model=toi"], "unknown model 'toi'. Did you mean 'toy'"),
