@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from osora_bench.cli import smoke
 from osora_bench.cli.options import CELLS_HELP, HOW_HELP, experiment_option, run_options
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.experiments import Experiment, load_experiment
+from osora_bench.planning.experiments import Experiment, TableSpec, load_experiment
 from osora_bench.planning.grid import Expansion, expansion
 from osora_bench.records import code_state
-from osora_bench.reporting import tabulate
+from osora_bench.reporting import rows, tabulate
 from osora_bench.sweep.multirun import main as hydra_main
 from osora_bench.sweep.run import run_experiment
 
@@ -64,7 +64,15 @@ def check_whole(experiment: Experiment, overrides: Sequence[str], plan: Expansio
 
 
 def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Raise UserError if the experiment's tables or figures could not be made in the end."""
+    """Raise UserError if the experiment's tables or figures could not be made in the end.
+
+    Args:
+        cells: all of the experiment's, for what tables and figures select to be among them.
+    """
+    without_records = rows.rows(cells, {})
+    for name, spec in (*experiment.tables.items(), *experiment.figures.items()):
+        kind = "table" if isinstance(spec, TableSpec) else "figure"
+        rows.check_selection(f"{kind} {name}", spec, without_records)
     tabulate.check_tables(experiment, cells)
     if experiment.figures:
         from osora_bench.reporting import figures

@@ -25,7 +25,7 @@ from osora_bench.reporting.charts import of_rows, style
 from osora_bench.reporting.charts.style import Spec
 from osora_bench.reporting.costs import COSTS
 from osora_bench.reporting.layouts.against import baselines_of
-from osora_bench.reporting.rows import Row, check_selection, recorded_rows, selected
+from osora_bench.reporting.rows import Row, recorded_rows, selected
 from osora_bench.reporting.rows import rows as rows_of
 
 KINDS: dict[str, Callable[[FigureSpec, Sequence[Row]], Spec]] = {
@@ -100,13 +100,11 @@ def _in_one_order(pdf: bytes) -> bytes:
 
 def check_figures(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise UserError if a figure cannot be made of an experiment's cells, whatever their records:
-    a kind, selection, cost or baseline that is not known."""
-    rows = rows_of(cells, {})
+    a kind, cost or baseline that is not known."""
     for name, spec in experiment.figures.items():
         if spec.kind not in (*KINDS, "parameters"):
             raise UserError(unknown("kind of figure", spec.kind, (*KINDS, "parameters")))
-        check_selection(f"figure {name}", spec, rows)
-        check(name, spec, [row for row in rows if selected(row, spec)])
+        check(name, spec, [row for row in rows_of(cells, {}) if selected(row, spec)])
 
 
 def check(name: str, spec: FigureSpec, rows: Sequence[Row]) -> None:

@@ -20,7 +20,7 @@ from osora_bench.reporting.layouts import against, costs, ranking, tuning
 from osora_bench.reporting.layouts.methods import by_method
 from osora_bench.reporting.layouts.values import by_value
 from osora_bench.reporting.reference import load_reference
-from osora_bench.reporting.rows import VARIED, Row, check_selection, recorded_rows, rows, selected
+from osora_bench.reporting.rows import VARIED, Row, recorded_rows, rows, selected
 from osora_bench.reporting.table import TUNED, Table
 
 COMPARING = ("against", "ranking")
@@ -81,10 +81,9 @@ def _elsewhere(chosen: Sequence[Row], shown: Sequence[Row], sisters: Sequence[st
 
 def check_tables(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise UserError if a table cannot be made of an experiment's cells, whatever their records:
-    a layout, selection, column, baseline or reference that is not known."""
+    a layout, column, baseline or reference that is not known."""
     without_records = rows(cells, {})
     for name, spec in experiment.tables.items():
-        check_selection(f"table {name}", spec, without_records)
         for part_name, part, part_rows in _apart(name, spec, without_records):
             _layout(part.layout)(part_name, part, part_rows)
         if spec.reference is not None:

@@ -8,6 +8,8 @@ import pytest
 from osora_bench.cli import plan
 from osora_bench.cli.main import main
 from osora_bench.planning import estimate
+from osora_bench.planning.experiments import load_experiment
+from osora_bench.reporting import figures
 from tests.grids import expansion_of
 from tests.planning.test_tuning import experiments, with_loss  # noqa: F401 (a fixture)
 
@@ -73,7 +75,7 @@ def test_cells_of_one_label_are_told_apart_by_what_is_set(experiments, places): 
         "toy lora r=4 seed=1",
     ]
     told = plan.text(made)
-    assert sum('target_modules=["q_proj"]  toy  ' in line for line in told) == 1
+    assert sum('target_modules=["q_proj"] toy  ' in line for line in told) == 1
 
 
 BLOCKS = "{model: [toy], method: [none, vera]}, {model: [toy], method: [lora], rank: [4, 8]}"
@@ -132,3 +134,14 @@ def test_a_table_that_cannot_be_made_is_told_before_a_run_as_by_it(
         assert main([verb, "experiment=bad", *places]) == 2
         assert told in capsys.readouterr().err
     assert main(["plan", "experiment=bad", "methods=lora", *places]) == 2
+
+
+def test_some_methods_leave_what_is_selected_of_the_others(experiments, places):  # noqa: F811
+    shown = "title: t, methods: [vera, lora], select: [{method: [vera]}, {method: [lora], rank: 4}]"
+    (experiments / "some.yaml").write_text(
+        f"title: t\nseed: [0]\nblocks: [{BLOCKS}]\n"
+        f"tables: {{t: {{layout: ranks, {shown}}}}}\nfigures: {{t: {{kind: ranks, {shown}}}}}\n"
+    )
+    assert main(["plan", "experiment=some", "methods=lora", *places]) == 0
+    assert main(["tables", "experiment=some", "methods=none", *places]) == 0
+    figures.check_figures(load_experiment("some"), expansion_of("some", ["methods=none"]).cells)
