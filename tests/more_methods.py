@@ -6,11 +6,12 @@ import pytest
 
 from osora_bench.common import paths
 from osora_bench.planning.compose import group_choices
+from osora_bench.planning.experiments import readable_experiments
 from osora_bench.reporting.parameters import usual_methods
 
 EVERY = [m for m in group_choices("method") if m not in ("none", "full")]
 """All that put an adapter on a model."""
-PAPER = [m for m in usual_methods() if m not in ("none", "full")]
+PAPER = [m for m in usual_methods(readable_experiments()) if m not in ("none", "full")]
 """Those that the experiments run, on which the tests of numbers go into detail."""
 PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning", "cpt", "cartridge")
 

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from osora_bench.cli import smoke
 from osora_bench.cli.options import (
-    CELLS_HELP,
     HOW_HELP,
+    KEYS_HELP,
+    SCALE_HELP,
     count_option,
     members,
     own_options,
@@ -62,7 +63,8 @@ writes them with figures. What has a record is not run again.
   task=T               a file of conf/task; by default toy
   eval=S               a file of conf/eval; by default named like the task
   seeds=N              0 to N-1; by default 3
-  rates=A,B,C          learning rates; by default the trainer's own, a third and three times of it
+  rates=A,B,C          learning rates; by default the trainer's own (trainer.learning_rate=X: X),
+                       a third and three times of it
   held_out=N           rows that no run trains on, whose loss chooses the rate; by default the
                        task's own (task.validation_rows), else 200
   baseline=A           what the others are held against; by default the first method
@@ -72,7 +74,8 @@ writes them with figures. What has a record is not run again.
   task.retained=FILE   plain text whose loss before and after training is a cost (what is
                        forgotten): pkg://osora_bench.toy/pretraining.txt is the toy's
 {HOW_HELP}
-{CELLS_HELP}""",
+{SCALE_HELP}\
+{KEYS_HELP}""",
 }
 
 
@@ -80,8 +83,9 @@ def compare_verb(arguments: Sequence[str]) -> int:
     """Run what is missing of a comparison, and show it."""
     code_state.code()
     values, rest = own_options(arguments, OPTIONS)
-    options, overrides = run_options(rest)
+    options, overrides = run_options(rest, OPTIONS)
     comparison, config = _comparison(values, overrides)
+    overrides = _of_cells(overrides)
     experiment = comparison.experiment()
     plan = smoke.planned(experiment, overrides)
     check_shown(experiment, plan.everything)
@@ -128,11 +132,13 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
     Raises:
         UserError: anything that it names and is not there.
     """
-    if "methods" not in values:
+    if not values.get("methods"):
         raise UserError(
             f"name the methods: methods=A,B. Valid: {', '.join(members(None, 'method'))}"
         )
-    methods = list(dict.fromkeys(members(values["methods"], "method")))
+    methods = members(values["methods"], "method")
+    if repeated := sorted(name for name in set(methods) if methods.count(name) > 1):
+        raise UserError(f"methods={values['methods']}: {repeated[0]} is named twice")
     if "none" in methods:
         raise UserError("methods=none: the untrained model stands beside them in any case")
     model, task = (_one(values.get(group, "toy"), group) for group in ("model", "task"))
@@ -159,14 +165,23 @@ def _comparison(values: dict[str, str], overrides: Sequence[str]) -> tuple[Compa
         held_out=_held_out(values.get("held_out"), config),
         ranks={} if budget is None else _matched(methods, others, budget),
         budget=budget,
-        settings=[o for o in overrides if o.partition("=")[0] not in PLACES],
+        settings=[o for o in _of_cells(overrides) if o.partition("=")[0] not in PLACES],
     )
     return comparison, config
 
 
+def _of_cells(overrides: Sequence[str]) -> list[str]:
+    """What is set in every cell: a learning rate that is given is the middle of those tried."""
+    return [o for o in overrides if _key(o) != RATE]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
 def _check_said_once(values: dict[str, str], settings: Sequence[str]) -> None:
     """Refuse a key that an option of this verb sets: one of the two would go unheard."""
-    keys = {o.partition("=")[0].lstrip("+~"): o for o in settings}
+    keys = {_key(o): o for o in settings}
     if VALIDATION in keys:
         raise UserError(f"{keys[VALIDATION]}: held_out=N says how many rows choose the rate")
     if RATE in keys and "rates" in values:

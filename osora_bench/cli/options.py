@@ -27,12 +27,17 @@ HOW_HELP = """\
   wait=MINUTES         after so long without a change, jobs are left to themselves; by default a day
 """
 
-CELLS_HELP = """\
+SCALE_HELP = """\
   scale=smoke          the same rows and columns on tiny random models and made-up data
   scale=full           with what the experiment sets under `full`
-  methods=A,B          of the experiment's methods these alone
+"""
+KEYS_HELP = """\
   KEY=VALUE            any configuration key for all cells, e.g. trainer.max_steps=1
 """
+CELLS_HELP = f"""\
+{SCALE_HELP}\
+  methods=A,B          of the experiment's methods these alone
+{KEYS_HELP}"""
 """What every verb takes that has an experiment's cells."""
 
 
@@ -48,8 +53,12 @@ def experiment_option(arguments: Sequence[str]) -> tuple[str, list[str]]:
     return values[0], [a for a in arguments if not a.startswith("experiment=")]
 
 
-def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
-    """How cells are to be run, and the other arguments."""
+def run_options(arguments: Sequence[str], own: Sequence[str] = ()) -> tuple[RunOptions, list[str]]:
+    """How cells are to be run, and the other arguments.
+
+    Args:
+        own: the verb's other options, which are valid as well.
+    """
     values, overrides = own_options(arguments, HOW)
     launcher, overrides = _launcher(overrides)
     options = RunOptions(
@@ -67,7 +76,7 @@ def run_options(arguments: Sequence[str]) -> tuple[RunOptions, list[str]]:
         raise UserError(f"wait={options.wait} is for SLURM jobs: it needs hydra/launcher=slurm")
     if launcher:
         profile.profile(launcher)
-    compose.check_overrides(overrides, also=(*HOW, *OF_THE_GRID))
+    compose.check_overrides(overrides, also=(*own, *HOW, *OF_THE_GRID))
     return options, overrides
 
 
@@ -105,6 +114,15 @@ def own_options(arguments: Sequence[str], valid: Sequence[str]) -> tuple[dict[st
     if valueless:
         raise UserError(f"{valueless[0]}: needs a value, {valueless[0]}=...")
     return dict(a.split("=", 1) for a in options), [a for a in arguments if a not in options]
+
+
+def cells_options(
+    arguments: Sequence[str], valid: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """As `own_options`, the other arguments checked: they are of an experiment's cells."""
+    options, overrides = own_options(arguments, valid)
+    compose.check_overrides(overrides, also=(*valid, *OF_THE_GRID))
+    return options, overrides
 
 
 def choice(options: dict[str, str], key: str, valid: str) -> bool:

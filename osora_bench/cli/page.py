@@ -6,7 +6,7 @@ from pathlib import Path
 
 from osora_bench.cli import plan as plan_verb
 from osora_bench.cli import smoke
-from osora_bench.cli.options import CELLS_HELP, count_option, own_options
+from osora_bench.cli.options import CELLS_HELP, cells_options, count_option
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.files import write_whole
@@ -42,7 +42,7 @@ def report_verb(arguments: Sequence[str]) -> int:
     watch, rest = "--watch" in arguments, [a for a in arguments if a != "--watch"]
     if flags := [a for a in rest if a.startswith("-")]:
         raise UserError(f"{unknown('option', flags[0], ['--watch'])}")
-    options, overrides = own_options(rest, OPTIONS)
+    options, overrides = cells_options(rest, OPTIONS)
     every = count_option(options.get("every", str(EVERY)), "every")
     names = [name for name in options.get("experiment", "").split(",") if name]
     if twice := [name for name in names if names.count(name) > 1]:

@@ -4,17 +4,18 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from osora_bench.cli import smoke
 from osora_bench.cli.options import CELLS_HELP, HOW_HELP, experiment_option, run_options
+from osora_bench.cli.run import check_whole
 from osora_bench.common.process import without_collecting
 from osora_bench.pipeline.messages import counted, warnings, where
-from osora_bench.planning import estimate
+from osora_bench.planning import declared, estimate
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.experiments import load_experiment
-from osora_bench.planning.grid import Expansion, expansion, merged, validation_loss
+from osora_bench.planning.grid import Expansion, merged, validation_loss
 from osora_bench.records import record
 from osora_bench.sweep.slurm import queue
 
@@ -42,10 +43,15 @@ class PlanLine:
     cost: estimate.Estimate | None
     job: queue.Job | None
     why: str  # of a state that needs a word more
+    apart: str = ""  # what tells it from others of the same label
 
     @property
     def run_id(self) -> str | None:
         return None if self.state == State.WAITING else self.cell.run_id
+
+    @property
+    def label(self) -> str:
+        return f"{self.cell.label}{self.apart}"
 
     @property
     def suite(self) -> str:
@@ -54,7 +60,7 @@ class PlanLine:
     def text(self, label: int, suite: int) -> str:
         """The line for people, with room for the longest label and suite."""
         return (
-            f"{self.run_id or '-' * 12}  {self.state:8s} {self.cell.label:{label}s} "
+            f"{self.run_id or '-' * 12}  {self.state:8s} {self.label:{label}s} "
             f"{self.suite:{suite}s}  {self.cost or ''}{self.why}"
         )
 
@@ -94,7 +100,21 @@ def lines(expansion: Expansion) -> list[PlanLine]:
     for waiting in expansion.waiting:
         cost = estimate.estimate_of(waiting.cell, costs)
         plan.append(PlanLine(waiting.cell, State.WAITING, cost, None, f"  {waiting.why}"))
-    return plan
+    return _told_apart(plan)
+
+
+def _told_apart(plan: Sequence[PlanLine]) -> list[PlanLine]:
+    """Lines of one label and suite with the settings that not all of them have."""
+    alike: dict[tuple[str, str], list[PlanLine]] = {}
+    for line in plan:
+        alike.setdefault((line.label, line.suite), []).append(line)
+    apart = []
+    for line in plan:
+        others = [set(other.cell.overrides) for other in alike[line.label, line.suite]]
+        own = [o for o in line.cell.overrides if not all(o in given for given in others)]
+        told = [o for o in own if declared.counts(o.partition("=")[0].lstrip("+~"))]
+        apart.append(replace(line, apart="".join(f" {override}" for override in told)))
+    return apart
 
 
 def _why(cell: Cell, state: str, job: queue.Job | None) -> str:
@@ -127,7 +147,7 @@ def text(plan: Sequence[PlanLine]) -> list[str]:
         ),
     ]
     output = [f"WARNING: {line}" for line in told]
-    widths = max(len(c.label) for c in cells), max(len(line.suite) for line in plan)
+    widths = max(len(line.label) for line in plan), max(len(line.suite) for line in plan)
     output += [line.text(*widths) for line in plan]
     output += _precision(cells)
     states = counted(line.state for line in plan)
@@ -174,9 +194,10 @@ def plan_verb(arguments: Sequence[str]) -> int:
     # how it would be run changes nothing but is checked: the line of a `run` is that of its plan
     _, overrides = run_options([a for a in rest if a != "--json"])
     experiments = [load_experiment(name) for name in names.split(",")]
-    for experiment in experiments:
-        smoke.make_up(experiment, overrides)
-    found = merged(expansion(experiment, overrides) for experiment in experiments)
+    parts = [smoke.planned(experiment, overrides) for experiment in experiments]
+    for experiment, part in zip(experiments, parts, strict=True):
+        check_whole(experiment, overrides, part)
+    found = merged(parts)
     plan = lines(found)
     if "--json" in rest:
         print(json.dumps([line.plain() for line in plan], indent=1))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osora_bench.cli import smoke
-from osora_bench.cli.options import CELLS_HELP, choice, experiment_option, own_options
+from osora_bench.cli.options import CELLS_HELP, cells_options, choice, experiment_option
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.common.process import without_collecting
@@ -59,7 +59,7 @@ Where the paper's printed averages differ from its own cells. It takes no option
 def tables_verb(arguments: Sequence[str]) -> int:
     """Print an experiment's tables and write them as Markdown, CSV and LaTeX."""
     name, rest = experiment_option(arguments)
-    options, overrides = own_options(rest, TABLES_OPTIONS)
+    options, overrides = cells_options(rest, TABLES_OPTIONS)
     experiment = load_experiment(name)
     cells = smoke.planned(experiment, overrides).everything
     if not experiment.tables:
@@ -106,7 +106,7 @@ def figures_verb(arguments: Sequence[str]) -> int:
     from osora_bench.reporting import figures  # a renderer that tables need not wait for
 
     name, rest = experiment_option(arguments)
-    options, overrides = own_options(rest, FIGURES_OPTIONS)
+    options, overrides = cells_options(rest, FIGURES_OPTIONS)
     experiment = load_experiment(name)
     cells = smoke.planned(experiment, overrides).everything
     folder = Path(options.get("out", cells[0].paths.runs / "figures" / name))
@@ -131,7 +131,7 @@ def scores_verb(arguments: Sequence[str]) -> int:
     from osora_bench.reporting.scores_csv import write_scores
 
     name, rest = experiment_option(arguments)
-    options, overrides = own_options(rest, SCORES_OPTIONS)
+    options, overrides = cells_options(rest, SCORES_OPTIONS)
     experiment = load_experiment(name)
     cells = smoke.planned(experiment, overrides).everything
     rows, damaged = recorded_rows(cells)

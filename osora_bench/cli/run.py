@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from osora_bench.cli import smoke
 from osora_bench.cli.options import CELLS_HELP, HOW_HELP, experiment_option, run_options
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.experiments import Experiment, load_experiment
-from osora_bench.planning.grid import expansion
+from osora_bench.planning.experiments import Experiment, TableSpec, load_experiment
+from osora_bench.planning.grid import Expansion, expansion
 from osora_bench.records import code_state
-from osora_bench.reporting import tabulate
+from osora_bench.reporting import rows, tabulate
 from osora_bench.sweep.multirun import main as hydra_main
 from osora_bench.sweep.run import run_experiment
 
@@ -43,10 +43,7 @@ def run_verb(arguments: Sequence[str]) -> int:
         print(f"{name}: nothing to run, it is made from the configuration alone")
         return 0
     plan = smoke.planned(experiment, overrides)
-    whole = [o for o in overrides if not o.startswith("methods=")]  # tables show what has a record
-    check_shown(
-        experiment, (plan if whole == overrides else expansion(experiment, whole)).everything
-    )
+    check_whole(experiment, overrides, plan)
     return run_experiment(experiment, overrides, options, plan)
 
 
@@ -55,8 +52,27 @@ def cell_verb(arguments: Sequence[str]) -> int:
     return hydra_main(arguments)
 
 
+def check_whole(experiment: Experiment, overrides: Sequence[str], plan: Expansion) -> None:
+    """`check_shown` of all methods: tables show what has a record, whichever are run now.
+
+    Args:
+        plan: what `overrides` leave of the experiment.
+    """
+    whole = [o for o in overrides if not o.startswith("methods=")]
+    found = plan if whole == list(overrides) else expansion(experiment, whole)
+    check_shown(experiment, found.everything)
+
+
 def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Raise UserError if the experiment's tables or figures could not be made in the end."""
+    """Raise UserError if the experiment's tables or figures could not be made in the end.
+
+    Args:
+        cells: all of the experiment's, for what tables and figures select to be among them.
+    """
+    without_records = rows.rows(cells, {})
+    for name, spec in (*experiment.tables.items(), *experiment.figures.items()):
+        kind = "table" if isinstance(spec, TableSpec) else "figure"
+        rows.check_selection(f"{kind} {name}", spec, without_records)
     tabulate.check_tables(experiment, cells)
     if experiment.figures:
         from osora_bench.reporting import figures

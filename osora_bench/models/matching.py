@@ -15,7 +15,8 @@ NEIGHBOURS = 4
 
 
 def matched_rank(overrides: Sequence[str], budget: int) -> tuple[int, int]:
-    """A rank and how many numbers are trained at it; of two as near, the lower.
+    """A rank and how many numbers are trained at it; of several as near, the method's own (that of
+    its file or of `overrides`) or the one nearest to it.
 
     Args:
         overrides: of the cell that is to have the rank: model, method and all else.
@@ -43,7 +44,7 @@ def matched_rank(overrides: Sequence[str], budget: int) -> tuple[int, int]:
         (own,) = vary(composed.copy(), [{}], where)
         if own.method.rank is None:
             raise UserError(f"{where}: it has no rank to match {budget:,} parameters with")
-        rank, found = nearest(count, budget)
+        rank, found = nearest(count, budget, own.method.rank)
         if found == 0:
             counting.count(with_rank(own.method.rank))  # says why
         if abs(found / budget - 1) > FAR:
@@ -54,12 +55,14 @@ def matched_rank(overrides: Sequence[str], budget: int) -> tuple[int, int]:
     return rank, found
 
 
-def nearest(count: Callable[[int], int | None], budget: int) -> tuple[int, int]:
+def nearest(count: Callable[[int], int | None], budget: int, own: int) -> tuple[int, int]:
     """The rank whose count is nearest: powers of two show between which of them it lies, halving
     finds it. Counts may grow or fall with the rank, and some ranks may be missing.
 
     Args:
         count: of a rank; None where there is no such one.
+        own: the method's own rank. Of ranks as near to the budget the nearest to it is taken: some
+            methods train as many numbers at any rank.
 
     Returns:
         (1, 0) if no rank was counted.
@@ -78,7 +81,7 @@ def nearest(count: Callable[[int], int | None], budget: int) -> tuple[int, int]:
         return 1, 0
 
     def best() -> int:
-        return min(known, key=lambda rank: (abs(known[rank] - budget), rank))
+        return min(known, key=lambda rank: (abs(known[rank] - budget), abs(rank - own), rank))
 
     def halve(low: int, high: int) -> None:
         while high - low > NEIGHBOURS:
@@ -90,9 +93,18 @@ def nearest(count: Callable[[int], int | None], budget: int) -> tuple[int, int]:
             grows = known[middle] >= known[low]
             low, high = (middle, high) if (known[middle] < budget) == grows else (low, middle)
 
+    def towards(level: int, other: int) -> None:
+        """Count the rank that trains as many as `level` and is nearest to `other`."""
+        count = known[level]
+        while abs(other - level) > 1:
+            half = (level + other) // 2
+            level, other = (half, other) if there(half) and known[half] == count else (level, half)
+
     centre = best()
     halve(centre // 2, centre)
     halve(centre, min(2 * centre, MOST))
     for rank in range(max(1, best() - NEIGHBOURS), min(MOST, best() + NEIGHBOURS) + 1):
         there(rank)
+    there(own)
+    towards(best(), own)
     return best(), known[best()]

@@ -7,6 +7,7 @@ from osora_bench.common.exits import FAILED, OK
 from osora_bench.common.progress import say
 from osora_bench.planning.cell import Cell, State
 from osora_bench.planning.identity import revision
+from osora_bench.records.record import held_out_loss
 from osora_bench.records.schema import Record
 
 
@@ -70,14 +71,20 @@ def less_memory(cell: Cell) -> str:
 
 
 def summary_of_cell(cell: Cell, record: Record) -> str:
-    """One line of a finished cell: scores, last loss, seconds."""
+    """One line of a finished cell: scores, seconds, and the loss on the held-out rows, by which
+    settings are chosen; the last training step's where there are none."""
     if record["training"] and "diverged" in record["training"]:
         return f"{cell.label}: diverged, {record['training']['diverged']}"
     names = [dataset.name for dataset in cell.config.eval.chosen]  # a record sorts them
     scores = "  ".join(f"{name} {record['scores'][name]['accuracy']:.2f}" for name in names)
-    loss = f"  loss {record['training']['loss'][-1][1]:.3f}" if record["training"] else ""
     seconds = record["measured"]["seconds"]
     return (
-        f"{cell.label}: {scores}{loss}  "
+        f"{cell.label}: {scores}{_loss(record)}  "
         f"(train {seconds['train']:.1f} s, evaluate {seconds['evaluate']:.1f} s)"
     )
+
+
+def _loss(record: Record) -> str:
+    if (held_out := held_out_loss(record)) is not None:
+        return f"  held-out loss {held_out['loss']:.4f}"
+    return f"  loss {record['training']['loss'][-1][1]:.3f}" if record["training"] else ""

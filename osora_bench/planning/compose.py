@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,14 @@ from osora_bench.common.process import without_collecting
 from osora_bench.planning import config, declared
 from osora_bench.planning.checks import check_config
 from osora_bench.planning.targets import spelled_out
+
+
+def _times(factor: float, number: int) -> int:
+    """A whole number by another one, rounded up."""
+    return math.ceil(factor * number)
+
+
+OmegaConf.register_new_resolver("times", _times, replace=True)  # `${times:1.5,${method.rank}}`
 
 
 def group_choices(group: str) -> list[str]:

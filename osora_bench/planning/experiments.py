@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from osora_bench.common import paths
-from osora_bench.common.errors import UserError, unknown
+from osora_bench.common.errors import UserError, tell, unknown
 from osora_bench.planning.search import MOST_EXTENSIONS, RATE, Search
 
 
@@ -134,6 +134,17 @@ def load_experiment(name: str) -> Experiment:
     for include in reversed(experiment.include):
         experiment.full = {**load_experiment(include.experiment).full, **experiment.full}
     return experiment
+
+
+def readable_experiments() -> list[Experiment]:
+    """Every experiment, for what names none; those whose files are wrong are told and left out."""
+    experiments = []
+    for name in paths.experiment_files():
+        try:
+            experiments.append(load_experiment(name))
+        except UserError as error:
+            tell(f"left out, {error}")
+    return experiments
 
 
 @lru_cache(maxsize=64)

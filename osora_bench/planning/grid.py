@@ -165,8 +165,11 @@ def _methods(experiment: Experiment, overrides: Sequence[str]) -> tuple[list[str
     if given is None:
         return available, others
     names = given.strip("[]").split(",")
-    for name in set(names) - set(available):
-        raise UserError(unknown(f"method of experiment {experiment.name}", name, available))
+    for name in names:
+        if name not in available:
+            raise UserError(unknown(f"method of experiment {experiment.name}", name, available))
+        if names.count(name) > 1:
+            raise UserError(f"methods={given}: {name} is named twice")
     return names, others
 
 

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from osora_bench.common import paths
 from osora_bench.common.allowance import OURS
 from osora_bench.common.errors import UserError, unknown
 from osora_bench.common.process import without_collecting
 from osora_bench.planning.checks import DTYPES
 from osora_bench.planning.compose import compose, composer, vary
 from osora_bench.planning.config import Config
-from osora_bench.planning.experiments import load_experiment
+from osora_bench.planning.experiments import Experiment, readable_experiments
 
 if TYPE_CHECKING:
     from osora_bench.models.counting import Count
@@ -87,9 +86,10 @@ def _cells(
 ) -> list[Config]:
     """The resolved configurations to count, as `table` describes them; `replacement` is
     what replaces the models' own architecture."""
-    known_ranks = experiment_ranks() if ranks is None or method_names is None else {}
+    experiments = readable_experiments() if ranks is None or method_names is None else []
+    known_ranks = experiment_ranks(experiments)
     trained_ranks = known_ranks if ranks is None and replacement is None else None
-    method_names = usual_methods() if method_names is None else method_names
+    method_names = usual_methods(experiments) if method_names is None else method_names
     cells: list[Config] = []
     with without_collecting():
         model_parts, method_parts = _parts(model_names, method_names)
@@ -153,24 +153,22 @@ def _ranks(
     return trained_ranks.get((model, method), [])
 
 
-def experiment_ranks() -> dict[tuple[str, str], list[int]]:
+def experiment_ranks(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[int]]:
     """The ranks that the experiments train, by model and method."""
     ranks_by_pair: dict[tuple[str, str], set[int]] = {}
-    for name in paths.experiment_files():
-        experiment = load_experiment(name)
+    for experiment in experiments:
         for block in experiment.blocks if experiment.trains else ():
             for pair in itertools.product(block.model, block.method):
                 ranks_by_pair.setdefault(pair, set()).update(block.rank or ())
     return {pair: sorted(ranks) for pair, ranks in ranks_by_pair.items()}
 
 
-def usual_methods() -> list[str]:
+def usual_methods(experiments: Sequence[Experiment]) -> list[str]:
     """The methods of the paper, by the experiments that stand beside its numbers, and those without
     an adapter: what is counted if none is named. conf/method has many more, which whoever compares
     them names."""
     names = {"none", "full"}
-    for name in paths.experiment_files():
-        experiment = load_experiment(name)
+    for experiment in experiments:
         references = [table.reference for table in experiment.tables.values()]
         references += [figure.reference for figure in experiment.figures.values()]
         if any(references):

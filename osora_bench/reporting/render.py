@@ -11,13 +11,13 @@ from osora_bench.reporting.table import EDGE, LIMITED, SOURCE, TIED, Table
 
 def _for_reading(table: Table) -> pd.DataFrame:
     """What neighbouring rows of a model share is named once, as in the paper; thousands marked."""
-    frame, display = table.frame, table.frame.copy()
+    frame, display = table.frame, table.frame.astype(str)  # one without rows as well
     if SOURCE in frame:  # three lines for a row: the first one names it
         repeated = [c for c in frame if c not in (SOURCE, *table.numbers)]
         display[repeated] = display[repeated].where(frame[SOURCE].eq("ours"), "")
     if "Model" in frame:
         same_model = frame["Model"].eq(frame["Model"].shift())
-        for column in ("Model", *(() if table.numbers else SETTINGS)):
+        for column in ("Model", *(c for c in SETTINGS if c in frame and not table.numbers)):
             display[column] = display[column].mask(
                 frame[column].eq(frame[column].shift()) & same_model, ""
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from osora_bench.common.errors import UserError, unknown
 from osora_bench.planning.cell import Cell
 from osora_bench.planning.config import Config, DatasetConfig, EvalConfig, plain
 from osora_bench.planning.experiments import FigureSpec, TableSpec
@@ -227,6 +228,33 @@ def limit_mark(suite: EvalConfig, dataset: DatasetConfig) -> str:
 
 def _planned(suite: EvalConfig, dataset: DatasetConfig) -> int:
     return dataset.questions if suite.limit is None else len(suite.asked(dataset))
+
+
+def check_selection(what: str, spec: TableSpec | FigureSpec, rows: Sequence[Row]) -> None:
+    """Raise UserError if what a table or a figure selects is in no row of its experiment.
+
+    Args:
+        what: is told first, `table ranks`.
+    """
+    methods = [row.cell.config.method for row in rows]
+    names = {method.name for method in methods}
+    for part in spec.select or ():
+        if wrong := [key for key in part if key not in ("method", "rank")]:
+            raise UserError(f"{what}: {unknown('key of select', wrong[0], ('method', 'rank'))}")
+        if not isinstance(part.get("method"), list):
+            raise UserError(f"{what}: select: {part} names no methods; method: [A, B]")
+    listed = [name for part in spec.select or () for name in part["method"]]
+    for name in (*(spec.methods or ()), *listed):
+        if name not in names:
+            raise UserError(f"{what}: {unknown('method', name, names)}")
+    for part in spec.select or ():
+        for name in part["method"] if "rank" in part else ():
+            ranks = {method.rank for method in methods if method.name == name}
+            if part["rank"] not in ranks:
+                valid = ", ".join(map(str, sorted(ranks, key=lambda r: r or 0)))
+                raise UserError(
+                    f"{what}: select: no cell of {name} has rank {part['rank']}; valid: {valid}"
+                )
 
 
 def selected(row: Row, spec: TableSpec | FigureSpec) -> bool:

@@ -17,21 +17,27 @@ COLUMNS = (
 
 def write_scores(rows: Sequence[Row], place: Path) -> int:
     """Write the answers of all finished runs; return how many. `question` counts those that were
-    asked of a set, from 0; `right_corrected` is blank where a set has no correction."""
-    frames = [frame for row in rows for run in row.runs for frame in _frames(run)]
+    asked of a set, from 0; `right_corrected` is blank where a set has no correction, the learning
+    rate where nothing is trained."""
+    frames = [
+        frame
+        for row in rows
+        for run in row.runs
+        for frame in _frames(run, trains=row.cell.config.trains)
+    ]
     place.parent.mkdir(parents=True, exist_ok=True)
     table = pd.concat(frames) if frames else pd.DataFrame(columns=COLUMNS)
     table.to_csv(place, index=False, columns=list(COLUMNS))
     return len(table)
 
 
-def _frames(run: Record) -> list[pd.DataFrame]:
+def _frames(run: Record, *, trains: bool) -> list[pd.DataFrame]:
     config = run["config"]
     own = {
         "model": config["model"]["name"],
         "method": config["method"]["name"],
         "rank": config["method"]["rank"],
-        "learning_rate": config["trainer"]["learning_rate"],
+        "learning_rate": config["trainer"]["learning_rate"] if trains else None,
         "seed": config["seed"],
         "run_id": run["run_id"],
         "task": config["task"]["name"],

@@ -56,6 +56,10 @@ def test_a_comparison_is_made_up_at_smoke_scale(places, session, tmp_path, monke
     ("given", "message"),
     [
         ([], "name the methods: methods=A,B. Valid: "),
+        (["methods="], "name the methods: methods=A,B. Valid: "),
+        (["methods=lora,osora,lora"], "methods=lora,osora,lora: lora is named twice"),
+        (["methods=lora", "sedes=2"], "unknown key 'sedes'. Did you mean 'seeds'"),
+        (["methods=lora", "ratse=1e-3"], "unknown key 'ratse'. Did you mean 'rates'"),
         (["methods=lora,osra"], "unknown method 'osra'. Did you mean 'osora'"),
         (["methods=lora,none"], "the untrained model stands beside them in any case"),
         (["methods=lora", "model=toi"], "unknown model 'toi'. Did you mean 'toy'"),
@@ -115,6 +119,33 @@ def test_ranks_are_matched_and_the_table_says_how_near(places, capsys, monkeypat
         for block, count in zip(seen[1].blocks[1:], counted, strict=True):
             chosen = [f"method={block.method[0]}", f"method.rank={block.rank[0]}", everywhere]
             assert counting.count(resolve(compose(chosen, "t"), "t")).trainable == count
+
+
+@pytest.mark.parametrize("key", ["trainer.learning_rate", "++trainer.learning_rate"])
+def test_a_learning_rate_that_is_given_is_the_middle_of_those_tried(
+    key, places, capsys, monkeypatch, tmp_path
+):
+    """And no setting of the cells: each has the rate that it tries or that is chosen."""
+    from osora_bench.cli import compare
+
+    class Planned(Exception):
+        pass
+
+    def run_experiment(*given):
+        raise Planned(*given)
+
+    monkeypatch.setattr(compare, "run_experiment", run_experiment)
+    call = ["compare", "methods=lora", f"{key}=3e-3", f"out={tmp_path}/made", *QUICK, *places]
+    with pytest.raises(Planned) as found:
+        main(call)
+    experiment, overrides, _, plan = found.value.args
+    assert [block.rates for block in experiment.blocks] == [None, [1e-3, 3e-3, 9e-3]]
+    assert not [o for o in overrides if "trainer.learning_rate" in o]
+    tried = [cell.config.trainer.learning_rate for cell in plan.cells if cell.is_trial]
+    assert tried == [1e-3, 3e-3, 9e-3]
+    said = (tmp_path / "made" / "experiment.yaml").read_text().splitlines()[0]
+    assert "trainer.max_steps=3" in said
+    assert "trainer.learning_rate" not in said
 
 
 def comparison(**changes):

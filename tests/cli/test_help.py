@@ -66,3 +66,12 @@ def test_the_version_is_that_of_the_package(flag, capsys):
     name, number = capsys.readouterr().out.split()
     assert name == "osora-bench"
     assert number[0].isdecimal()
+
+
+@pytest.mark.parametrize("verb", ["compare", "run", "tables"])
+def test_an_option_is_explained_once(verb, capsys):
+    main([verb, "--help"])
+    lines = [line.split("=")[0] for line in capsys.readouterr().out.splitlines() if "=" in line]
+    keys = [line.strip() for line in lines if line.startswith("  ") and line[2:3].strip()]
+    assert "methods" in keys
+    assert [key for key in set(keys) - {"scale"} if keys.count(key) > 1] == []

@@ -314,6 +314,23 @@ def test_code_that_changes_while_it_is_loaded_stops_the_start(monkeypatch):
         session.__wrapped__()
 
 
+@pytest.mark.parametrize(
+    ("validation", "told"),
+    [
+        ({"rows": 8, "tokens": 16, "loss": 3.42317}, "held-out loss 3.4232"),
+        (None, "  loss 1.250"),
+    ],
+)
+def test_the_loss_that_is_told_is_the_one_that_settings_are_chosen_by(make_cell, validation, told):
+    training = {"loss": [[1, 2.0], [2, 1.25]], "validation": validation}
+    seconds = {"train": 1.0, "evaluate": 2.0}
+    made = {"training": training, "measured": {"seconds": seconds}}
+    cell = make_cell("eval=none", "task.validation_rows=8")
+    line = messages.summary_of_cell(cell, {**made, "scores": {}})
+    assert line.endswith(f"{told}  (train 1.0 s, evaluate 2.0 s)")
+    assert line.count("loss") == 1
+
+
 @pytest.mark.parametrize("verb", ["plan", "tables"])
 def test_planning_and_tables_import_no_torch(here, verb):
     code = (

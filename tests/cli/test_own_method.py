@@ -45,6 +45,22 @@ def test_a_method_that_no_experiment_runs_is_counted_at_its_own_rank(add, capsys
     assert f"{4 * 16 * (128 + 128 + 64 + 128):,}" in capsys.readouterr().out
 
 
+def test_an_experiment_that_cannot_be_read_is_told_and_left_out(add, tmp_path, monkeypatch, capsys):
+    """Nobody named it: what the others say is counted."""
+    monkeypatch.setattr(paths, "EXPERIMENTS", tmp_path / "experiments")
+    paths.EXPERIMENTS.mkdir()
+    (paths.EXPERIMENTS / "bad.yaml").write_text("titel: t\nseed: [0]\n")
+    (paths.EXPERIMENTS / "good.yaml").write_text(
+        "title: t\nseed: [0]\nblocks: [{model: [toy], method: [mine], rank: [4]}]\n"
+    )
+    add()
+    assert main(["params", "method=mine", "model=toy"]) == 0
+    told = capsys.readouterr()
+    assert f"{4 * 4 * (128 + 128 + 64 + 128):,}" in told.out
+    assert told.err.count("osora-bench: left out, experiments/bad.yaml: ") == 1
+    assert main(["plan", "experiment=bad"]) == 2
+
+
 def test_a_class_that_is_none_of_peft_is_told():
     method = MethodConfig("mine", "", None, False, {"_target_": "pathlib.PurePath"})
     with pytest.raises(UserError, match=r"_target_=pathlib.PurePath makes no PEFT configuration"):

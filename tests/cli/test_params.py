@@ -22,6 +22,7 @@ from osora_bench.planning import adapter_rank, identity
 from osora_bench.planning import blank as planning_blank
 from osora_bench.planning.compose import compose, composer, group_choices, resolve
 from osora_bench.planning.config import Config
+from osora_bench.planning.experiments import readable_experiments
 from osora_bench.reporting import parameters, reference
 from tests.more_methods import PAPER
 
@@ -264,7 +265,7 @@ def test_modules_that_match_nothing_are_refused():
 
 
 def test_the_default_grid_is_the_experiments():
-    used = parameters.experiment_ranks()
+    used = parameters.experiment_ranks(readable_experiments())
     assert used["qwen2-7b", "lora"] == [2, 4, 8, 16, 32, 64]
     assert used["qwen2.5-32b-instruct", "osora"] == [1024]
 
@@ -311,7 +312,7 @@ def test_a_damaged_file_of_weights_is_refused(tmp_path):
 
 
 def test_by_default_the_experiments_methods_are_counted_and_all_are_every_file():
-    usual = parameters.usual_methods()
+    usual = parameters.usual_methods(readable_experiments())
     assert {"none", "full", "lora", "osora_star"} <= set(usual) < set(group_choices("method"))
     assert parameters.count_table(["toy"], None, [8]) == parameters.count_table(["toy"], usual, [8])
     assert params._methods(None) is None

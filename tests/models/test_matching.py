@@ -21,7 +21,7 @@ def test_the_nearest_rank_is_found(shape, budget):
     count = SHAPES[shape]
     counted = {r: n for r in range(1, matching.MOST + 1) if (n := count(r)) is not None}
     expected = min(abs(n - budget) for n in counted.values())
-    rank, found = matching.nearest(count, budget)
+    rank, found = matching.nearest(count, budget, own=8)
     assert found == counted[rank]
     assert abs(found - budget) == expected
 
@@ -44,6 +44,27 @@ def test_ranks_of_the_embedded_model(method, budget):
                 continue
     assert by_rank[rank] == trained
     assert abs(trained - budget) == min(abs(n - budget) for n in by_rank.values())
+
+
+@pytest.mark.parametrize("method", ["adalora", "osora_star", "tinylora"])
+@pytest.mark.parametrize("given", [None, 12])
+def test_a_rank_that_changes_no_count_stays_the_methods_own(method, given):
+    """That of its file, or the one given beside it."""
+    overrides = ["model=toy", f"method={method}"]
+    overrides += [] if given is None else [f"method.rank={given}"]
+    with composer():
+        config = resolve(compose(overrides, "t"), "t")
+    trained = counting.count(config).trainable
+    rank = matching.matched_rank(overrides, trained)[0]
+    assert rank == config.method.rank == (given or rank)
+
+
+@pytest.mark.parametrize(("own", "rank"), [(2100, 2100), (1, 2000), (9000, 2999)])
+def test_of_ranks_as_near_the_nearest_to_the_methods_own_is_taken(own, rank):
+    def count(rank):
+        return rank // 1000 * 100
+
+    assert matching.nearest(count, 200, own) == (rank, 200)
 
 
 @pytest.mark.parametrize(

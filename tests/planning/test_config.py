@@ -3,6 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from osora_bench.cli.run import check_shown
 from osora_bench.common import paths
 from osora_bench.common.errors import UserError
 from osora_bench.planning import config
@@ -16,7 +17,7 @@ from osora_bench.planning.compose import (
     written,
 )
 from osora_bench.planning.experiments import load_experiment
-from tests.grids import cells_of
+from tests.grids import expansion_of
 
 MEMBERS = [(group, name) for group in config.GROUPS for name in group_choices(group)]
 EXPERIMENTS = sorted(p.stem for p in paths.EXPERIMENTS.glob("*.yaml"))
@@ -42,10 +43,12 @@ def test_every_file_composes_and_is_named_like_its_file(group, name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_expands(name):
-    cells = cells_of(name)
-    assert len(cells) == len({cell.run_id for cell in cells}) > 0
+    """Into cells of which its tables and figures can be made."""
+    found = expansion_of(name)
+    assert len(found.cells) == len({cell.run_id for cell in found.cells}) > 0
     experiment = load_experiment(name)
     assert experiment.tables or experiment.figures
+    check_shown(experiment, found.everything)
 
 
 @pytest.mark.parametrize(

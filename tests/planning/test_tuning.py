@@ -69,6 +69,19 @@ def with_loss(trial, loss):
     record.write_record(made, trial.ledger)
 
 
+def test_adaloras_first_ranks_follow_the_one_that_is_tuned(experiments, places):
+    """At its own rank they are what they were as a number, and so the run id is."""
+    (experiments / "adalora.yaml").write_text(
+        "title: t\nseed: [0]\nset: {task.validation_rows: 8}\n"
+        "blocks: [{model: [toy], method: [adalora], tune: {method.rank: [8, 16, 33]}}]\n"
+    )
+    found = expansion_of("adalora", places)
+    settings = [cell.config.method.peft for cell in found.cells]
+    assert [(s["target_r"], s["init_r"]) for s in settings] == [(8, 12), (16, 24), (33, 50)]
+    as_number = expansion_of("adalora", [*places, "method.peft.init_r=24"])
+    assert as_number.cells[1].run_id == found.cells[1].run_id
+
+
 def test_rates_are_tried_once_and_the_rest_waits(experiments, places):
     found = expansion_of("tuned", places)
     assert [told(c) for c in found.cells[1:]] == [

@@ -67,7 +67,7 @@ def baselines_of(
         if len(own) > 1:
             raise UserError(
                 f"{what} {name}: on {model} {len(own)} rows are of baseline {wanted}: "
-                "`select` says which"
+                "`select` or `eval` says which"
             )
         found[model] = own[0] if own else None
     return found
