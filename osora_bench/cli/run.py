@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from osora_bench.cli import smoke
 from osora_bench.cli.options import CELLS_HELP, HOW_HELP, experiment_option, run_options
 from osora_bench.planning.cell import Cell
-from osora_bench.planning.experiments import Experiment, TableSpec, load_experiment
+from osora_bench.planning.experiments import Experiment, load_experiment
 from osora_bench.planning.grid import Expansion, expansion
 from osora_bench.records import code_state
 from osora_bench.reporting import rows, tabulate
@@ -70,9 +70,10 @@ def check_shown(experiment: Experiment, cells: Sequence[Cell]) -> None:
         cells: all of the experiment's, for what tables and figures select to be among them.
     """
     without_records = rows.rows(cells, {})
-    for name, spec in (*experiment.tables.items(), *experiment.figures.items()):
-        kind = "table" if isinstance(spec, TableSpec) else "figure"
-        rows.check_selection(f"{kind} {name}", spec, without_records)
+    for name, table in experiment.tables.items():
+        rows.check_selection(f"table {name}", table, without_records)
+    for name, figure in experiment.figures.items():
+        rows.check_selection(f"figure {name}", figure, without_records)
     tabulate.check_tables(experiment, cells)
     if experiment.figures:
         from osora_bench.reporting import figures
