@@ -163,18 +163,20 @@ def _other_runs(finished: Sequence[Row]) -> list[str]:
 
 
 def _leakage(finished: Sequence[Row]) -> list[str]:
-    """Test questions in training rows: the most of one run; records of before do not say."""
+    """Test questions in training rows, of each kind the most of one run, whose rows a seed draws;
+    records of before do not say."""
     found = []
     for d in _sets(finished):
         runs = (run.get("leakage", {}) for row in finished for run in row.shown)
         counts = [by_set[d.name] for by_set in runs if d.name in by_set]
         if counts:
-            most = max(counts, key=lambda one: (one["exact"], one["near"]))
-            found.append(f"{d.label} {most['exact']} and {most['near']} of {most['questions']}")
+            exact, near, asked = (max(c[k] for c in counts) for k in ("exact", "near", "questions"))
+            found.append(f"{d.label} {exact} and {near} of {asked}")
     if not found:
         return []
     return [
-        f"Warning: questions that stand in training rows, whole and in part: {', '.join(found)}."
+        "Warning: questions that stand in training rows, of one run at most, whole and in part: "
+        f"{', '.join(found)}."
     ]
 
 
