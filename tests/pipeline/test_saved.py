@@ -82,15 +82,17 @@ def from_folder(cell):
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 @pytest.mark.parametrize("method", ["full", *PAPER, *MORE])
 def test_what_is_scored_is_what_was_saved(session, make_cell, monkeypatch, method, precision):
-    """Bit for bit, but where PEFT saves less than it trains with: AdaLoRA the ranks that it kept
-    alone (fewer zeros in its sums), CPT the sum of its two embeddings."""
+    """To the last bit or two: MKL sums in an order that depends on where in memory a matrix begins,
+    as was seen of PiSSA's on a processor of AVX2. Closely where PEFT saves less than it trains
+    with: AdaLoRA the ranks that it kept alone (fewer zeros in its sums), CPT the sum of its two
+    embeddings."""
     chosen = [*QUICK, *SHORT, f"trainer.precision={precision}"]
     cell = make_cell(f"method={method}", *chosen)
     (losses, batched), (saved, also) = scored(session, cell, monkeypatch), from_folder(cell)
     if method in ("adalora", "cpt"):
         torch.testing.assert_close(losses, saved, rtol=1e-5, atol=1e-5)
     else:
-        assert torch.equal(losses, saved)
+        torch.testing.assert_close(losses, saved, rtol=2.5e-7, atol=0)
     assert batched == also
 
 
